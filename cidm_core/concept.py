@@ -1,0 +1,82 @@
+"""A concept: what one task taught. Words, layer-wise tokens and low-rank weights (Z_g)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .errors import ConceptError
+from .families import PROJECTIONS
+from .lora import LoraFactors
+from .words import parse_words
+
+KINDS = ("object", "style", "human")
+
+
+@dataclass(frozen=True)
+class Concept:
+    """The task learner Z_g = {delta W_g^l, y_g^l} (methods, section 1).
+
+    Attributes:
+        name: Name in the bank.
+        words: Concept words, identity first, class noun last.
+        class_words: The plain words they stand for, e.g. "dog".
+        kind: One of `KINDS`.
+        family: Row of the families table.
+        base: Fingerprint of the base model (`families.fingerprint`).
+        layers: diffusers paths of the attn2 modules in execution order.
+        factors: Low-rank factors by `"{layer}.{projection}"`.
+        tokens: Embeddings by encoder name, (words, layers, dim).
+        method: How it was learned.
+        config: Settings it was learned with (provenance).
+        index: Place in the learning order; set by the bank.
+        created: ISO time; set by the bank.
+        facts: Further provenance: steps done, final loss, seconds, photos, base name ...
+    """
+
+    name: str
+    words: tuple[str, ...]
+    class_words: str
+    kind: str
+    family: str
+    base: str
+    layers: tuple[str, ...]
+    factors: Mapping[str, LoraFactors]
+    tokens: Mapping[str, Tensor]
+    method: str = "cidm"
+    config: Mapping[str, object] = field(default_factory=dict[str, object])
+    index: int = -1
+    created: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    def __post_init__(self) -> None:
+        parse_words(self.words)
+        if self.kind not in KINDS:
+            raise ConceptError(f"Kind {self.kind!r} of {self.name!r} is none of {', '.join(KINDS)}.")
+        for encoder, rows in self.tokens.items():
+            expected = (len(self.words), len(self.layers))
+            if rows.ndim != 3 or tuple(rows.shape[:2]) != expected:
+                raise ConceptError(
+                    f"Tokens of {self.name!r} for {encoder} are {tuple(rows.shape)}; expected "
+                    f"{expected[0]} words x {expected[1]} layers x embedding width."
+                )
+        known = {f"{layer}.{projection}" for layer in self.layers for projection in PROJECTIONS}
+        if unknown := sorted(set(self.factors) - known):
+            raise ConceptError(
+                f"{self.name!r} has weights for {unknown[0]}, which is none of its "
+                f"{len(self.layers)} cross-attention layers."
+            )
+        for path, pair in self.factors.items():
+            if not (torch.isfinite(pair.down).all() and torch.isfinite(pair.up).all()):
+                raise ConceptError(f"{self.name!r} holds NaN or infinite weights in {path}.")
+        for encoder, rows in self.tokens.items():
+            if not torch.isfinite(rows).all():
+                raise ConceptError(f"{self.name!r} holds NaN or infinite tokens for {encoder}.")
+
+    @property
+    def trigger(self) -> str:
+        """The words as one phrase, e.g. "<dog1> <dog2>"."""
+        return " ".join(self.words)

@@ -1,0 +1,183 @@
+"""Settings of training and sampling: each default, limit and help text declared once.
+
+The command line and the nodes render their inputs from these fields, `__post_init__` checks the
+same limits, and the bank stores them as provenance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from .errors import CidmError
+
+Settings = TypeVar("Settings", bound="_Checked")
+
+
+def setting(
+    default: Any,
+    help: str,  # noqa: A002 - argparse's word for the same thing
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    advanced: bool = True,
+) -> Any:
+    """A dataclass field that carries its limits and its help text."""
+    metadata = {"help": help, "min": low, "max": high, "choices": choices, "advanced": advanced}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, meta = getattr(self, f.name), f.metadata
+            if value is None:
+                continue
+            if meta["choices"] and value not in meta["choices"]:
+                raise CidmError(f"{f.name} is {value!r}; choose one of {', '.join(meta['choices'])}.")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise CidmError(f"{f.name} is {value}; give a finite number.")
+            low, high = meta["min"], meta["max"]
+            if (low is not None and value < low) or (high is not None and value > high):
+                raise CidmError(f"{f.name} is {value}; allowed is {low} to {high}.")
+
+    @classmethod
+    def from_dict(cls: type[Settings], values: Mapping[str, object]) -> Settings:
+        """Build from plain values; a name that is no setting is refused, not ignored.
+
+        Raises:
+            CidmError: If a name is unknown or a value is out of its limits.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise CidmError(f"Unknown setting {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+        return cls(**values)  # type: ignore[arg-type]
+
+    @classmethod
+    def for_family(cls: type[Settings], recipe: Mapping[str, object], **given: object) -> Settings:
+        """A family's recipe (`Family.recipe`, `Family.sampling`), overridden by what was given."""
+        return cls.from_dict({**recipe, **given})
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Checked):
+    """How one concept is learned (CIDM section 4.1 and its public hyper-parameters)."""
+
+    method: str = setting("cidm", "How a concept is learned.", choices=("cidm",))
+    steps: int = setting(800, "Optimiser steps.", low=1, high=100_000, advanced=False)
+    batch_size: int = setting(
+        1, "Pictures per optimiser micro-step, over all processes together.", low=1, high=256
+    )
+    accumulation: int = setting(1, "Micro-steps summed into one optimiser step.", low=1, high=256)
+    rank: int = setting(4, "Width of each LoRA.", low=1, high=128, advanced=False)
+    alpha: float | None = setting(
+        None, "LoRA alpha; the delta is alpha / rank * up @ down. Default: the rank.", low=1e-3
+    )
+    lr_tokens: float = setting(1e-3, "Learning rate of the concept tokens.", low=0.0, high=1.0)
+    lr_lora: float = setting(1e-4, "Learning rate of the low-rank weights.", low=0.0, high=1.0)
+    weight_decay: float = setting(0.01, "AdamW weight decay.", low=0.0, high=1.0)
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0: never.", low=0.0)
+    seed: int = setting(0, "Same seed and inputs: same concept.", low=0, high=2**53, advanced=False)
+    resolution_px: int | None = setting(
+        None, "Training size, a multiple of the latent cell. Default: the family's.", low=8, high=4096
+    )
+    variants: int = setting(
+        16, "Augmented variants of each photo whose latents are cached.", low=1, high=1024
+    )
+    crop_probability: float = setting(
+        0.5, "Chance of a random square crop; otherwise the photo is fitted whole.", low=0.0, high=1.0
+    )
+    noise_offset: float = setting(0.01, "Size of the per-channel noise offset.", low=0.0, high=1.0)
+    token_init_std: float = setting(0.013, "Spread of the identity token's start.", low=0.0, high=10.0)
+    token_norm_limit: float = setting(
+        0.55, "Tokens stop learning for good once their mean norm reaches this.", low=0.0, high=1e3
+    )
+    gamma1: float = setting(0.1, "Weight of R1, subspace orthogonality (Eq. 2).", low=0.0, high=1e3)
+    gamma2: float = setting(1.0, "Weight of R2, the common subspace (Eq. 2).", low=0.0, high=1e3)
+    orthogonality: str = setting(
+        "subspace",
+        "Form of R1: the paper's intent, the released code's, or by projection.",
+        choices=("subspace", "released", "projection", "none"),
+    )
+    common_subspace: str = setting(
+        "closed_form",
+        "Form of R2: truncated SVD once, or the paper's two-step gradient.",
+        choices=("closed_form", "gradient", "none"),
+    )
+    common_rank: int = setting(16, "Rank k of the common subspace W*.", low=1, high=512)
+    use_concept_masks: bool = setting(True, "Restrict the loss to concept masks where given.")
+    attention_weight: float = setting(
+        0.01, "Weight of the attention regulariser; needs concept masks.", low=0.0, high=10.0
+    )
+    precision: str = setting("fp32", "Arithmetic of the forward pass.", choices=("fp32", "bf16", "fp16"))
+    gradient_checkpointing: bool = setting(False, "Less memory, about a fifth slower.")
+    save_every: int = setting(100, "Steps between saved states; 0: only when interrupted.", low=0)
+    preview_every: int = setting(0, "Steps between sample previews; 0: none.", low=0)
+    preview_prompt: str = setting("", "Prompt of the previews. Default: the concept's own words.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(_Checked):
+    """How pictures are made (CIDM sections 4.2 and 4.3)."""
+
+    steps: int = setting(50, "Denoising steps.", low=1, high=1000, advanced=False)
+    guidance_scale: float = setting(
+        7.5, "Classifier-free guidance scale.", low=0.0, high=100.0, advanced=False
+    )
+    seed: int = setting(0, "Seed of the starting noise.", low=0, high=2**53, advanced=False)
+    negative_prompt: str = setting("", "What the picture should not show.", advanced=False)
+    num_images: int = setting(1, "Pictures per prompt.", low=1, high=256, advanced=False)
+    width_px: int | None = setting(None, "Width. Default: the family's.", low=8, high=8192)
+    height_px: int | None = setting(None, "Height. Default: the family's.", low=8, high=8192)
+    scheduler: str = setting(
+        "dpmpp_2m",
+        "Sampler; a diffusers scheduler class name works too.",
+    )
+    denoise: float = setting(
+        1.0, "With a start picture: how much of it is redrawn (0: nothing).", low=0.0, high=1.0
+    )
+    weights: str = setting(
+        "gate",
+        "Rule for the aggregation weights (Eq. 3 and its variants).",
+        choices=("gate", "paper", "released"),
+    )
+    top_k: int = setting(4, "At most this many concepts take part.", low=1, high=4096)
+    encoding: str = setting(
+        "per_task",
+        "Concept tokens encoded each task alone, or all in one prompt as released.",
+        choices=("per_task", "joint"),
+    )
+    strength: float = setting(1.0, "Scale of all concept weights.", low=0.0, high=4.0)
+    execution: str = setting(
+        "auto",
+        "Fold the weights into the model, or add them per batch row.",
+        choices=("auto", "merged", "per_sample"),
+    )
+    region_weights: str = setting(
+        "per_region",
+        "Whose prompt sets a region's weights: its own or the global one.",
+        choices=("per_region", "global"),
+    )
+    regional_attention: bool = setting(True, "Regional cross-attention (section 4.3).")
+    noise_estimation: bool = setting(True, "Region noise estimation (Eq. 4 and 5).")
+    alpha: float = setting(
+        0.1, "Share of the global estimate inside regions (Eq. 5).", low=0.0, high=1.0, advanced=False
+    )
+    region_mode: str = setting(
+        "partition", "Eq. 5 as a partition of unity, or to the letter.", choices=("partition", "literal")
+    )
+    feather: float = setting(
+        0.05, "Soft edge of regions, as a share of the shorter side.", low=0.0, high=0.5, advanced=False
+    )
+    rows_at_once: int | None = setting(
+        None, "UNet rows per call. Default: all, fewer when memory is short.", low=1
+    )
+    allow_other_base: bool = setting(False, "Use concepts learned on another model of the family.")

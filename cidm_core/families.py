@@ -1,0 +1,145 @@
+"""SD15, SDXL and mini-sd as rows of one table: cross-attention layers, encoders, key names.
+
+Layers are listed in execution order (down, mid, up), the order in which CIDM numbers them.
+Walking a diffusers UNet with `named_modules` gives another one (mid last), so nothing here does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """One attn2 module: diffusers path, width of its features and of its text context."""
+
+    path: str
+    width: int
+    context_dim: int
+
+    def shape(self, projection: str) -> tuple[int, int]:
+        """(out_features, in_features) of one of `PROJECTIONS`."""
+        takes_text = projection in ("to_k", "to_v")
+        return self.width, self.context_dim if takes_text else self.width
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What decides where the attn2 layers are: one entry per down block, outermost first."""
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]  # transformer blocks per attention; 0: a block without attention
+    layers_per_block: int
+    mid_depth: int
+
+    def cross_attention(self, context_dim: int) -> tuple[CrossAttention, ...]:
+        """All attn2 layers in execution order."""
+        return tuple(CrossAttention(p, w, context_dim) for p, w in self._paths())
+
+    def _paths(self) -> Iterator[tuple[str, int]]:
+        def block(name: str, attentions: int, depth: int, width: int) -> Iterator[tuple[str, int]]:
+            for a in range(attentions):
+                for d in range(depth):
+                    yield f"{name}.attentions.{a}.transformer_blocks.{d}.attn2", width
+
+        for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            yield from block(f"down_blocks.{i}", self.layers_per_block, depth, width)
+        yield from block("mid_block", 1, self.mid_depth, self.widths[-1])
+        reversed_rows = zip(reversed(self.widths), reversed(self.depths), strict=True)
+        for i, (width, depth) in enumerate(reversed_rows):
+            yield from block(f"up_blocks.{i}", self.layers_per_block + 1, depth, width)
+
+
+@dataclass(frozen=True)
+class TextEncoderRow:
+    """One text encoder: folder name, embedding width, token limit, which hidden state is used."""
+
+    name: str
+    dim: int
+    max_tokens: int
+    penultimate: bool = False  # SDXL reads the last but one layer, without the final norm
+
+
+@dataclass(frozen=True)
+class Family:
+    """What all models of a kind have in common. `recipe` overrides training defaults."""
+
+    name: str
+    geometry: Geometry
+    encoders: tuple[TextEncoderRow, ...]
+    latent_channels: int
+    latent_px: int  # pixels per latent cell
+    resolution_px: int
+    modelspec: str
+    recipe: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    sampling: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def context_dim(self) -> int:
+        return sum(row.dim for row in self.encoders)
+
+    @property
+    def layers(self) -> tuple[CrossAttention, ...]:
+        """The layers of the family's standard member; a pruned model may have fewer."""
+        return self.geometry.cross_attention(self.context_dim)
+
+
+_CLIP_L = TextEncoderRow("text_encoder", 768, 77)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "SD15": Family(
+            name="SD15",
+            geometry=Geometry((320, 640, 1280, 1280), (1, 1, 1, 0), 2, 1),
+            encoders=(_CLIP_L,),
+            latent_channels=4,
+            latent_px=8,
+            resolution_px=512,
+            modelspec="stable-diffusion-v1",
+        ),
+        "SDXL": Family(
+            name="SDXL",
+            geometry=Geometry((320, 640, 1280), (0, 2, 10), 2, 10),
+            encoders=(
+                TextEncoderRow("text_encoder", 768, 77, penultimate=True),
+                TextEncoderRow("text_encoder_2", 1280, 77, penultimate=True),
+            ),
+            latent_channels=4,
+            latent_px=8,
+            resolution_px=1024,
+            modelspec="stable-diffusion-xl-v1-base",
+        ),
+        "MINI": Family(
+            name="MINI",
+            geometry=Geometry((96, 192), (1, 1), 1, 1),
+            encoders=(TextEncoderRow("text_encoder", 128, 48),),
+            latent_channels=8,
+            latent_px=4,
+            resolution_px=32,
+            modelspec="mini-sd",
+            recipe=MappingProxyType(
+                {"steps": 300, "batch_size": 4, "resolution_px": 32, "lr_lora": 1e-3}
+            ),
+            sampling=MappingProxyType({"steps": 30, "guidance_scale": 4.0}),
+        ),
+    }
+)
+
+
+def ldm_path(path: str, layers_per_block: int) -> str:
+    """The CompVis name (also ComfyUI's) of a diffusers attn2 path.
+
+    `down_blocks.1.attentions.0.` is `input_blocks.4.1.` for two layers per block.
+    """
+    head, _, tail = path.partition(".attentions.")
+    attention, _, rest = tail.partition(".")
+    if head == "mid_block":
+        return f"middle_block.1.{rest}"
+    side, _, block = head.partition("_blocks.")
+    per_block = layers_per_block + 1
+    index = int(block) * per_block + int(attention) + (1 if side == "down" else 0)
+    return f"{'input' if side == 'down' else 'output'}_blocks.{index}.1.{rest}"

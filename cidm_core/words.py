@@ -1,0 +1,93 @@
+"""Concept words inside text: finding, splitting and replacing them on token boundaries.
+
+The released code binds words with `str.replace`, which also hits `v1` inside `v10`
+(methods note 12); here a word only matches where neither neighbour continues it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+
+from .errors import ConceptError
+
+MAX_WORD_LENGTH = 64
+
+
+def normalise(text: str) -> str:
+    """Lower-case, composed (NFC) text, as the CLIP tokenizers see it."""
+    return unicodedata.normalize("NFC", text).lower()
+
+
+def parse_words(words: str | Sequence[str]) -> tuple[str, ...]:
+    """Split `"<dog1> <dog2>"` into its words and check each of them.
+
+    Raises:
+        ConceptError: If there is no word, a word repeats, is too long, or holds control
+            characters or no letter or digit.
+    """
+    parts = words.split() if isinstance(words, str) else [part for w in words for part in w.split()]
+    found = tuple(normalise(part) for part in parts)
+    if not found:
+        raise ConceptError("No concept words given. Name at least one, for example '<dog1> <dog2>'.")
+    if len(set(found)) != len(found):
+        raise ConceptError(f"Concept words repeat in {' '.join(found)!r}. Use each word once.")
+    for word in found:
+        if len(word) > MAX_WORD_LENGTH:
+            raise ConceptError(
+                f"Concept word {word[:20]!r}... has {len(word)} characters; "
+                f"the limit is {MAX_WORD_LENGTH}. Choose a shorter one."
+            )
+        if not word.isprintable() or not any(ch.isalnum() for ch in word):
+            raise ConceptError(
+                f"Concept word {word!r} needs a letter or digit and no control characters. "
+                "Use a form such as <dog1>."
+            )
+    return found
+
+
+def pattern(words: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that matches any of the words on token boundaries, longest first."""
+    ordered = sorted({normalise(word) for word in words}, key=len, reverse=True)
+    if not ordered:
+        return re.compile(r"(?!)")
+    joined = "|".join(re.escape(word) for word in ordered)
+    return re.compile(rf"(?<![\w<])(?:{joined})(?![\w>])", re.IGNORECASE)
+
+
+def contains(text: str, word: str) -> bool:
+    """Whether the word stands in the text on token boundaries."""
+    return pattern([word]).search(normalise(text)) is not None
+
+
+def split(text: str, words: Iterable[str]) -> list[str]:
+    """Cut text into pieces so that every concept word is a piece of its own.
+
+    Joining the pieces gives the normalised text back.
+    """
+    text = normalise(text)
+    pieces: list[str] = []
+    start = 0
+    for match in pattern(words).finditer(text):
+        pieces += [text[start : match.start()], match.group()]
+        start = match.end()
+    pieces.append(text[start:])
+    return [piece for piece in pieces if piece]
+
+
+def replace(text: str, mapping: Mapping[str, str]) -> str:
+    """Replace each key by its value on token boundaries, in one pass (no cascades)."""
+    table = {normalise(key): value for key, value in mapping.items()}
+    return pattern(table).sub(lambda match: table[normalise(match.group())], normalise(text))
+
+
+def overlap(words: Sequence[str], taken: Iterable[str]) -> str | None:
+    """The first taken word that equals, contains or is contained in one of `words`, if any.
+
+    Containment counts on token boundaries only: `<v1>` and `<v10>` live together.
+    """
+    for other in taken:
+        if any(contains(other, word) or contains(word, other) for word in words):
+            return other
+    return None
