@@ -1,0 +1,5 @@
+"""Shapes are executed: every annotated function of the mathematics checks its arguments."""
+
+import shape_checks
+
+shape_checks.install()
