@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .errors import ConceptError
-from .families import PROJECTIONS
+from .errors import ConceptError, FamilyError
+from .families import FAMILIES, PROJECTIONS, same_base
 from .lora import LoraFactors
 from .words import parse_words
 
@@ -80,3 +80,33 @@ class Concept:
     def trigger(self) -> str:
         """The words as one phrase, e.g. "<dog1> <dog2>"."""
         return " ".join(self.words)
+
+    def check_fits(
+        self, family: str, base: str, layers: tuple[str, ...], allow_other_base: bool = False
+    ) -> None:
+        """Check that a model can carry this concept.
+
+        Raises:
+            FamilyError: If the model's family, layers or (unless allowed) fingerprint differ.
+        """
+        if family != self.family:
+            raise FamilyError(
+                f"Concept {self.name!r} was learned on {_family_text(self.family)}, the model is "
+                f"{_family_text(family)}. Load a {self.family} model, or train the concept again."
+            )
+        if missing := [layer for layer in self.layers if layer not in layers]:
+            raise FamilyError(
+                f"Concept {self.name!r} has {len(self.layers)} cross-attention layers, the model "
+                f"{len(layers)}; {missing[0]} is not among them. Load the model it was trained on."
+            )
+        if not (allow_other_base or same_base(base, self.base)):
+            raise FamilyError(
+                f"Concept {self.name!r} was learned on another {family} model "
+                f"({self.facts.get('base_name') or self.base}). Load that one, or allow other base "
+                "models of the family (--allow-other-base); the likeness may suffer."
+            )
+
+
+def _family_text(name: str) -> str:
+    row = FAMILIES.get(name)
+    return f"{name} (context {row.context_dim})" if row else name

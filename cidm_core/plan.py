@@ -20,7 +20,7 @@ from .concept import Concept
 from .config import SampleConfig
 from .errors import PromptError
 from .ops import aggregation, guidance
-from .regions import Region
+from .regions import Region, masks_at
 from .words import contains, normalise
 
 NEGATIVE, GLOBAL = 0, 1  # rows every scene starts with
@@ -76,7 +76,7 @@ class Plan:
     scenes: tuple[Scene, ...]
     guidance_scale: float
     alpha: float
-    region_mode: guidance.RegionMode
+    region_mode: str
     strength: float
 
     def guide(self, estimates: Tensor, scene: int = 0) -> Tensor:
@@ -129,6 +129,7 @@ def build_plan(
     regions: Sequence[Region],
     config: SampleConfig,
     latent_size: tuple[int, int],
+    latent_px: int,
     layers: tuple[str, ...],
 ) -> Plan:
     """Bind words, weigh concepts and lay out the UNet rows of one or more pictures.
@@ -140,6 +141,7 @@ def build_plan(
         regions: Regions of the scene; needs exactly one prompt.
         config: Sampling settings.
         latent_size: (height, width) of the latents.
+        latent_px: Pixels per latent cell, for error texts.
         layers: Cross-attention layers of the model in execution order.
 
     Raises:
@@ -156,11 +158,7 @@ def build_plan(
     weigh = _weigher(encoder, concepts, config)
     contexts = encoder.prompts(texts, concepts)
     layout = _Layout(texts, contexts, weigh)
-    masks = (
-        torch.stack([region.mask_at(*latent_size, config.feather) for region in regions])
-        if regions
-        else torch.zeros(0, *latent_size)
-    )
+    masks = masks_at(regions, *latent_size, config.feather, latent_px)
     scenes = tuple(layout.scene(prompt, regions, masks, config) for prompt in prompts)
     return Plan(
         concepts=concepts,
@@ -169,7 +167,7 @@ def build_plan(
         scenes=scenes,
         guidance_scale=config.guidance_scale,
         alpha=config.alpha,
-        region_mode=config.region_mode,  # type: ignore[arg-type]
+        region_mode=config.region_mode,
         strength=config.strength,
     )
 
@@ -220,7 +218,7 @@ def _weigher(encoder: TextEncoder, concepts: tuple[Concept, ...], config: Sample
         )
         weights = aggregation.normalise(
             relevance,
-            config.weights,  # type: ignore[arg-type]
+            config.weights,
             present=present if config.weights == "gate" else None,
             top_k=config.top_k if config.weights == "gate" else None,
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..concept import Concept
 from ..errors import PromptError
@@ -20,6 +20,8 @@ from ..words import normalise, split
 from .load import Base
 
 log = logging.getLogger(__name__)
+
+CONCEPTS_AT_ONCE = 16  # concept words encoded in one call; each is encoded once per layer
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]  # word -> encoder -> (layers, dim)
 
@@ -161,3 +163,40 @@ def _run(
     finally:
         handle.remove()
     return output.hidden_states[-2] if penultimate else output.last_hidden_state
+
+
+class DiffusersEncoder:
+    """`plan.TextEncoder` on a diffusers base."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+
+    @torch.no_grad()
+    def prompts(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
+        return encode(self.base, prompts, embeddings_of(concepts)).float()
+
+    @torch.no_grad()
+    def concept_tokens(self, concepts: Sequence[Concept], joint: bool) -> tuple[Tensor, Tensor]:
+        """Concept words encoded each task alone, or as released all in one prompt.
+
+        Raises:
+            PromptError: If joint, and the words of all concepts exceed the token limit.
+        """
+        embeddings = embeddings_of(concepts)
+        triggers = [concept.trigger for concept in concepts]
+        texts = [" ".join(triggers)] if joint else triggers
+        longest = max(len(concept.words) for concept in concepts)
+        row = self.base.family.encoders[0]
+        result: list[Tensor] = []
+        for start in range(0, len(texts), CONCEPTS_AT_ONCE):
+            part = texts[start : start + CONCEPTS_AT_ONCE]
+            contexts = encode(self.base, part, embeddings).float()
+            for text, context in zip(part, contexts, strict=True):
+                found = tokenise(self.base.tokenizers[0], text, embeddings, row.max_tokens)
+                where = {word: position for position, word in found.positions}
+                owners = concepts if joint else [concepts[len(result)]]
+                for concept in owners:
+                    rows = context[:, [where[word] for word in concept.words]]
+                    result.append(nn.functional.pad(rows, (0, 0, 0, longest - rows.shape[1])))
+        mask = torch.tensor([[i < len(c.words) for i in range(longest)] for c in concepts])
+        return torch.stack(result), mask.to(self.base.device)

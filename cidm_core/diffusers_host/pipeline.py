@@ -1,0 +1,206 @@
+"""From a prompt to pictures: text to image, image to image and inpainting, with regions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..concept import Concept
+from ..config import SampleConfig
+from ..errors import HostError, RegionError
+from ..plan import Plan, build_plan
+from ..regions import Region
+from .encode import DiffusersEncoder
+from .load import Base
+from .sampler import OnStep, Start, sample
+
+REGIONS = "regions"  # as a mask: redraw where the regions are
+
+
+def make_plan(
+    base: Base,
+    bank: Mapping[str, Concept],
+    prompt: str | Sequence[str],
+    regions: Sequence[Region] = (),
+    config: SampleConfig | None = None,
+) -> Plan:
+    """Bind the prompt's concept words and weigh the concepts, once.
+
+    Raises:
+        PromptError: If a word is unknown or beyond the token limit.
+        RegionError: If a region is outside the picture or too small.
+        FamilyError: If a concept was learned on another family or base.
+    """
+    config = config or SampleConfig.for_family(base.family.sampling)
+    width, height = size_px(base, config)
+    cell = base.family.latent_px
+    plan = build_plan(
+        DiffusersEncoder(base),
+        bank,
+        [prompt] if isinstance(prompt, str) else list(prompt),
+        regions,
+        config,
+        (height // cell, width // cell),
+        cell,
+        tuple(layer.path for layer in base.layers),
+    )
+    layers = tuple(layer.path for layer in base.layers)
+    for concept in plan.concepts:
+        concept.check_fits(base.family.name, base.fingerprint, layers, config.allow_other_base)
+    return plan
+
+
+def generate(
+    base: Base,
+    bank: Mapping[str, Concept],
+    prompt: str | Sequence[str],
+    regions: Sequence[Region] = (),
+    config: SampleConfig | None = None,
+    image: Image.Image | None = None,
+    mask: Tensor | Image.Image | str | None = None,
+    on_step: OnStep | None = None,
+) -> list[Image.Image]:
+    """Draw pictures with the concepts named in the prompts (CIDM sections 4.2 and 4.3).
+
+    Args:
+        base: The model.
+        bank: A `Bank`, or concepts by name.
+        prompt: One prompt, or several to draw side by side in one batch.
+        regions: Where which prompt applies; needs a single prompt.
+        config: Sampling settings; default: the family's.
+        image: A picture to start from; `config.denoise` says how much is redrawn.
+        mask: With `image`: (height, width) or a picture, 1 or white where to redraw;
+            "regions": where the regions are. The rest of the picture stays as it is.
+        on_step: Called after every step with step, steps and latents.
+
+    Returns:
+        `config.num_images` pictures per prompt, prompt by prompt.
+
+    Raises:
+        CidmError: Bad prompts, regions, sizes or models, each with what to do.
+    """
+    config = config or SampleConfig.for_family(base.family.sampling)
+    width, height = size_px(base, config)
+    plan = make_plan(base, bank, prompt, regions, config)
+    scenes = len(plan.scenes)
+    noise = _noise(base, config, scenes)
+    source = None if image is None else _fitted(image, width, height)
+    area = _area(mask, regions, source, (height, width))
+    start = None if source is None else _start(base, source, area)
+    latents = sample(base, plan, noise, config, start, on_step)
+    pictures = decode(base, latents)
+    if source is not None and area is not None:
+        pictures = [_paste(picture, source, area) for picture in pictures]
+    # Pictures alternate between the scenes; hand them back prompt by prompt.
+    return [pictures[i] for s in range(scenes) for i in range(s, len(pictures), scenes)]
+
+
+def size_px(base: Base, config: SampleConfig) -> tuple[int, int]:
+    """(width, height) of the pictures.
+
+    Raises:
+        HostError: If a side is no multiple of the latent cell.
+    """
+    width = config.width_px or base.family.resolution_px
+    height = config.height_px or base.family.resolution_px
+    cell = base.family.latent_px
+    if width % cell or height % cell:
+        fit = f"{max(1, width // cell) * cell} x {max(1, height // cell) * cell}"
+        raise HostError(
+            f"Pictures of {base.family.name} need sides that are multiples of {cell} px; "
+            f"{width} x {height} was asked. Use {fit}."
+        )
+    return width, height
+
+
+def _noise(base: Base, config: SampleConfig, scenes: int) -> Tensor:
+    """(num_images * scenes, ...): picture n of every prompt starts from the same noise."""
+    width, height = size_px(base, config)
+    cell = base.family.latent_px
+    shape = (1, base.family.latent_channels, height // cell, width // cell)
+    each = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(config.seed + i))
+        for i in range(config.num_images)
+    ]
+    return torch.cat(each).repeat_interleave(scenes, 0).to(base.device)
+
+
+def _fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture at the drawn size, cropped around its centre rather than distorted."""
+    image = image.convert("RGB")
+    scale = max(width / image.width, height / image.height)
+    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    image = image.resize(size, Image.Resampling.LANCZOS)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _area(
+    mask: Tensor | Image.Image | str | None,
+    regions: Sequence[Region],
+    source: Image.Image | None,
+    size: tuple[int, int],
+) -> Tensor | None:
+    """Where to redraw, (height, width) in pixels, 0..1."""
+    if mask is None:
+        return None
+    if source is None:
+        raise HostError("A mask needs a start picture. Give one, or leave the mask out.")
+    if isinstance(mask, str):
+        if mask != REGIONS or not regions:
+            raise RegionError(f"Mask {mask!r} needs regions. Draw one, or give a mask picture.")
+        return torch.stack([r.mask_at(*size, 0.0, 1) for r in regions]).amax(0)
+    # A region checks and scales a mask; its prompt is not read.
+    return Region("mask", mask=mask).mask_at(*size, 0.0, 1)
+
+
+def _start(base: Base, source: Image.Image, area: Tensor | None) -> Start:
+    latents = encode_image(base, source)
+    if area is None:
+        return Start(latents)
+    # A cell is redrawn as soon as any of its pixels is.
+    mask = F.max_pool2d(area[None, None], base.family.latent_px)[0, 0]
+    return Start(latents, mask.to(base.device))
+
+
+def _paste(picture: Image.Image, source: Image.Image, area: Tensor) -> Image.Image:
+    """Put back the photo's own pixels, which the autoencoder would change slightly."""
+    alpha = Image.fromarray((area.numpy() * 255).round().astype(np.uint8))
+    return Image.composite(picture, source, alpha)
+
+
+@torch.no_grad()
+def encode_image(base: Base, image: Image.Image) -> Tensor:
+    """Clean latents of an RGB picture, (1, channels, height, width), float32."""
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1)
+    pixels = pixels.permute(2, 0, 1)[None].to(base.device, base.vae.dtype)
+    config = base.vae.config
+    shift = getattr(config, "shift_factor", None) or 0.0
+    return (base.vae.encode(pixels).latent_dist.mode().float() - shift) * config.scaling_factor
+
+
+@torch.no_grad()
+def decode(base: Base, latents: Tensor) -> list[Image.Image]:
+    """Pictures from latents (pictures, channels, height, width), one at a time to save memory.
+
+    Raises:
+        HostError: If the latents are not finite.
+    """
+    config = base.vae.config
+    shift = getattr(config, "shift_factor", None) or 0.0
+    pictures: list[Image.Image] = []
+    for one in latents:
+        if not torch.isfinite(one).all():
+            raise HostError(
+                "The picture came out as NaN. Use --dtype fp32 or bf16, or a lower strength."
+            )
+        scaled = (one[None] / config.scaling_factor + shift).to(base.vae.dtype)
+        pixels = base.vae.decode(scaled).sample[0].float().clamp(-1, 1)
+        array = ((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+        pictures.append(Image.fromarray(array))
+    return pictures

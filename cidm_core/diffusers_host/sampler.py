@@ -1,0 +1,218 @@
+"""The denoising loop: any diffusers scheduler, all UNet rows of a step in one call if they fit."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from ..config import SampleConfig
+from ..errors import HostError
+from ..plan import Plan
+from .load import Base
+from .patches import Attached, Insert, Rows, attach
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, int, Tensor], None]  # step from 1, steps, latents
+
+SCHEDULERS: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
+    {
+        "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+        "dpmpp_2m_karras": (
+            "DPMSolverMultistepScheduler",
+            {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+        ),
+        "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+        "ddim": ("DDIMScheduler", {}),
+        "ddpm": ("DDPMScheduler", {}),
+        "euler": ("EulerDiscreteScheduler", {}),
+        "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+        "heun": ("HeunDiscreteScheduler", {}),
+        "unipc": ("UniPCMultistepScheduler", {}),
+        "pndm": ("PNDMScheduler", {}),
+    }
+)
+
+
+def make_scheduler(base: Base, name: str) -> Any:
+    """A scheduler by short name or diffusers class name, with the model's noise schedule.
+
+    Raises:
+        HostError: If there is no such scheduler.
+    """
+    kind, extra = SCHEDULERS.get(name, (name, {}))
+    cls = getattr(diffusers, kind, None) if kind.endswith("Scheduler") else None
+    if cls is None or not hasattr(cls, "from_config"):
+        raise HostError(
+            f"No scheduler {name!r}. Use one of {', '.join(SCHEDULERS)}, or the name of a "
+            "diffusers scheduler class such as 'EulerDiscreteScheduler'."
+        )
+    return cls.from_config({**base.scheduler_config, **extra})
+
+
+@dataclass(frozen=True)
+class Start:
+    """A picture to start from: clean latents, and where to redraw (1) or keep (0) them."""
+
+    latents: Tensor  # (1, channels, height, width)
+    mask: Tensor | None = None  # (height, width)
+
+
+def sample(
+    base: Base,
+    plan: Plan,
+    noise: Tensor,
+    config: SampleConfig,
+    start: Start | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Denoise to clean latents.
+
+    Args:
+        base: The model.
+        plan: What to draw; picture i belongs to scene `i % len(plan.scenes)`.
+        noise: (pictures, channels, height, width), standard normal.
+        config: Steps, scheduler, execution, denoise.
+        start: Latents of a picture to start from or to keep parts of.
+        on_step: Called after every step; what it raises ends the sampling cleanly.
+
+    Returns:
+        (pictures, channels, height, width), float32.
+    """
+    scheduler = make_scheduler(base, config.scheduler)
+    scheduler.set_timesteps(config.steps, device=base.device)
+    begin = round(len(scheduler.timesteps) * (1 - config.denoise)) if start else 0
+    timesteps = scheduler.timesteps[begin:]
+    if start is not None and not len(timesteps):
+        return start.latents.expand_as(noise).clone()
+    if begin and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    latents = _first(scheduler, noise, start, timesteps[:1], begin > 0)
+    options = _step_options(scheduler, config.seed)
+    with torch.no_grad(), attach(base, plan, config.execution) as attached:
+        estimate = _Estimate(base, attached, len(noise), tuple(noise.shape[-2:]), config)
+        for i, timestep in enumerate(timesteps):
+            eps = estimate(scheduler.scale_model_input(latents, timestep), timestep)
+            latents = scheduler.step(eps, timestep, latents, **options).prev_sample
+            if start is not None:
+                latents = _keep(scheduler, latents, start, noise, timesteps[i + 1 : i + 2])
+            if on_step is not None:
+                on_step(i + 1, len(timesteps), latents)
+    return latents
+
+
+def _first(
+    scheduler: Any, noise: Tensor, start: Start | None, timestep: Tensor, partial: bool
+) -> Tensor:
+    if start is None or not partial:
+        return noise * scheduler.init_noise_sigma
+    return scheduler.add_noise(start.latents.expand_as(noise), noise, timestep)
+
+
+def _keep(scheduler: Any, latents: Tensor, start: Start, noise: Tensor, timestep: Tensor) -> Tensor:
+    """Outside the mask, go on with the start picture at the present noise level."""
+    if start.mask is None:
+        return latents
+    known = start.latents.expand_as(noise)
+    if len(timestep):
+        known = scheduler.add_noise(known, noise, timestep)
+    return torch.lerp(known, latents, start.mask.to(latents).expand_as(latents))
+
+
+def _step_options(scheduler: Any, seed: int) -> dict[str, object]:
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        return {}
+    return {"generator": torch.Generator().manual_seed(seed + 1)}
+
+
+class _Estimate:
+    """Guided noise estimate of all pictures: U + 2 rows each, in as few calls as memory allows."""
+
+    def __init__(
+        self,
+        base: Base,
+        attached: Attached,
+        pictures: int,
+        latent_size: tuple[int, int],
+        config: SampleConfig,
+    ) -> None:
+        self.base, self.attached = base, attached
+        self.latent_size = latent_size
+        plan = attached.plan
+        self.scene_of = [i % len(plan.scenes) for i in range(pictures)]
+        scenes = [plan.scenes[s] for s in self.scene_of]
+        self.picture = [i for i, scene in enumerate(scenes) for _ in scene.rows]
+        self.slots = torch.tensor([slot for scene in scenes for slot in scene.rows])
+        self.slots = self.slots.to(base.device)
+        self.inserts = self._inserts(scenes)
+        self.context = torch.zeros(1, 1, base.family.context_dim).to(base.device, base.dtype)
+        self.at_once = config.rows_at_once or len(self.picture)
+
+    def _inserts(self, scenes: Sequence[Any]) -> list[Insert]:
+        made: dict[tuple[int, int], Insert] = {}
+        inserts: list[Insert] = []
+        flat = 0
+        for s, scene in zip(self.scene_of, scenes, strict=True):
+            for r, pairs in enumerate(scene.regional):
+                if pairs:
+                    if (s, r) not in made:
+                        slots, masks = zip(*pairs, strict=True)
+                        where = torch.tensor(slots).to(self.base.device)
+                        area = scene.masks[list(masks)].to(self.base.device)
+                        made[s, r] = Insert(flat, where, area)
+                    inserts.append(replace(made[s, r], row=flat))
+                flat += 1
+        return inserts
+
+    def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        eps = torch.cat(list(self._rows(latents, timestep)))
+        guided: list[Tensor] = []
+        start = 0
+        for scene in self.scene_of:
+            count = len(self.attached.plan.scenes[scene].rows)
+            rows = eps[start : start + count].float()
+            guided.append(self.attached.plan.guide(rows[:, None], scene))
+            start += count
+        return torch.cat(guided)
+
+    def _rows(self, latents: Tensor, timestep: Tensor) -> Iterator[Tensor]:
+        first = 0
+        while first < len(self.picture):
+            last = min(first + self.at_once, len(self.picture))
+            try:
+                yield self._call(latents, timestep, first, last)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                self._split(error, last - first)
+            else:
+                first = last
+
+    def _call(self, latents: Tensor, timestep: Tensor, first: int, last: int) -> Tensor:
+        inserts = [replace(i, row=i.row - first) for i in self.inserts if first <= i.row < last]
+        self.attached.rows = Rows(self.slots[first:last], inserts, self.latent_size)
+        rows = latents[self.picture[first:last]].to(self.base.dtype)
+        context = self.context.expand(last - first, -1, -1)
+        return self.base.unet(rows, timestep, encoder_hidden_states=context).sample
+
+    def _split(self, error: RuntimeError, rows: int) -> None:
+        """Halve the rows per call when memory ran out; anything else is raised again."""
+        text = str(error).lower()
+        short = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text
+        if not short:
+            raise error
+        if rows == 1:
+            raise HostError(
+                "Out of memory with a single UNet row per call. Use a smaller picture, "
+                "--dtype bf16 or fp16, or close other programs."
+            ) from error
+        self.at_once = max(1, rows // 2)
+        log.warning("Memory is short: %d UNet rows per call from now on.", self.at_once)
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()
