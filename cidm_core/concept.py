@@ -55,7 +55,8 @@ class Concept:
     def __post_init__(self) -> None:
         parse_words(self.words)
         if self.kind not in KINDS:
-            raise ConceptError(f"Kind {self.kind!r} of {self.name!r} is none of {', '.join(KINDS)}.")
+            kinds = ", ".join(KINDS)
+            raise ConceptError(f"Kind {self.kind!r} of {self.name!r} is none of {kinds}.")
         for encoder, rows in self.tokens.items():
             expected = (len(self.words), len(self.layers))
             if rows.ndim != 3 or tuple(rows.shape[:2]) != expected:

@@ -18,7 +18,7 @@ Settings = TypeVar("Settings", bound="_Checked")
 
 def setting(
     default: Any,
-    help: str,  # noqa: A002 - argparse's word for the same thing
+    help: str,
     *,
     low: float | None = None,
     high: float | None = None,
@@ -38,7 +38,8 @@ class _Checked:
             if value is None:
                 continue
             if meta["choices"] and value not in meta["choices"]:
-                raise CidmError(f"{f.name} is {value!r}; choose one of {', '.join(meta['choices'])}.")
+                allowed = ", ".join(meta["choices"])
+                raise CidmError(f"{f.name} is {value!r}; choose one of {allowed}.")
             if isinstance(value, float) and not math.isfinite(value):
                 raise CidmError(f"{f.name} is {value}; give a finite number.")
             low, high = meta["min"], meta["max"]
@@ -55,7 +56,8 @@ class _Checked:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise CidmError(f"Unknown setting {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+            names = ", ".join(sorted(known))
+            raise CidmError(f"Unknown setting {', '.join(unknown)}. Known are: {names}.")
         return cls(**values)  # type: ignore[arg-type]
 
     @classmethod
@@ -87,16 +89,16 @@ class TrainConfig(_Checked):
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0: never.", low=0.0)
     seed: int = setting(0, "Same seed and inputs: same concept.", low=0, high=2**53, advanced=False)
     resolution_px: int | None = setting(
-        None, "Training size, a multiple of the latent cell. Default: the family's.", low=8, high=4096
+        None, "Training size; whole latent cells. Default: the family's.", low=8, high=4096
     )
     variants: int = setting(
         16, "Augmented variants of each photo whose latents are cached.", low=1, high=1024
     )
     crop_probability: float = setting(
-        0.5, "Chance of a random square crop; otherwise the photo is fitted whole.", low=0.0, high=1.0
+        0.5, "Chance of a random square crop; else the photo is fitted whole.", low=0.0, high=1.0
     )
     noise_offset: float = setting(0.01, "Size of the per-channel noise offset.", low=0.0, high=1.0)
-    token_init_std: float = setting(0.013, "Spread of the identity token's start.", low=0.0, high=10.0)
+    token_init_std: float = setting(0.013, "Spread of the first token's start.", low=0.0, high=10.0)
     token_norm_limit: float = setting(
         0.55, "Tokens stop learning for good once their mean norm reaches this.", low=0.0, high=1e3
     )
@@ -117,7 +119,7 @@ class TrainConfig(_Checked):
     attention_weight: float = setting(
         0.01, "Weight of the attention regulariser; needs concept masks.", low=0.0, high=10.0
     )
-    precision: str = setting("fp32", "Arithmetic of the forward pass.", choices=("fp32", "bf16", "fp16"))
+    precision: str = setting("fp32", "Arithmetic of the model.", choices=("fp32", "bf16", "fp16"))
     gradient_checkpointing: bool = setting(False, "Less memory, about a fifth slower.")
     save_every: int = setting(100, "Steps between saved states; 0: only when interrupted.", low=0)
     preview_every: int = setting(0, "Steps between sample previews; 0: none.", low=0)
@@ -169,13 +171,13 @@ class SampleConfig(_Checked):
     regional_attention: bool = setting(True, "Regional cross-attention (section 4.3).")
     noise_estimation: bool = setting(True, "Region noise estimation (Eq. 4 and 5).")
     alpha: float = setting(
-        0.1, "Share of the global estimate inside regions (Eq. 5).", low=0.0, high=1.0, advanced=False
+        0.1, "Share of the global estimate in regions (Eq. 5).", low=0.0, high=1.0, advanced=False
     )
     region_mode: str = setting(
-        "partition", "Eq. 5 as a partition of unity, or to the letter.", choices=("partition", "literal")
+        "partition", "Eq. 5 as partition of unity, or literal.", choices=("partition", "literal")
     )
     feather: float = setting(
-        0.05, "Soft edge of regions, as a share of the shorter side.", low=0.0, high=0.5, advanced=False
+        0.05, "Soft edge of regions, share of the shorter side.", low=0.0, high=0.5, advanced=False
     )
     rows_at_once: int | None = setting(
         None, "UNet rows per call. Default: all, fewer when memory is short.", low=1

@@ -30,7 +30,7 @@ def parse_words(words: str | Sequence[str]) -> tuple[str, ...]:
     parts = words.split() if isinstance(words, str) else [part for w in words for part in w.split()]
     found = tuple(normalise(part) for part in parts)
     if not found:
-        raise ConceptError("No concept words given. Name at least one, for example '<dog1> <dog2>'.")
+        raise ConceptError("No concept words given. Name at least one, such as '<dog1> <dog2>'.")
     if len(set(found)) != len(found):
         raise ConceptError(f"Concept words repeat in {' '.join(found)!r}. Use each word once.")
     for word in found:
