@@ -106,8 +106,8 @@ class TrainConfig(_Checked):
     gamma2: float = setting(1.0, "Weight of R2, the common subspace (Eq. 2).", low=0.0, high=1e3)
     orthogonality: str = setting(
         "subspace",
-        "Form of R1: the paper's intent, the released code's, or by projection.",
-        choices=("subspace", "released", "projection", "none"),
+        "Form of R1: the paper's intent, its squares, the released code's, or by projection.",
+        choices=("subspace", "energy", "released", "projection", "none"),
     )
     common_subspace: str = setting(
         "closed_form",

@@ -1,0 +1,99 @@
+"""The denoising loss and what stands around it.
+
+Paper: CIDM, Dong et al. 2024, https://arxiv.org/abs/2410.17594, Eq. 1; masks, noise offset
+and the attention regulariser are ED-LoRA's (Mix-of-Show, https://arxiv.org/abs/2305.18292).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def noise_with_offset(
+    latents: Float[Tensor, "batch channels height width"],
+    offset: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """`n + offset * n_c`: white noise plus one draw per channel, so that brightness is learned too.
+
+    Drawn where the generator lives and then moved: the same seed gives the same noise anywhere.
+
+    Args:
+        latents: Gives shape, device and dtype.
+        offset: 0 for plain noise; the released configs use 0.01.
+        generator: The source of randomness.
+    """
+    device = generator.device if generator is not None else latents.device
+    noise = torch.randn(latents.shape, generator=generator, device=device)
+    if offset:
+        shape = (*latents.shape[:2], 1, 1)
+        noise = noise + offset * torch.randn(shape, generator=generator, device=device)
+    return noise.to(latents)
+
+
+def add_noise(
+    latents: Float[Tensor, "batch channels height width"],
+    noise: Float[Tensor, "batch channels height width"],
+    alphas_cumprod: Float[Tensor, "batch"],
+) -> Float[Tensor, "batch channels height width"]:
+    """z_t = `sqrt(a_t) z + sqrt(1 - a_t) noise` (Eq. 1); the network's target is `noise`.
+
+    Args:
+        latents: Clean latents z.
+        noise: Of the same shape.
+        alphas_cumprod: a_t of each row's timestep, 0..1.
+    """
+    a = alphas_cumprod[:, None, None, None]
+    return (a.sqrt() * latents + (1 - a).sqrt() * noise).to(latents.dtype)
+
+
+def masked_mse(
+    prediction: Float[Tensor, "batch channels height width"],
+    target: Float[Tensor, "batch channels height width"],
+    mask: Float[Tensor, "batch height width"] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean squared error inside the mask, of each picture, then over pictures (Eq. 1 and 2).
+
+    `sum(m * e^2) / (sum(m) * channels)`. The released code forgets the channels and gets four
+    times this value. A picture whose mask is empty counts as 0.
+
+    Args:
+        prediction: Predicted noise; computed in fp32 at least.
+        target: The noise.
+        mask: 1 where the loss looks, 0 elsewhere; None looks everywhere.
+    """
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    error = (prediction.to(dtype) - target.to(dtype)).square().mean(1)
+    if mask is None:
+        return error.mean()
+    seen = mask.to(dtype).sum((1, 2))
+    return ((error * mask).sum((1, 2)) / torch.where(seen > 0, seen, 1)).mean()
+
+
+def attention_penalty(
+    attention: Float[Tensor, "batch query words"],
+    mask: Float[Tensor, "batch query"],
+    full_identity: bool = False,
+) -> Float[Tensor, ""]:
+    """How much the concept words look outside the object (ED-LoRA's attention regulariser).
+
+    Each word's map is divided by its maximum. The first word (identity) pays its mean outside
+    the mask; the last word (class) its mean outside, or with `full_identity` its squared
+    distance from the mask. A lone word counts as the last one. A picture whose mask is full
+    has no outside and pays nothing there.
+
+    Args:
+        attention: Attention probabilities of the concept words, averaged over heads and over
+            the layers of one resolution.
+        mask: 1 on the object.
+        full_identity: The last word should also cover the object.
+    """
+    attention = attention.to(torch.promote_types(attention.dtype, torch.float32))
+    peak = attention.amax(1, keepdim=True)
+    maps = attention / torch.where(peak > 0, peak, 1)
+    outside = 1 - mask.to(maps)
+    share = outside / outside.sum(1, keepdim=True).clamp(min=torch.finfo(maps.dtype).eps)
+    last = maps[..., -1]
+    subject = (last - mask).square().mean(1) if full_identity else (last * share).sum(1)
+    first = (maps[..., 0] * share).sum(1) if maps.shape[-1] > 1 else torch.zeros_like(subject)
+    return (subject + first).mean()
