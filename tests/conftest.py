@@ -2,4 +2,6 @@
 
 import shape_checks
 
-shape_checks.install()
+shape_checks.install()  # before anything imports cidm_core
+
+from fixtures import tiny_base, tiny_checkpoint, tiny_folder  # noqa: E402, F401

@@ -1,0 +1,196 @@
+"""Base models from files, offline: a checkpoint, a diffusers folder or the embedded mini-sd.
+
+No network is touched: configurations come from the folder or from the tensors' shapes, and a
+hub name is only looked up in the local cache.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ..errors import HostError
+from . import single_file
+from .base import SCHEDULE, Base, assemble, family_of
+from .devices import choose_device, choose_dtype
+from .tokenizer import load_tokenizer
+from .weights import PICKLES, Names, Target, Weights, build, open_sharded, open_weights
+
+__all__ = ["MINI_SD", "Base", "assemble", "load_base"]
+
+MINI_SD = "mini-sd"
+_MINI_FOLDER = Path(__file__).parent.parent / "mini" / "sd"
+_FOLDERS = ("unet", "vae", "text_encoder")
+_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+_OLD_VAE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def load_base(
+    model: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    tokenizer: str | Path | None = None,
+) -> Base:
+    """Load a base model from local files.
+
+    Args:
+        model: A Stable Diffusion 1.x checkpoint (`.safetensors`, or a `.ckpt` of plain tensors)
+            in CompVis layout, a diffusers folder, the name of one in the local Hugging Face
+            cache, or "mini-sd".
+        device: Default: CUDA, else MPS, else the CPU.
+        dtype: "fp32", "bf16", "fp16" or a torch type. Default: fp32 on the CPU, bf16 on CUDA
+            that supports it, else fp16.
+        tokenizer: A folder with vocab.json and merges.txt, or a tokenizer.json. Default: the
+            folder `tokenizer` in the model folder or beside the checkpoint, else CLIP-L's in
+            the local Hugging Face cache.
+
+    Raises:
+        FamilyError: If the model is not of a family concepts can be learned on.
+        HostError: If the files are missing, damaged or incomplete, or the device or precision
+            is not available.
+    """
+    place = choose_device(device)
+    target = Target(place, choose_dtype(dtype, place))
+    path = _find(model)
+    load = _from_folder if path.is_dir() else _from_file
+    try:
+        return load(path, target, Path(tokenizer).expanduser() if tokenizer else None)
+    except torch.OutOfMemoryError as error:
+        raise HostError(
+            f"{path.name} does not fit into the memory of {place}. Close other programs, or load "
+            "it with dtype='fp16', or on device='cpu'."
+        ) from error
+
+
+def _find(model: str | Path) -> Path:
+    if str(model) == MINI_SD:
+        if not _MINI_FOLDER.is_dir():
+            raise HostError(f"This installation lacks {_MINI_FOLDER}. Install the package again.")
+        return _MINI_FOLDER
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    name = str(model)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or path.suffix in (".safetensors", *PICKLES):
+        raise HostError(
+            f"There is no model at {path.absolute()}. Give a .safetensors checkpoint, a diffusers "
+            f"folder, or {MINI_SD!r}."
+        )
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError) as error:
+        raise HostError(
+            f"{name} is neither a local path nor in the Hugging Face cache, and nothing is "
+            f"downloaded here. Fetch it once with `hf download {name}`, or give a checkpoint file."
+        ) from error
+
+
+def _from_file(path: Path, target: Target, given: Path | None) -> Base:
+    weights = open_weights(path)
+    name, shapes = path.name, weights.shapes
+    single_file.check_kind(name, shapes)
+    unet = single_file.unet_config(name, shapes)
+    family = family_of(name, unet)
+    vae = single_file.vae_config(name, shapes)
+    clip = single_file.clip_config(name, shapes)
+    # Before the gigabytes: a missing tokenizer is the likeliest thing to go wrong.
+    limit = family.encoders[0].max_tokens
+    tokenizer = load_tokenizer(path.parent, given, clip["vocab_size"], limit)
+    return assemble(
+        _unet(unet, weights, lambda key: (single_file.unet_name(key, unet),), target),
+        _vae(vae, weights, lambda key: (single_file.vae_name(key, vae),), target),
+        (_text_encoder(clip, weights, single_file.clip_names, target),),
+        (tokenizer,),
+        name=path.stem,
+    )
+
+
+def _from_folder(path: Path, target: Target, given: Path | None) -> Base:
+    name = path.name if path != _MINI_FOLDER else MINI_SD
+    if missing := [part for part in _FOLDERS if not (path / part / "config.json").is_file()]:
+        inside = sorted(entry.name for entry in path.iterdir())[:8]
+        raise HostError(
+            f"{path} is no diffusers folder of a Stable Diffusion 1.x model: no "
+            f"{', no '.join(part + '/config.json' for part in missing)}. It holds "
+            f"{', '.join(inside) or 'nothing'}. Give the model's own folder, or a checkpoint file."
+        )
+    unet, vae, clip = (_json(path / part / "config.json") for part in _FOLDERS)
+    family = family_of(name, unet)
+    limit = family.encoders[0].max_tokens
+    tokenizer = load_tokenizer(path, given, int(clip.get("vocab_size", 0)), limit)
+    schedule = path / "scheduler" / "scheduler_config.json"
+    settings = _json(schedule) if schedule.is_file() else SCHEDULE
+    return assemble(
+        _unet(unet, _part(path / "unet"), lambda key: (key,), target),
+        _vae(vae, _part(path / "vae"), _vae_names, target),
+        (_text_encoder(clip, _part(path / "text_encoder"), _clip_names, target),),
+        (tokenizer,),
+        name=name,
+        scheduler_config={k: v for k, v in settings.items() if not k.startswith("_")},
+    )
+
+
+def _unet(config: dict[str, Any], weights: Weights, names: Names, target: Target) -> Any:
+    return build(lambda: _new(UNet2DConditionModel, config), weights, names, target, "UNet")
+
+
+def _vae(config: dict[str, Any], weights: Weights, names: Names, target: Target) -> Any:
+    return build(lambda: _new(AutoencoderKL, config), weights, names, target, "VAE")
+
+
+def _text_encoder(config: dict[str, Any], weights: Weights, names: Names, target: Target) -> Any:
+    def make() -> Any:
+        return CLIPTextModel(CLIPTextConfig.from_dict(config))
+
+    return build(make, weights, names, target, "text encoder")
+
+
+def _new(kind: Any, config: dict[str, Any]) -> Any:
+    return kind.from_config(config)
+
+
+def _vae_names(key: str) -> tuple[str, ...]:
+    """Folders of before 2023 name the attention of the VAE differently."""
+    return key, re.sub("|".join(_OLD_VAE), lambda match: _OLD_VAE[match[0]], key)
+
+
+def _clip_names(key: str) -> tuple[str, ...]:
+    """With and without the inner level that transformers 5 dropped."""
+    bare = key.removeprefix("text_model.")
+    return f"text_model.{bare}", bare
+
+
+def _part(folder: Path) -> Weights:
+    """The weights of one part; whole before fp16, safetensors before pickles."""
+    for ending in (".safetensors", ".bin"):
+        for variant in ("", ".fp16"):
+            for stem in _STEMS:
+                if (path := folder / f"{stem}{variant}{ending}").is_file():
+                    return open_weights(path)
+                index = folder / f"{stem}{ending}.index{variant}.json"
+                if ending == ".safetensors" and index.is_file():
+                    return open_sharded(index)
+    inside = ", ".join(sorted(entry.name for entry in folder.iterdir()))
+    raise HostError(
+        f"{folder} has no weights ({_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors); it holds "
+        f"{inside}. The download is incomplete; get the folder again."
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise HostError(f"{path} cannot be read ({error}). Get the folder again.") from error
+    if not isinstance(found, dict):
+        raise HostError(f"{path} is no configuration. Get the folder again.")
+    return found
