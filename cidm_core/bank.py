@@ -1,0 +1,275 @@
+"""The bank: a folder of concepts in learning order, one self-describing file each.
+
+Listing reads headers only. Writers take a lock and put whole files in place, so that two of them,
+a crash or a full disk lose nothing; a bank is copied with `cp` and a concept removed with `rm`.
+One broken file never hides the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from .atomic import explain, sweep, sync_folder, write_atomic
+from .concept import Concept
+from .concept_file import SUFFIX, Entry, decode, encode, load, preview_path
+from .errors import BankError, CidmError
+from .families import CrossAttention
+from .fit import check_model, check_words
+from .foreign import write_lora
+from .listing import Listing
+from .names import clean_name, file_stem, same_key
+from .names import default_name as default_name
+from .names import free_name as free_name
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LOCK_NAME = ".bank.lock"
+LOCK_SECONDS = 60.0
+PREVIEW_PX = 512
+
+
+class MissingConceptError(BankError, KeyError):
+    """The bank has no concept of that name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show its repr
+
+
+class Bank(Mapping[str, Concept]):
+    """A folder of concepts: a mapping from name to `Concept`, in learning order.
+
+    Looking up a name reads and verifies the whole file. The folder may not exist yet; the first
+    `add` makes it. Changes made by others are seen at the next look.
+
+    Args:
+        folder: The bank's folder.
+
+    Raises:
+        BankError: If the path is a file.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder)
+        self._listing = Listing(self.path)
+        if self.path.exists() and not self.path.is_dir():
+            raise BankError(f"'{self.path}' is a file; a bank is a folder. Give a folder's path.")
+
+    def __repr__(self) -> str:
+        return f"Bank({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return Path(os.path.abspath(self.path)).name
+
+    def entries(self) -> tuple[Entry, ...]:
+        """What the headers of all sound files tell, in learning order; no tensor is read."""
+        return self._listing.read().entries
+
+    def broken(self) -> tuple[tuple[Path, BankError], ...]:
+        """Files that cannot be listed, each with the reason."""
+        return self._listing.read().broken
+
+    def words(self) -> dict[str, str]:
+        """Every concept word and the name of the concept it calls."""
+        return {word: entry.name for entry in self.entries() for word in entry.words}
+
+    def __len__(self) -> int:
+        return len(self.entries())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([entry.name for entry in self.entries()])
+
+    def __contains__(self, name: object) -> bool:
+        return any(entry.name == name for entry in self.entries())
+
+    def __getitem__(self, name: str) -> Concept:
+        """Read and verify one concept.
+
+        Raises:
+            BankError: If its file is damaged; a `MissingConceptError` if there is none.
+        """
+        path, error = self._find(name)
+        try:
+            if error is not None:
+                raise error
+            return load(path)
+        except BankError as caught:
+            others = len(self.entries()) - (error is None)
+            note = f" The other {others} concepts can still be used." if others else ""
+            raise BankError(f"{caught}{note}") from caught
+
+    def add(
+        self, concept: Concept, preview: Image | None = None, *, allow_other_base: bool = False
+    ) -> Concept:
+        """Store a concept as the last one learned: completely, or not at all.
+
+        Args:
+            concept: What to store; `index` and `created` are set here.
+            preview: A picture to put beside it.
+            allow_other_base: Accept a concept of another model of the same family.
+
+        Returns:
+            The concept as a later look-up gives it.
+
+        Raises:
+            BankError: If its name or a word is taken, the values cannot be stored, or the system
+                refuses to write.
+            FamilyError: If it does not fit the bank's other concepts.
+        """
+        picture = None if preview is None else _png(preview)
+        concept = replace(concept, name=clean_name(concept.name))
+        with self._locked():
+            entries = self.entries()
+            check_words(concept, entries)
+            check_model(
+                self.name,
+                entries,
+                f"concept '{concept.name}'",
+                (concept.family, concept.base, concept.layers),
+                allow_other_base=allow_other_base,
+            )
+            target = self._free_target(concept.name)
+            index = 1 + max((entry.index for entry in entries), default=-1)
+            created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            data = encode(replace(concept, index=index, created=created))
+            stored = decode(data, target.name)  # nothing is written that could not be read
+            write_atomic(target, data, error=BankError)
+            if picture is not None:
+                _write_preview(preview_path(target), picture)
+        return stored
+
+    def remove(self, name: str) -> None:
+        """Delete a concept's file and picture; also of one too damaged to be listed.
+
+        Raises:
+            BankError: If there is none of that name, or the system refuses.
+        """
+        with self._locked():
+            path, _ = self._find(name)
+            try:
+                path.unlink()
+                preview_path(path).unlink(missing_ok=True)
+            except OSError as caught:
+                raise BankError(explain(caught, f"remove '{path}'")) from caught
+            sync_folder(self.path)
+
+    def export(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Write a concept's weights as a plain LoRA, without tokens, outside the bank.
+
+        Raises:
+            BankError: If the target lies in the bank folder, or the system refuses.
+        """
+        target = Path(path)
+        if os.path.realpath(target.parent) == os.path.realpath(self.path):
+            raise BankError(
+                f"'{target}' lies in the bank itself and would be taken for a concept. "
+                "Export to another folder."
+            )
+        write_lora(self[name], target)
+
+    def check(
+        self,
+        family: str,
+        base: str,
+        layers: Sequence[CrossAttention | str],
+        allow_other_base: bool = False,
+    ) -> None:
+        """Make sure that every concept fits a model.
+
+        Args:
+            family: The model's row of the families table.
+            base: The model's fingerprint.
+            layers: Its cross-attention layers, or their paths.
+            allow_other_base: Accept another model of the same family.
+
+        Raises:
+            FamilyError: If one does not, naming both sides.
+        """
+        paths = tuple(layer if isinstance(layer, str) else layer.path for layer in layers)
+        check_model(
+            self.name,
+            self.entries(),
+            "the model",
+            (family, base, paths),
+            allow_other_base=allow_other_base,
+        )
+
+    def _find(self, name: str) -> tuple[Path, BankError | None]:
+        """The file of a concept, and why it cannot be used, if so."""
+        entries, broken = self._listing.read()
+        for entry in entries:
+            if entry.name == name:
+                return entry.path, None
+        with contextlib.suppress(BankError):  # a name that no file can have
+            stem = same_key(file_stem(name))
+            for path, error in broken:
+                if same_key(path.stem) == stem:
+                    return path, error
+        known = ", ".join(entry.name for entry in entries[:20]) or "nothing yet"
+        raise MissingConceptError(
+            f"Bank '{self.name}' has no concept {name!r}; it holds {known}"
+            f"{' and more' if len(entries) > 20 else ''}. Train it, or correct the name."
+        )
+
+    def _free_target(self, name: str) -> Path:
+        """The path of a new concept's file, which no other file may have."""
+        target = self.path / f"{file_stem(name)}{SUFFIX}"
+        # Sanitised names hold no separator; this holds even if that rule were broken.
+        if os.path.dirname(os.path.abspath(target)) != os.path.abspath(self.path):
+            raise BankError(f"The name {name!r} leads out of the bank. Choose another.")
+        key = same_key(target.name)
+        if taken := next((n for n in os.listdir(self.path) if same_key(n) == key), None):
+            raise BankError(
+                f"The name {name!r} needs the file '{taken}', which is there already. "
+                "Choose another name, or remove that file first."
+            )
+        return target
+
+    @contextlib.contextmanager
+    def _locked(self) -> Generator[None]:
+        """Be the only writer; make the folder, and clear what dead writers left."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # The system frees this lock when its holder dies, however it dies.
+            lock = FileLock(self.path / LOCK_NAME, timeout=LOCK_SECONDS)
+            lock.acquire()
+        except Timeout as caught:
+            raise BankError(
+                f"Another program has been writing to bank '{self.name}' for {LOCK_SECONDS:.0f} "
+                "seconds. Wait for it or end it, then try again."
+            ) from caught
+        except OSError as caught:
+            raise BankError(explain(caught, f"write to bank '{self.path}'")) from caught
+        try:
+            with contextlib.suppress(OSError):
+                sweep(self.path)
+            yield
+        finally:
+            lock.release()
+
+
+def _png(preview: Image) -> bytes:
+    small = preview.convert("RGB")
+    small.thumbnail((PREVIEW_PX, PREVIEW_PX))
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write_preview(path: Path, picture: bytes) -> None:
+    try:
+        write_atomic(path, picture)
+    except CidmError as error:  # The concept is safe; its picture is only decoration.
+        warnings.warn(str(error), stacklevel=3)
