@@ -1,0 +1,138 @@
+"""One photo to one training square: a random crop, or fitted whole on black.
+
+CIDM methods section 2, "Data". The released code crops only the bottom of upright photos and
+leaves them oblong; here, as its text says, a crop is a random square of the short edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import PhotoError
+from .data import Photo
+
+_Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One augmented view of a photo.
+
+    Attributes:
+        pixels: (3, size, size) in [-1, 1]; padding is black, -1.
+        image_mask: (size, size), 1 where the photo is and 0 on padding.
+        concept_mask: (size, size) in 0..1, 0 on padding; None if the photo has no mask.
+    """
+
+    pixels: Float[Tensor, "3 height width"]
+    image_mask: Float[Tensor, "height width"]
+    concept_mask: Float[Tensor, "height width"] | None
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """`box` of the photo goes to (left, top, left + width, top + height) of the square."""
+
+    box: _Box
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def augment(
+    photo: Photo, size_px: int, crop_probability: float, generator: torch.Generator
+) -> Variant:
+    """A random square crop of the short edge, or the whole photo at a random place on black.
+
+    A crop that would leave nothing of the concept mask becomes the whole photo, so that the
+    masked loss always has something to look at. Every call draws three numbers, whatever comes
+    of them. Call it on `photo.loaded()` to make several variants of a photo on disk.
+
+    Args:
+        photo: A photo; its mask is moved along.
+        size_px: Side of the square.
+        crop_probability: Chance of a crop, 0..1.
+        generator: CPU generator.
+
+    Raises:
+        PhotoError: If the photo cannot be read.
+    """
+    photo = photo.loaded()
+    wants_crop, x, y = torch.rand(3, generator=generator).tolist()
+    image, mask = photo.image, photo.mask
+    place = _whole(image.size, size_px, x, y)
+    if wants_crop < crop_probability:
+        crop = _crop(image.size, size_px, x, y)
+        if mask is None or _resized_mask(mask, crop).max() > 0:
+            place = crop
+    pixels = np.zeros((size_px, size_px, 3), dtype=np.float32)
+    _area(pixels, place)[...] = np.asarray(_resized(image, place, Image.Resampling.LANCZOS))
+    image_mask = np.zeros((size_px, size_px), dtype=np.float32)
+    _area(image_mask, place)[...] = 1
+    concept_mask = None
+    if mask is not None:
+        concept_mask = np.zeros((size_px, size_px), dtype=np.float32)
+        _area(concept_mask, place)[...] = _resized_mask(mask, place)
+    return Variant(
+        pixels=torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1).contiguous(),
+        image_mask=torch.from_numpy(image_mask),
+        concept_mask=None if concept_mask is None else torch.from_numpy(concept_mask),
+    )
+
+
+def to_latent_mask(
+    mask: Float[Tensor, "*batch height width"], latent_px: int
+) -> Float[Tensor, "*batch rows columns"]:
+    """A mask at latent size: each cell is the mean of its `latent_px` x `latent_px` pixels.
+
+    Raises:
+        PhotoError: If the sides are no multiples of `latent_px`.
+    """
+    height, width = mask.shape[-2:]
+    if height % latent_px or width % latent_px:
+        raise PhotoError(
+            f"A mask of {width} x {height} px has no whole number of latent cells of {latent_px} "
+            f"px. Use a training size that is a multiple of {latent_px}."
+        )
+    flat = mask.float().reshape(-1, 1, height, width)
+    pooled = functional.avg_pool2d(flat, latent_px)
+    return pooled.reshape(*mask.shape[:-2], height // latent_px, width // latent_px)
+
+
+def _crop(size: tuple[int, int], size_px: int, x: float, y: float) -> _Placement:
+    """A square of the photo's short edge, cut out and scaled in one go."""
+    short = min(size)
+    left, top = (_shift(side - short, at) for side, at in zip(size, (x, y), strict=True))
+    return _Placement((left, top, left + short, top + short), 0, 0, size_px, size_px)
+
+
+def _whole(size: tuple[int, int], size_px: int, x: float, y: float) -> _Placement:
+    width, height = (max(1, round(side * size_px / max(size))) for side in size)
+    left, top = _shift(size_px - width, x), _shift(size_px - height, y)
+    return _Placement((0, 0, *size), left, top, width, height)
+
+
+def _shift(room: int, at: float) -> int:
+    """A whole number in 0..room, from `at` in [0, 1)."""
+    return min(int(at * (room + 1)), room)
+
+
+def _resized(image: Image.Image, place: _Placement, kernel: Image.Resampling) -> Image.Image:
+    return image.resize((place.width, place.height), kernel, box=place.box, reducing_gap=3.0)
+
+
+def _resized_mask(mask: NDArray[np.float32], place: _Placement) -> NDArray[np.float32]:
+    return np.asarray(_resized(Image.fromarray(mask), place, Image.Resampling.BOX)).clip(0, 1)
+
+
+def _area(square: NDArray[np.float32], place: _Placement) -> NDArray[np.float32]:
+    return square[place.top : place.top + place.height, place.left : place.left + place.width]

@@ -1,0 +1,152 @@
+"""Reading captions: one text file per photo, or one file for all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import PhotoError
+
+MAX_CAPTION = 2000
+_MAX_CAPTION_BYTES = 100_000
+_MAX_CAPTIONS_BYTES = 16_000_000
+
+
+def clean(text: str, where: str) -> str:
+    """One line of visible text: whitespace folded, control and zero-width characters removed.
+
+    Raises:
+        PhotoError: If more than `MAX_CAPTION` characters remain.
+    """
+    folded = " ".join(text.split())
+    visible = "".join(c for c in folded if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+    visible = " ".join(visible.split())
+    if len(visible) > MAX_CAPTION:
+        raise PhotoError(
+            f"{where} has {len(visible)} characters; the limit is {MAX_CAPTION}, and text encoders "
+            "read about 300. Shorten it."
+        )
+    return visible
+
+
+def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
+    """Text of a UTF-8 file, or of one in UTF-16 or UTF-8 that begins with its byte order mark.
+
+    Raises:
+        PhotoError: If the file is missing, too large, or in another encoding.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise PhotoError(f"Caption file '{path}' cannot be read ({error.strerror}).") from error
+    if len(data) > max_bytes:
+        raise PhotoError(
+            f"Caption file '{path}' has over {max_bytes / 1000:.0f} kB. Shorten it, or remove it "
+            "if it is no caption."
+        )
+    has_utf16_mark = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        text = data.decode("utf-16" if has_utf16_mark else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PhotoError(
+            f"Caption file '{path}' is not UTF-8 text (byte {error.start}). Save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise PhotoError(
+            f"Caption file '{path}' holds NUL characters: binary data, or UTF-16 without a byte "
+            "order mark. Save it as UTF-8."
+        )
+    return text
+
+
+def read_caption(path: str | os.PathLike[str]) -> str:
+    """The caption in a text file: all of its lines, joined.
+
+    Raises:
+        PhotoError: If the file cannot be read, or its caption is empty or too long.
+    """
+    caption = clean(read_text(path, _MAX_CAPTION_BYTES), f"Caption '{path}'")
+    if not caption:
+        raise PhotoError(
+            f"Caption '{path}' is empty. Write what the picture shows, or delete the file to have "
+            "a caption made from the class words."
+        )
+    return caption
+
+
+def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Captions by file name from one file.
+
+    `.json`: an object of file name to caption. `.jsonl`: one object per line with `file_name` and
+    `text`. `.txt`: lines of `name.jpg: caption`, or of name, tab and caption; `#` starts a comment.
+
+    Raises:
+        PhotoError: If the file is none of these, or a name comes twice or without a caption.
+    """
+    path = Path(path)
+    readers = {".json": _from_json, ".jsonl": _from_jsonl, ".txt": _from_lines}
+    if path.suffix.lower() not in readers:
+        raise PhotoError(f"Captions '{path}' end in none of {', '.join(readers)}. Rename the file.")
+    captions: dict[str, str] = {}
+    for name, caption in readers[path.suffix.lower()](read_text(path, _MAX_CAPTIONS_BYTES), path):
+        cleaned = clean(caption, f"Caption of '{name}' in '{path}'")
+        if name in captions:
+            raise PhotoError(f"Captions '{path}' name '{name}' twice. Keep one of the lines.")
+        if not cleaned:
+            raise PhotoError(f"The caption of '{name}' in '{path}' is empty. Fill or remove it.")
+        captions[name] = cleaned
+    if not captions:
+        raise PhotoError(f"Captions '{path}' hold no caption. Add lines such as 'dog1.jpg: a dog'.")
+    return captions
+
+
+def _json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PhotoError(f"{where} is not JSON ({error}). Correct it at that place.") from error
+
+
+def _from_json(text: str, path: Path) -> Iterable[tuple[str, str]]:
+    found = _json(text, f"Captions '{path}'")
+    if not isinstance(found, dict):
+        raise PhotoError(f"Captions '{path}' are no JSON object of file name to caption.")
+    for name, caption in found.items():
+        if not isinstance(caption, str):
+            raise PhotoError(
+                f"The caption of '{name}' in '{path}' is no text, but {caption!r:.40}."
+            )
+        yield name, caption
+
+
+def _from_jsonl(text: str, path: Path) -> Iterable[tuple[str, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        row = _json(line, f"Line {number} of '{path}'")
+        name, caption = (row.get("file_name"), row.get("text")) if isinstance(row, dict) else (0, 0)
+        if not isinstance(name, str) or not isinstance(caption, str):
+            raise PhotoError(
+                f"Line {number} of '{path}' lacks a text 'file_name' or 'text'. Write "
+                '{"file_name": "dog1.jpg", "text": "a dog"}.'
+            )
+        yield name, caption
+
+
+def _from_lines(text: str, path: Path) -> Iterable[tuple[str, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, tab, caption = line.partition("\t")
+        if not tab:
+            name, tab, caption = line.partition(":")
+        if not tab:
+            raise PhotoError(
+                f"Line {number} of '{path}' is '{line.strip()[:60]}'; expected 'name.jpg: caption'."
+            )
+        yield name.strip(), caption

@@ -1,0 +1,177 @@
+"""Captions: binding concept words into them, varying them during training.
+
+CIDM methods section 2, "Data". The released code binds with `str.replace` (methods note 12) and
+puts a template before any caption, which gives "a photo of a painting of ..."; neither here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from .. import words as concept_words
+from ..concept import KINDS
+from ..errors import PhotoError
+
+logger = logging.getLogger(__name__)
+
+OBJECT_TEMPLATES = (
+    "a photo of {}",
+    "a photo of a {}",
+    "a photo of the {}",
+    "a photo of one {}",
+    "a photo of my {}",
+    "a good photo of a {}",
+    "a bright photo of the {}",
+    "a dark photo of the {}",
+    "a cropped photo of the {}",
+    "a close-up photo of a {}",
+    "a snapshot of the {}",
+    "a picture of a {}",
+    "a rendering of a {}",
+    "a depiction of the {}",
+)
+HUMAN_TEMPLATES = (
+    "a photo of {}",
+    "a photo of a {}",
+    "a photo of the {}",
+    "a photo of one {}",
+    "a good photo of the {}",
+    "a bright photo of a {}",
+    "a candid photo of the {}",
+    "a cropped photo of a {}",
+    "a close-up photo of the {}",
+    "a portrait of a {}",
+    "a picture of the {}",
+    "a rendering of a {}",
+)
+STYLE_TEMPLATES = (
+    "{}",
+    "a {}",
+    "the {}",
+    "one {}",
+    "a good {}",
+    "a fine {}",
+    "a bright {}",
+    "a dark {}",
+    "a small {}",
+    "a large {}",
+    "a detailed {}",
+    "a cropped {}",
+    "a close-up of a {}",
+    "a rendering of a {}",
+)
+TEMPLATES: Mapping[str, tuple[str, ...]] = {
+    "object": OBJECT_TEMPLATES,
+    "style": STYLE_TEMPLATES,
+    "human": HUMAN_TEMPLATES,
+}
+
+_PHOTO = r"(?:photo|photograph|picture|image|snapshot)"
+_MEDIUM = (
+    rf"(?:{_PHOTO}|painting|drawing|sketch|rendering|render|illustration|portrait|close-up|cartoon)"
+)
+_ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
+_PLAIN_PHOTO = re.compile(rf"^(?:(?:an?|the)\s+)?{_PHOTO}\s+of\s+", re.IGNORECASE)
+_ANY_MEDIUM = re.compile(rf"^(?:[\w-]+\s+){{0,3}}{_MEDIUM}\s+of\b", re.IGNORECASE)
+
+
+def bind(
+    caption: str,
+    words: str | Sequence[str],
+    class_words: str,
+    mapping: Mapping[str, str] | None = None,
+) -> str:
+    """Replace the class words by the concept words, on token boundaries, in lower case.
+
+    A caption that already holds a concept word stays as its writer left it.
+
+    Args:
+        caption: Any text.
+        words: Concept words, "<dog1> <dog2>".
+        class_words: The phrase they stand for, "dog". Plurals do not count.
+        mapping: Replacements to make instead (`replace_mapping` of the public options).
+    """
+    caption = concept_words.normalise(" ".join(caption.split()))
+    if holds_concept(caption, words):
+        return caption
+    if not mapping:
+        mapping = {class_words: " ".join(concept_words.parse_words(words))}
+    return concept_words.replace(
+        caption, {" ".join(k.split()): v for k, v in mapping.items() if k.strip()}
+    )
+
+
+def holds_concept(caption: str, words: str | Sequence[str]) -> bool:
+    """Whether any of the concept words stands in the caption on token boundaries."""
+    return any(concept_words.contains(caption, word) for word in concept_words.parse_words(words))
+
+
+def bind_all(
+    captions: Sequence[str],
+    words: str | Sequence[str],
+    class_words: str,
+    mapping: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Bind every caption of one concept; each of the results holds a concept word.
+
+    An empty caption becomes the concept words alone (`caption_variant` makes a sentence of them).
+    A caption without the class words gets the concept words put before it, "<dog1> <dog2>, ...":
+    its picture shows the concept, whatever its words say.
+
+    Raises:
+        PhotoError: If none of the written captions names the concept: a wrong class word.
+    """
+    trigger = " ".join(concept_words.parse_words(words))
+    bound = [bind(caption, words, class_words, mapping) or trigger for caption in captions]
+    missing = [caption for caption in bound if not holds_concept(caption, words)]
+    if missing and len(missing) == sum(bool(caption.strip()) for caption in captions):
+        sought = ", ".join(repr(key) for key in (mapping or {class_words: trigger}))
+        shown = "; ".join(f"'{caption[:60]}'" for caption in missing[:5])
+        raise PhotoError(
+            f"The concept word is missing from every caption: neither {sought} nor {trigger} is in "
+            f"{shown}. Use class words that stand in the captions."
+        )
+    for caption in missing:
+        logger.warning(
+            "Caption '%s' does not name the concept; '%s' goes before it.", caption, trigger
+        )
+    return [c if holds_concept(c, words) else f"{trigger}, {c}" for c in bound]
+
+
+def caption_variant(caption: str, kind: str, generator: torch.Generator) -> str:
+    """One training caption: parts after the first comma shuffled, a template put before.
+
+    "a photo of a dog" loses its own beginning to the template. A caption that begins with another
+    medium ("a painting of", "a black and white photo of") keeps it and gets no template.
+
+    Args:
+        caption: A bound caption.
+        kind: "object", "style" or "human".
+        generator: CPU generator; always the same draws for the same number of comma parts.
+    """
+    if kind not in KINDS:
+        raise PhotoError(f"Kind {kind!r} is none of {', '.join(KINDS)}.")
+    first, *rest = [part.strip() for part in caption.split(",") if part.strip()] or [""]
+    for i in range(len(rest) - 1, 0, -1):  # Fisher-Yates
+        j = _draw(i + 1, generator)
+        rest[i], rest[j] = rest[j], rest[i]
+    template = TEMPLATES[kind][_draw(len(TEMPLATES[kind]), generator)]
+    return ", ".join([_with_template(template, first, kind), *rest])
+
+
+def _with_template(template: str, text: str, kind: str) -> str:
+    if kind != "style":
+        text = _PLAIN_PHOTO.sub("", text) or text
+    if _ANY_MEDIUM.match(text):
+        return text
+    if not template.endswith("of {}"):  # the template brings its own article
+        text = _ARTICLE.sub("", text) or text
+    return template.format(text)
+
+
+def _draw(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))

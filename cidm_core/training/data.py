@@ -1,0 +1,191 @@
+"""Photos of one concept: pictures, captions and optional concept masks of a folder.
+
+Pixels are decoded when asked for, so that a folder of thousands does not fill the memory; every
+file is decoded once at the start all the same, so that no bad one turns up in mid-training.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import PhotoError
+from .caption_files import clean
+from .captions import bind_all
+from .folders import list_photos, masks_in, match_captions, some
+from .images import Pixels, check_size, from_pixels, read_image, read_mask, to_mask, to_rgb
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A picture, what it shows, and where in it the concept is.
+
+    Made by `from_folder` and `from_image`. `image` and `mask` are decoded at each access of a photo
+    on disk; `loaded()` gives a copy that keeps them.
+
+    Attributes:
+        path: Its file; None for a picture from memory.
+        caption: One line; "" when nobody wrote one.
+        mask_path: File of its concept mask.
+        pixels: Upright RGB picture, when held in memory.
+        mask_values: Concept mask, (height, width) in 0..1, when held in memory.
+    """
+
+    path: Path | None
+    caption: str
+    mask_path: Path | None = None
+    pixels: Image.Image | None = None
+    mask_values: NDArray[np.float32] | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"'{self.path}'" if self.path else "in memory"
+
+    @property
+    def image(self) -> Image.Image:
+        """The upright RGB picture.
+
+        Raises:
+            PhotoError: If its file is gone or cannot be used.
+        """
+        if self.pixels is not None:
+            return self.pixels
+        if self.path is None:
+            raise PhotoError("A photo needs a file or a picture. Use Photo.from_image.")
+        return read_image(self.path)
+
+    @property
+    def has_mask(self) -> bool:
+        return self.mask_values is not None or self.mask_path is not None
+
+    @property
+    def mask(self) -> NDArray[np.float32] | None:
+        """Where the concept is: (height, width) of the picture in 0..1; None for everywhere.
+
+        Raises:
+            PhotoError: If its file is gone or cannot be used, or it is black everywhere.
+        """
+        return self._mask(self.image.size) if self.has_mask else None
+
+    def loaded(self) -> Photo:
+        """A copy that holds its picture and mask in memory."""
+        image = self.image
+        return replace(self, pixels=image, mask_values=self._mask(image.size))
+
+    def _mask(self, size: tuple[int, int]) -> NDArray[np.float32] | None:
+        if self.mask_values is not None or self.mask_path is None:
+            return self.mask_values
+        return _fitted(read_mask(self.mask_path), size, f"Mask '{self.mask_path}'")
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | os.PathLike[str],
+        captions: str | os.PathLike[str] | Mapping[str, str] | None = None,
+        masks: str | os.PathLike[str] | None = None,
+        class_words: str | None = None,
+    ) -> list[Photo]:
+        """All photos of a folder in natural order (2.jpg before 10.jpg); subfolders are left out.
+
+        Args:
+            folder: Hidden files and files that are no pictures are passed over.
+            captions: A folder of same-named .txt files, a captions file (`read_captions`), or
+                captions by file name. By default .txt files beside the photos, or a file named as
+                one of `folders.CAPTION_FILES` in the folder.
+            masks: A folder of same-named pictures, white on the concept. By default files such as
+                `dog1_mask.png` or `dog1.mask.png` beside `dog1.jpg`.
+            class_words: Caption of photos that have none.
+
+        Raises:
+            PhotoError: If there is no photo, or one of the files cannot be used (it is named).
+        """
+        folder = Path(folder)
+        pictures, beside = list_photos(folder)
+        texts = match_captions(pictures, folder if captions is None else captions)
+        if captions is not None and not any(texts):
+            given = "given" if isinstance(captions, Mapping) else f"'{captions}'"
+            raise PhotoError(
+                f"Captions {given} name none of the {len(pictures)} photos in '{folder}'. "
+                f"Use the photos' file names, such as '{pictures[0].name}'."
+            )
+        mask_paths = beside if masks is None else masks_in(Path(masks), pictures)
+        photos: list[Photo] = [
+            Photo(path, text or clean(class_words or "", "Class words"), mask_paths.get(path))
+            for path, text in zip(pictures, texts, strict=True)
+        ]
+        for photo in photos:
+            photo.loaded()
+        _report_gaps(photos, texts)
+        return photos
+
+    @classmethod
+    def from_image(cls, image: Pixels, caption: str = "", mask: Pixels | None = None) -> Photo:
+        """A photo from memory.
+
+        Args:
+            image: PIL picture, or (height, width[, 1, 3 or 4]) array or tensor, 0..255 if of
+                integers and 0..1 if of floats. A leading axis of length 1 is dropped.
+            caption: What it shows.
+            mask: The same kinds; white or 1 on the concept.
+
+        Raises:
+            PhotoError: If shape, range or size do not fit.
+        """
+        picture = to_rgb(from_pixels(image, "Photo in memory"), "Photo in memory")
+        check_size(picture.size, "Photo in memory")
+        values = None
+        if mask is not None:
+            values = to_mask(from_pixels(mask, "Mask in memory"), "Mask in memory")
+            values = _fitted(values, picture.size, "Mask in memory")
+        return cls(None, clean(caption, "Caption"), None, picture, values)
+
+
+def bind_photos(
+    photos: Sequence[Photo],
+    words: str | Sequence[str],
+    class_words: str,
+    mapping: Mapping[str, str] | None = None,
+) -> list[Photo]:
+    """The same photos with captions that hold the concept words (`captions.bind_all`)."""
+    bound = bind_all([photo.caption for photo in photos], words, class_words, mapping)
+    return [replace(photo, caption=caption) for photo, caption in zip(photos, bound, strict=True)]
+
+
+def _fitted(mask: NDArray[np.float32], size: tuple[int, int], where: str) -> NDArray[np.float32]:
+    """A mask at the size (width, height) of its photo, with something white in it."""
+    height, width = mask.shape
+    if abs(width * size[1] - height * size[0]) > max(width * size[1], height * size[0]) * 0.02:
+        raise PhotoError(
+            f"{where} is {width} x {height} px, its photo {size[0]} x {size[1]} px: another shape. "
+            "Make the mask from the photo itself."
+        )
+    if not mask.any():
+        raise PhotoError(
+            f"{where} is black everywhere. Paint the concept white, or remove the mask."
+        )
+    if (width, height) == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
+
+
+def _report_gaps(photos: Sequence[Photo], texts: Sequence[str]) -> None:
+    bare = [
+        photo.path.name
+        for photo, text in zip(photos, texts, strict=True)
+        if not text and photo.path
+    ]
+    if bare and any(texts):
+        logger.warning("No caption for %s; the class words stand in.", some(bare))
+    without = [photo.path.name for photo in photos if not photo.has_mask and photo.path]
+    if 0 < len(without) < len(photos):
+        logger.warning("No mask for %s; the whole photo counts there.", some(without))
