@@ -93,13 +93,6 @@ class _ReleasedOverlap(torch.autograd.Function):
         return grad_output * grad, None
 
 
-def gram_energy(
-    up: Float[Tensor, "*layers out rank"], gram: Float[Tensor, "*layers out out"]
-) -> Float[Tensor, "*layers"]:
-    """`tr(A_g^T P A_g)` with `P = sum_i A_i A_i^T`: "energy" at the same cost for any bank."""
-    return (up * (gram.detach() @ up)).sum((-2, -1))
-
-
 def orthonormal_basis(
     old_ups: Float[Tensor, "tasks out rank"], keep: int | None = None
 ) -> Float[Tensor, "out basis"]:
@@ -110,22 +103,33 @@ def orthonormal_basis(
         keep: At most so many directions; `out - rank` leaves room for a new concept of that
             rank, at the price of an orthogonality that is then soft.
     """
-    columns = old_ups.movedim(0, 1).flatten(1).double()
-    if columns.shape[1] > columns.shape[0]:
-        return gram_basis(columns @ columns.mT, keep).to(old_ups.dtype)
-    left, strength, _ = torch.linalg.svd(columns, full_matrices=False)
-    noise = torch.finfo(torch.double).eps * max(columns.shape)
-    return left[:, : _count(strength, noise, keep)].to(old_ups.dtype)
+    return leading_directions(old_ups.movedim(0, 1).flatten(1), keep)[0]
 
 
-def gram_basis(
-    gram: Float[Tensor, "out out"], keep: int | None = None
-) -> Float[Tensor, "out basis"]:
-    """`orthonormal_basis` from `P = sum_i A_i A_i^T`, for banks with more columns than rows."""
+def leading_directions(
+    columns: Float[Tensor, "rows columns"], keep: int | None = None
+) -> tuple[Float[Tensor, "rows found"], Float[Tensor, "found"]]:
+    """Left singular vectors and singular values above rounding noise, at most `keep`."""
+    rows, count = columns.shape
+    if count > rows:
+        return gram_directions(columns.double() @ columns.double().mT, keep, columns.dtype)
+    left, strength, _ = torch.linalg.svd(columns.double(), full_matrices=False)
+    noise = torch.finfo(torch.double).eps * rows
+    found = int((strength > strength[:1] * noise).sum())
+    kept = slice(0, found if keep is None else min(found, max(keep, 0)))
+    return left[:, kept].to(columns.dtype), strength[kept].to(columns.dtype)
+
+
+def gram_directions(
+    gram: Float[Tensor, "rows rows"], keep: int | None = None, dtype: torch.dtype | None = None
+) -> tuple[Float[Tensor, "rows found"], Float[Tensor, "found"]]:
+    """`leading_directions` of C from `C C^T`, for more columns than anyone wants to hold."""
     energy, vectors = torch.linalg.eigh(gram.double())
-    strength = energy.flip(0).clamp(min=0).sqrt()  # singular values of the columns
-    noise = (torch.finfo(gram.dtype).eps * len(gram)) ** 0.5
-    return vectors.flip(1)[:, : _count(strength, noise, keep)].to(gram.dtype)
+    energy, vectors = energy.flip(0), vectors.flip(1)
+    found = int((energy > energy[:1] * torch.finfo(gram.dtype).eps * len(gram)).sum())
+    kept = slice(0, found if keep is None else min(found, max(keep, 0)))
+    dtype = dtype or gram.dtype
+    return vectors[:, kept].to(dtype), energy[kept].sqrt().to(dtype)
 
 
 def project_out(
@@ -159,8 +163,13 @@ def common_subspace(
 def compact(
     up: Float[Tensor, "out rank"], down: Float[Tensor, "rank in"]
 ) -> Float[Tensor, "rows in"]:
-    """R B for A = Q R: at most rank rows with the right singular values and vectors of A B."""
-    return torch.linalg.qr(up, mode="r").R @ down
+    """R B for A = Q R: at most rank rows that stand for A B wherever only norms are asked.
+
+    `||A B - H W|| = ||R B - H' W||` for every H = Q H', and a descent on H that starts in the
+    span of Q never leaves it.
+    """
+    dtype = torch.promote_types(up.dtype, torch.float32)
+    return torch.linalg.qr(up.to(dtype), mode="r").R @ down.to(dtype)
 
 
 def shared_loss(
@@ -190,28 +199,31 @@ def shared_residual(
 
 
 def shared_gradients(
-    up: Float[Tensor, "*layers tasks out rank"],
-    down: Float[Tensor, "*layers tasks rank in"],
-    h: Float[Tensor, "*layers tasks out k"],
+    up: Float[Tensor, "*layers out rank"],
+    down: Float[Tensor, "*layers rank in"],
+    h: Float[Tensor, "*layers out k"],
     w: Float[Tensor, "*layers k in"],
-) -> tuple[Float[Tensor, "*layers tasks out k"], Float[Tensor, "*layers k in"]]:
-    """Gradients of R2 = `sum_i ||delta_i - H_i W_*||_F^2` by every H_i and by W_* (Eq. 6 and 7).
+) -> tuple[Float[Tensor, "*layers out k"], Float[Tensor, "*layers k in"]]:
+    """Gradients of one term of R2, `||delta_i - H_i W_*||_F^2`, by H_i and by W_* (Eq. 6 and 7).
 
-    `dR2/dH_i = 2 (H_i W_* - delta_i) W_*^T` and `dR2/dW_* = 2 sum_i H_i^T (H_i W_* - delta_i)`.
-    To descend, subtract them: the plus sign of the paper's Eq. 7 climbs.
+    `2 (H_i W_* - delta_i) W_*^T` and `2 H_i^T (H_i W_* - delta_i)`; W_*'s gradient of R2 is the sum
+    of the latter over concepts. To descend, subtract them: the plus sign of Eq. 7 climbs.
     """
-    wide = w[..., None, :, :]
-    grad_h = h @ (wide @ wide.mT) - up @ (down @ wide.mT)
-    grad_w = (h.mT @ h).sum(-3) @ w - ((h.mT @ up) @ down).sum(-3)
+    grad_h = h @ (w @ w.mT) - up @ (down @ w.mT)
+    grad_w = (h.mT @ h) @ w - (h.mT @ up) @ down
     return 2 * grad_h, 2 * grad_w
+
+
+def stacked_gradients(
+    rows: Float[Tensor, "*layers rows in"],
+    h: Float[Tensor, "*layers rows k"],
+    w: Float[Tensor, "*layers k in"],
+) -> tuple[Float[Tensor, "*layers rows k"], Float[Tensor, "*layers k in"]]:
+    """The same for many concepts at once, each by its `compact` rows."""
+    rest = h @ w - rows
+    return 2 * rest @ w.mT, 2 * h.mT @ rest
 
 
 def _product_energy(left: Tensor, right: Tensor) -> Tensor:
     """`||left @ right||_F^2` = tr(left^T left right right^T), from rank x rank matrices."""
     return ((left.mT @ left) * (right @ right.mT)).sum((-2, -1))
-
-
-def _count(strength: Tensor, noise: float, keep: int | None) -> int:
-    """How many directions stand above rounding noise, at most `keep`."""
-    found = int((strength > strength[:1] * noise).sum())
-    return found if keep is None else min(found, max(keep, 0))

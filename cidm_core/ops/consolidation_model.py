@@ -6,8 +6,9 @@ layers; what is handed to `loss`, `apply` and `step` must hold every key of the 
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..errors import CidmError
 from . import consolidation
 from .aggregation import LowRank
-from .stacks import Device, Stack, Ups, gather_spans, pad_columns, stack_layers
+from .stacks import Device, Span, Stack, Ups, gather_spans, pad_columns, stack_layers
 
 Old = Iterable[Mapping[str, LowRank]]  # earlier concepts, factors by layer; read once, in turn
 Pairs = Mapping[str, tuple[Tensor, Tensor]]  # key -> (scale * up, down)
@@ -26,7 +27,8 @@ class Orthogonality:
     """R1 of all layers.
 
     "subspace": sum over layers, exact, with a cost linear in the number of earlier concepts.
-    "energy": sum over layers of squares; the cost stops growing once a layer is full.
+    "energy": sum over layers of squares; the cost stops growing once a layer is full, or at a
+    given number of directions.
     "released": mean over layers as in the public code, exact and slow.
     """
 
@@ -40,8 +42,17 @@ class Orthogonality:
         mode: str = "subspace",
         device: Device = None,
         dtype: torch.dtype = torch.float32,
+        directions: int | None = None,
     ) -> "Orthogonality":
         """Arrange the earlier concepts' `up` factors.
+
+        Args:
+            old: Earlier concepts.
+            mode: "subspace", "energy" or "released".
+            device: Where the training runs.
+            dtype: Of the arithmetic.
+            directions: "energy" only: the strongest directions of each layer that count; None
+                is exact.
 
         Raises:
             CidmError: If the mode is unknown, or is "released" and earlier ranks differ.
@@ -51,8 +62,7 @@ class Orthogonality:
         elif mode == "subspace":
             held = {key: torch.cat(ups, dim=1)[None] for key, ups in _collect(old).items()}
         elif mode == "energy":
-            spans = gather_spans((key, pair.up) for concept in old for key, pair in concept.items())
-            held = {key: span.condensed() for key, span in spans.items()}
+            held = {key: span.root(directions)[None] for key, span in _up_spans(old).items()}
         else:
             raise CidmError(
                 f"Orthogonality {mode!r} is unknown; choose 'subspace', 'energy' or 'released'."
@@ -63,14 +73,10 @@ class Orthogonality:
         """R1 of the new concept's `up` factors, a scalar; 0 without earlier concepts."""
         if not self.stacks:
             return torch.zeros(())
-        total = torch.stack([self._value(stack.of(ups), stack.old) for stack in self.stacks]).sum()
+        values = [consolidation.orthogonality(s.of(ups), s.old, self.mode) for s in self.stacks]
+        total = torch.cat(values).sum()
         layers = sum(len(stack.keys) for stack in self.stacks)
         return total / layers if self.mode == "released" else total
-
-    def _value(self, up: Tensor, old: Tensor) -> Tensor:
-        if old.ndim == 3:  # (layers, out, out): a full layer's Gram matrix
-            return consolidation.gram_energy(up, old).sum()
-        return consolidation.orthogonality(up, old, self.mode).sum()
 
 
 @dataclass(frozen=True)
@@ -81,16 +87,28 @@ class Projection:
 
     @classmethod
     def prepare(
-        cls, old: Old, rank: int, device: Device = None, dtype: torch.dtype = torch.float32
+        cls,
+        old: Old,
+        rank: int,
+        device: Device = None,
+        dtype: torch.dtype = torch.float32,
+        directions: int | None = None,
     ) -> "Projection":
-        """A basis per layer, of at most `out - rank` directions so that a new concept fits in."""
-        spans = gather_spans((key, pair.up) for concept in old for key, pair in concept.items())
-        bases = {key: span.basis(span.rows - rank) for key, span in spans.items()}
-        return cls(
-            stack_layers(
-                pad_columns(bases, {key: b.shape[0] for key, b in bases.items()}), device, dtype
-            )
-        )
+        """A basis per layer, of at most `out - rank` directions so that a new concept fits in.
+
+        Args:
+            old: Earlier concepts.
+            rank: Of the new concept.
+            device: Where the training runs.
+            dtype: Of the arithmetic.
+            directions: Cut out only so many, the strongest; None cuts out all that it can.
+        """
+        bases: dict[str, Tensor] = {}
+        for key, span in _up_spans(old).items():
+            room = max(span.rows - rank, 0)
+            bases[key] = span.directions(room if directions is None else min(room, directions))[0]
+        padded = pad_columns(bases, {key: basis.shape[0] for key, basis in bases.items()})
+        return cls(stack_layers(padded, device, dtype))
 
     @torch.no_grad()
     def apply(self, ups: Ups) -> None:
@@ -101,14 +119,12 @@ class Projection:
                 ups[key].copy_(up)
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Earlier deltas of the layers of a stack and the H_i of all concepts (gradient mode)."""
+class Memory(NamedTuple):
+    """What gradient mode knows of a stack's layers beside W_*."""
 
-    up: Tensor  # (layers, tasks, out, rank), zero-padded to the largest rank
-    down: Tensor  # (layers, tasks, rank, in)
-    h: Tensor  # (layers, tasks, out, k)
-    h_new: Tensor  # (layers, 1, out, k)
+    rows: Tensor  # (layers, rows, in): the earlier deltas, compacted
+    h: Tensor  # (layers, rows, k): the H_i of earlier concepts, in the same coordinates
+    h_new: Tensor  # (layers, out, k): H_g
 
 
 @dataclass(frozen=True)
@@ -116,9 +132,9 @@ class CommonSubspace:
     """R2 of all layers.
 
     "closed_form": W_* is the best rank-k subspace of the earlier deltas and stays; H_g is the best
-    one. Cost and memory of a step do not depend on the number of earlier concepts.
+    one for the new delta. The cost does not depend on the number of earlier concepts.
     "gradient": the paper's two steps. `loss` takes H and W_* as constants, `step` moves them.
-    Both start at the closed form, H_g at 0 like the new delta. Linear in earlier concepts.
+    They start at the closed form, H_g at 0 like the new delta.
     """
 
     mode: str
@@ -141,36 +157,36 @@ class CommonSubspace:
         """
         if mode not in ("closed_form", "gradient"):
             raise CidmError(
-                f"Common subspace {mode!r} is unknown; choose 'closed_form', 'gradient'."
+                f"Common subspace {mode!r} is unknown; choose 'closed_form' or 'gradient'."
             )
-        concepts = list(old) if mode == "gradient" else old
-        shapes: dict[str, Hashable] = {}
+        shapes: dict[str, tuple[int, int]] = {}
 
-        def rows() -> Iterable[tuple[str, Tensor]]:
-            for concept in concepts:
+        def rows() -> Iterator[tuple[str, Tensor]]:
+            for concept in old:
                 for key, pair in concept.items():
                     shapes[key] = (pair.up.shape[0], pair.down.shape[1])
                     yield key, consolidation.compact(pair.scale * pair.up, pair.down).mT
 
-        bases = {key: span.basis(k) for key, span in gather_spans(rows()).items()}
-        padded = {key: basis.mT for key, basis in pad_columns(bases, shapes).items()}
-        stacks = stack_layers(padded, device, dtype, shapes)
+        spans = gather_spans(rows())
+        bases = pad_columns({key: span.directions(k)[0] for key, span in spans.items()}, shapes)
+        stacks = stack_layers({key: b.mT for key, b in bases.items()}, device, dtype, shapes)
         if mode == "closed_form":
             return cls(mode, stacks, ())
-        return cls(mode, stacks, tuple(_memory(stack, list(concepts)) for stack in stacks))
+        roots = pad_columns({key: span.root() for key, span in spans.items()}, shapes)
+        return cls(mode, stacks, tuple(_memory(s, roots, shapes[s.keys[0]][0]) for s in stacks))
 
     def loss(self, pairs: Pairs) -> Tensor:
         """R2's term of the new concept, a scalar; those of earlier ones do not depend on it."""
         if not self.stacks:
             return torch.zeros(())
-        return torch.stack([self._value(i, pairs).sum() for i in range(len(self.stacks))]).sum()
-
-    def _value(self, index: int, pairs: Pairs) -> Tensor:
-        stack = self.stacks[index]
-        up, down = _split(stack, pairs)
         if self.mode == "closed_form":
-            return consolidation.shared_loss(up, down, stack.old)
-        return consolidation.shared_residual(up, down, self.memories[index].h_new[:, 0], stack.old)
+            values = [consolidation.shared_loss(*_of(s, pairs), s.old) for s in self.stacks]
+        else:
+            values = [
+                consolidation.shared_residual(*_of(s, pairs), m.h_new, s.old)
+                for s, m in zip(self.stacks, self.memories, strict=True)
+            ]
+        return torch.cat(values).sum()
 
     @torch.no_grad()
     def step(self, lr: float, pairs: Pairs) -> None:
@@ -178,15 +194,13 @@ class CommonSubspace:
 
         Does nothing in "closed_form".
         """
-        for stack, memory in zip(self.stacks, self.memories, strict=False):
-            up, down = (x[:, None] for x in _split(stack, pairs))
-            grad_h, grad_w = consolidation.shared_gradients(
-                memory.up, memory.down, memory.h, stack.old
-            )
-            grad_new, grad_w_new = consolidation.shared_gradients(up, down, memory.h_new, stack.old)
+        for (keys, w), memory in zip(self.stacks, self.memories, strict=False):
+            pair = _of(Stack(keys, w), pairs)
+            grad_h, grad_w = consolidation.stacked_gradients(memory.rows, memory.h, w)
+            grad_new, grad_w_new = consolidation.shared_gradients(*pair, memory.h_new, w)
             memory.h.sub_(lr * grad_h)
             memory.h_new.sub_(lr * grad_new)
-            stack.old.sub_(lr * (grad_w + grad_w_new))
+            w.sub_(lr * (grad_w + grad_w_new))
 
     def state_dict(self) -> dict[str, Tensor]:
         """What `step` changes, for a resumable training; empty in "closed_form"."""
@@ -222,22 +236,18 @@ def _tasks(old: Old) -> dict[str, Tensor]:
     return {key: torch.stack(ups) for key, ups in collected.items()}
 
 
-def _split(stack: Stack, pairs: Pairs) -> tuple[Tensor, Tensor]:
+def _up_spans(old: Old) -> dict[str, Span]:
+    return gather_spans((key, pair.up) for concept in old for key, pair in concept.items())
+
+
+def _of(stack: Stack, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """The new concept's factors of a stack's layers."""
     up = stack.of({key: pairs[key][0] for key in stack.keys})
     return up, stack.of({key: pairs[key][1] for key in stack.keys})
 
 
-def _memory(stack: Stack, concepts: list[Mapping[str, LowRank]]) -> Memory:
-    """The earlier deltas of a stack's layers; H_i = delta_i W_*^T, the best for W_* as it is."""
+def _memory(stack: Stack, roots: Ups, out: int) -> Memory:
+    """H_i = delta_i W_*^T for the earlier concepts: the best for W_* as it is."""
     w = stack.old
-    rank = max(pair.down.shape[0] for c in concepts for k, pair in c.items() if k in stack.keys)
-    example = next(c[stack.keys[0]] for c in concepts if stack.keys[0] in c)
-    up = w.new_zeros(len(stack.keys), len(concepts), example.up.shape[0], rank)
-    down = w.new_zeros(len(stack.keys), len(concepts), rank, example.down.shape[1])
-    for task, concept in enumerate(concepts):
-        for layer, key in enumerate(stack.keys):
-            if pair := concept.get(key):
-                up[layer, task, :, : pair.up.shape[1]] = pair.scale * pair.up
-                down[layer, task, : pair.down.shape[0]] = pair.down
-    h = up @ (down @ w[:, None].mT)
-    return Memory(up, down, h, torch.zeros_like(h[:, :1]))
+    rows = stack.of(roots).mT.to(w.device).contiguous()
+    return Memory(rows, rows @ w.mT, w.new_zeros(len(w), out, w.shape[1]))

@@ -26,7 +26,7 @@ class Stack(NamedTuple):
 
 
 class Span:
-    """Columns that arrive in pieces; when they far outnumber the rows only `C C^T` is kept."""
+    """Columns C that arrive in pieces; when they far outnumber the rows only `C C^T` is kept."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -36,25 +36,30 @@ class Span:
     def add(self, columns: Tensor) -> None:
         self._parts.append(columns.detach().to(torch.promote_types(columns.dtype, torch.float32)))
         if sum(part.shape[1] for part in self._parts) >= 2 * self.rows:
-            self._gram = self._folded()
-            self._parts = []
+            self._fold()
 
-    def _folded(self) -> Tensor:
-        gram = torch.zeros(()) if self._gram is None else self._gram
-        columns = torch.cat(self._parts, dim=1) if self._parts else None
-        return gram if columns is None else gram.to(columns) + columns @ columns.mT
+    def _fold(self) -> None:
+        columns = torch.cat(self._parts, dim=1)
+        gram = columns @ columns.mT
+        self._gram = gram if self._gram is None else self._gram + gram
+        self._parts = []
 
-    def condensed(self) -> Tensor:
-        """(1, rows, columns), or C C^T (rows, rows) if that is smaller."""
+    def directions(self, keep: int | None = None) -> tuple[Tensor, Tensor]:
+        """Leading orthonormal directions (rows, found) and their strengths (found)."""
         if self._gram is None:
-            return torch.cat(self._parts, dim=1)[None]
-        return self._folded()
+            return consolidation.leading_directions(torch.cat(self._parts, dim=1), keep)
+        if self._parts:
+            self._fold()
+        return consolidation.gram_directions(self._gram, keep)
 
-    def basis(self, keep: int) -> Tensor:
-        """The leading orthonormal directions (rows, at most keep)."""
+    def root(self, keep: int | None = None) -> Tensor:
+        """Few columns R with `R R^T = C C^T`, never more than rows; the best `keep` if given."""
         if self._gram is None:
-            return consolidation.orthonormal_basis(torch.cat(self._parts, dim=1)[None], keep)
-        return consolidation.gram_basis(self._folded(), keep)
+            columns = torch.cat(self._parts, dim=1)
+            if columns.shape[1] <= (self.rows if keep is None else keep):
+                return columns
+        basis, strength = self.directions(keep)
+        return basis * strength
 
 
 def gather_spans(pieces: Iterable[tuple[str, Tensor]]) -> dict[str, Span]:
