@@ -126,7 +126,7 @@ def _from_folder(path: Path, target: Target, given: Path | None) -> Base:
     unet, vae, clip = (_json(path / part / "config.json") for part in _FOLDERS)
     family = family_of(name, unet)
     limit = family.encoders[0].max_tokens
-    tokenizer = load_tokenizer(path, given, int(clip.get("vocab_size", 0)), limit)
+    tokenizer = load_tokenizer(path, given, int(clip.get("vocab_size", 49408)), limit)
     schedule = path / "scheduler" / "scheduler_config.json"
     settings = _json(schedule) if schedule.is_file() else SCHEDULE
     return assemble(

@@ -134,15 +134,16 @@ def unet_config(name: str, shapes: Shapes) -> dict[str, Any]:
         else:
             break
         index += 1
-    uniform = len({len(level) for level in levels}) == 1
-    if len(first) != 4 or not uniform or any(len(set(level)) != 1 for level in levels):
+    attention = f"{UNET}middle_block.1"
+    context = shapes.get(f"{attention}.transformer_blocks.0.attn2.to_k.weight", ())
+    even = len({len(level) for level in levels}) == 1
+    even = even and all(len(set(level)) == 1 for level in levels)
+    if not even or len(first) != 4 or len(context) != 2:
         raise HostError(
             f"The UNet in {name} is cut off or built in an unknown way ({index} input blocks). "
             "Get the file again, or give a Stable Diffusion 1.x checkpoint."
         )
     widths, depths = zip(*(level[0] for level in levels), strict=True)
-    attention = f"{UNET}middle_block.1"
-    context = f"{attention}.transformer_blocks.0.attn2.to_k.weight"
     return {
         "in_channels": first[1],
         "out_channels": shapes.get(f"{UNET}out.2.weight", first[1:])[0],
@@ -152,7 +153,7 @@ def unet_config(name: str, shapes: Shapes) -> dict[str, Any]:
         "up_block_types": tuple("CrossAttnUpBlock2D" if d else "UpBlock2D" for d in depths[::-1]),
         # The middle block reads the last entry, whose own level may have no attention.
         "transformer_layers_per_block": (*depths[:-1], _depth(shapes, attention)),
-        "cross_attention_dim": shapes.get(context, (0, 0))[1],
+        "cross_attention_dim": context[1],
         "attention_head_dim": 8,  # in diffusers' naming accident: the number of heads
         "use_linear_projection": len(shapes.get(f"{attention}.proj_in.weight", ())) == 2,
         "sample_size": 64,

@@ -114,11 +114,13 @@ def _hint(path: Path) -> str:
 
 
 def _open_pickle(path: Path) -> Weights:
-    with path.open("rb") as file:
-        mapped = file.read(2) == b"PK"  # the older format of torch.save cannot be mapped
     try:
+        with path.open("rb") as file:
+            mapped = file.read(2) == b"PK"  # the older format of torch.save cannot be mapped
         found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:
+    except OSError as error:
+        raise HostError(f"{path} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # anything can come out of a damaged pickle
         log.debug("weights-only reading of %s: %s", path, error)
         raise HostError(
             f"{path.name} is damaged, or a pickle with more in it than plain tensors. Such a file "
@@ -127,14 +129,9 @@ def _open_pickle(path: Path) -> Weights:
         ) from error
     if isinstance(found, dict):
         found = found.get("state_dict", found)
-    tensors = (
-        {k: v for k, v in dict(found).items() if isinstance(v, Tensor)} if _named(found) else {}
-    )
+    entries = found.items() if isinstance(found, dict) else ()
+    tensors = {str(key): value for key, value in entries if isinstance(value, Tensor)}
     return Weights(path.name, {k: tuple(v.shape) for k, v in tensors.items()}, tensors.__getitem__)
-
-
-def _named(found: Any) -> bool:
-    return isinstance(found, Mapping) and all(isinstance(key, str) for key in found)
 
 
 def build(
@@ -155,8 +152,14 @@ def build(
     Raises:
         HostError: If a tensor is missing or has another shape.
     """
-    with init_empty_weights(include_buffers=False):
-        module = make()
+    try:
+        with init_empty_weights(include_buffers=False):
+            module = make()
+    except Exception as error:  # whatever a library makes of a configuration it cannot use
+        raise HostError(
+            f"The {part} of {weights.name} cannot be built from its configuration ({error}). "
+            f"{_GET_AGAIN}"
+        ) from error
     state: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
         source = next((n for n in names_of(name) if n in weights.shapes), None)

@@ -1,6 +1,6 @@
 """Write a Stable Diffusion 1.x checkpoint of random weights, in the formats real ones have.
 
-    python tests/tools/make_checkpoint.py OUT [--preset tiny|l16|full] [--dtype fp16]
+    python tests/tools/make_checkpoint.py OUT [--preset tiny|slim|mini|l16|full] [--dtype fp16]
                                           [--seed 0] [--layout compvis|diffusers]
 
 compvis writes OUT (a `.safetensors` file) with a folder `tokenizer` beside it, diffusers writes
@@ -8,6 +8,8 @@ the folder OUT. Values depend on the seed and the parameter's name only, so both
 preset hold the same model. Tensors are made and written one by one.
 
 tiny  SD 1.5 family, but 32 and 64 wide, one layer per block, a text encoder of one layer
+slim  the blocks of SD 1.5 and its 16 cross-attention layers, 32 and 64 wide
+mini  the family of mini-sd (diffusers layout only)
 l16   all 16 cross-attention layers of SD 1.5, every level 320 wide (ComfyUI loads it as SD 1.5)
 full  the real geometry, 1.07 billion parameters, 2.1 GB in fp16
 """
@@ -89,6 +91,27 @@ PRESETS = {
         "unet": unet_config((32, 64), (1, 1), 1),
         "vae": vae_config((32, 32, 32, 32), 1),
         "text_encoder": clip_config(1, 64, 768),
+    },
+    "slim": {
+        "unet": unet_config((32, 64, 64, 64), (1, 1, 1, 0), 2),
+        "vae": vae_config((32, 32, 64, 64), 2),
+        "text_encoder": clip_config(2, 64, 768),
+    },
+    "mini": {
+        "unet": {
+            **unet_config((96, 96), (1, 1), 1),
+            "in_channels": 8,
+            "out_channels": 8,
+            "cross_attention_dim": 128,
+            "attention_head_dim": 4,
+        },
+        "vae": {**vae_config((32, 32, 32), 1), "latent_channels": 8, "scaling_factor": 1.0},
+        "text_encoder": {
+            **clip_config(1, 64, 768),
+            "hidden_size": 128,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 48,
+        },
     },
     "l16": {
         "unet": unet_config((320,) * 4, (1, 1, 1, 0), 2),
