@@ -1,0 +1,157 @@
+"""The `cidm` command: parse, run one verb, turn errors into one clear message and an exit code.
+
+Exit codes: 0 done, 1 bad input or a problem of the machine, 2 wrong command line, 130 interrupted.
+Nothing heavy is imported before the command line is understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from . import __version__
+from .commands import bank, benchmark, demo, evaluate, generate, train
+from .commands.console import Console
+from .errors import CidmError
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+_EPILOG = """\
+first steps:
+  cidm demo --out demo                 learn three concepts with the tiny model, see one picture
+  cidm train --help                    teach a concept from a folder of photos
+  cidm generate --help                 draw pictures with what was learned
+
+exit codes:
+  0 done   1 bad input or a problem of the machine   2 wrong command line   130 interrupted
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="cidm",
+        description="Teach a diffusion model concepts one after another, keep them all, and put "
+        "them where you draw them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"cidm {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    for module in (demo, train, generate, bank, evaluate, benchmark):
+        module.add_parser(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Words after `cidm`; default: those of the process.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: For --help, --version and a wrong command line (code 2).
+    """
+    args = build_parser().parse_args(argv)
+    console = Console(args.json, args.quiet, args.verbose)
+    with _log_to_stderr(args), _signals_as_interrupts():
+        try:
+            console.result(args.run(args, console))
+            return OK
+        except BrokenPipeError:  # `cidm bank list | head`
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - kept until the process ends
+            return OK
+        except KeyboardInterrupt as error:
+            # Training says where it keeps its state.
+            return _fail(console, "Interrupted", str(error) or "Interrupted.", INTERRUPTED)
+        except CidmError as error:
+            code = INTERRUPTED if type(error).__name__ == "Stopped" else FAILED
+            return _fail(console, type(error).__name__, str(error), code)
+        except (OSError, MemoryError, RuntimeError) as error:
+            if (text := _explained(error)) is None:
+                raise
+            return _fail(console, type(error).__name__, text, FAILED)
+
+
+def _fail(console: Console, kind: str, message: str, code: int) -> int:
+    if console.verbose:
+        console.error(traceback.format_exc())
+    console.error(message if code == INTERRUPTED else f"{kind}: {message}")
+    console.result({"error": {"kind": kind, "message": message}, "exit_code": code})
+    return code
+
+
+def _explained(error: Exception) -> str | None:
+    """What a problem of the machine means for the user; None for a mistake in this program."""
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text:
+        return (
+            "The memory did not suffice. Close other programs, train with --preset low-vram, "
+            "or use --dtype bf16 and a smaller picture."
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        from .atomic import explain
+
+        return explain(error, f"use '{error.filename}'" if error.filename else "go on")
+    return None
+
+
+class _Handler(logging.Handler):
+    """Log lines on standard error that do not tear a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _log_to_stderr(args: argparse.Namespace) -> Generator[None]:
+    """Send the package's warnings (with --verbose its notes) to standard error."""
+    log = logging.getLogger(__package__)
+    handler = _Handler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    level, spread = log.level, log.propagate
+    is_main = os.environ.get("RANK", "0") == "0"
+    quiet = args.quiet or not is_main
+    log.setLevel(logging.ERROR if quiet else logging.INFO if args.verbose else logging.WARNING)
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = spread
+
+
+@contextlib.contextmanager
+def _signals_as_interrupts() -> Generator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: state is written, then it goes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,241 @@
+"""`cidm generate`: pictures of a prompt, with the bank's concepts in drawn regions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import SampleConfig
+from ..errors import CidmError, RegionError
+from .console import Console
+from .flags import add_model, add_output, add_settings, given
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..plan import Plan
+    from ..regions import Region
+
+_EPILOG = """\
+examples:
+  cidm generate --bank bank --prompt "a photo of a <dog1> <dog2> on grass" --seed 7 --out dog.png
+  cidm generate --bank bank --prompt "a <dog1> <dog2> and a <cat1> <cat2> in a bedroom" \\
+      --region "0.05,0.3,0.45,0.95:a <dog1> <dog2> on the bed" \\
+      --region "0.55,0.3,0.95,0.95:a <cat1> <cat2>" --out both.png --show-layout layout.png
+  cidm generate --bank bank --prompt "a house in <ink1> <ink2> style" --image photo.jpg \\
+      --denoise 0.6 --out painted.png                                         style transfer
+  cidm generate --bank bank --prompt "a <dog1> <dog2> on a sofa" --image sofa.jpg \\
+      --region "0.5,0.4,0.9,0.9:a <dog1> <dog2>" --mask regions --out edited.png     editing
+
+Boxes are x0,y0,x1,y1 as shares of the picture, from its upper left corner. A regions file is a
+JSON list of {"prompt": ..., "box": [x0, y0, x1, y1]} or {"prompt": ..., "mask": "file.png"}, each
+with an optional "negative". Several pictures are numbered: both-1.png, both-2.png ... PNG files
+carry prompt, seed and settings inside, under the key "cidm".
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "generate",
+        usage="cidm generate --prompt TEXT [--bank DIR] [--region ...] [--out FILE] [options]",
+        help="draw pictures with the concepts of a bank",
+        description="Draw pictures. Concept words in the prompt call the concepts of the bank.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("picture")
+    what.add_argument("--bank", metavar="DIR", help="Folder of concepts. Default: none.")
+    what.add_argument("--prompt", required=True, help="What the picture shows.")
+    what.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        metavar="X0,Y0,X1,Y1:PROMPT",
+        help="What a box of the picture shows; repeatable.",
+    )
+    what.add_argument("--regions-json", metavar="FILE", help="Regions from a file, masks too.")
+    what.add_argument("--image", metavar="FILE", help="Picture to start from; see --denoise.")
+    what.add_argument(
+        "--mask",
+        metavar="FILE",
+        help='With --image: white where to redraw, or "regions" for the regions.',
+    )
+    what.add_argument(
+        "--out", default="picture.png", metavar="FILE", help="Where to [picture.png]."
+    )
+    what.add_argument("--show-weights", metavar="FILE", help="Draw which concept got which weight.")
+    what.add_argument("--show-layout", metavar="FILE", help="Draw the regions over the picture.")
+    add_model(parser)
+    add_settings(parser, SampleConfig)
+    add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
+    """Draw, write the files, describe them.
+
+    Raises:
+        CidmError: Anything the user can mend.
+    """
+    from .files import numbered, picture_path, save_picture
+
+    SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
+    regions = read_regions(args.region, args.regions_json)
+    image, mask = _read_start(args)
+    out = picture_path(args.out)
+    weights_file = picture_path(args.show_weights) if args.show_weights else None
+    layout_file = picture_path(args.show_layout) if args.show_layout else None
+
+    from ..bank import Bank
+    from ..diffusers_host.load import load_base
+    from ..diffusers_host.pipeline import generate, make_plan
+    from .progress_bar import ProgressBar
+
+    bank = Bank(args.bank) if args.bank else {}
+    base = load_base(args.model, device=args.device, dtype=args.dtype, tokenizer=args.tokenizer)
+    config = SampleConfig.for_family(base.family.sampling, **given(args))
+    plan = make_plan(base, bank, args.prompt, regions, config)
+    for line in plan.describe().splitlines():
+        (console.say if weights_file else console.note)(f"weights  {line}")
+    if weights_file:
+        save_picture(draw_weights(plan), weights_file)
+    with ProgressBar(enabled=console.shows_progress) as bar:
+        pictures = generate(
+            base,
+            bank,
+            args.prompt,
+            regions,
+            config,
+            image,
+            mask,
+            on_step=lambda step, steps, _: bar.update(step, steps, verb="Drawing"),
+        )
+    facts = _facts(args, config, regions, plan, base.name)
+    files = numbered(out, len(pictures))
+    for i, (picture, path) in enumerate(zip(pictures, files, strict=True)):
+        save_picture(picture, path, {**facts, "seed": config.seed + i})
+        console.say(str(path))
+    if layout_file:
+        _save_layout(regions, pictures[0], layout_file)
+    return {**facts, "files": files, "weights": _weights(plan)}
+
+
+def read_regions(boxes: list[str], file: str | None) -> list[Region]:
+    """Regions of the command line and of a JSON file.
+
+    Raises:
+        RegionError: If one of them cannot be read.
+    """
+    from ..regions import parse_region
+
+    regions = [parse_region(text) for text in boxes]
+    if not file:
+        return regions
+    path = Path(file).expanduser()
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise RegionError(f"Regions '{path}' cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise RegionError(f"Regions '{path}' are no JSON ({error}). Correct it there.") from error
+    if not isinstance(rows, list):
+        raise RegionError(f'Regions \'{path}\' are no list of {{"prompt": ..., "box": [...]}}.')
+    return regions + [_region(row, number, path) for number, row in enumerate(rows, start=1)]
+
+
+def _region(row: object, number: int, path: Path) -> Region:
+    from ..regions import Region
+    from ..training.images import read_mask
+
+    if not isinstance(row, Mapping) or not isinstance(row.get("prompt"), str):
+        raise RegionError(f"Region {number} of '{path}' has no prompt. Give it one.")
+    known = {"prompt", "box", "mask", "negative"}
+    if unknown := sorted(set(row) - known):
+        raise RegionError(
+            f"Region {number} of '{path}' has {', '.join(unknown)}; known are "
+            f"{', '.join(sorted(known))}. Correct the name."
+        )
+    mask = row.get("mask")
+    try:
+        return Region(
+            str(row["prompt"]),
+            box=row.get("box"),
+            mask=None if mask is None else read_mask(path.parent / str(mask)),
+            negative=row.get("negative"),
+        )
+    except (TypeError, ValueError) as error:
+        raise RegionError(f"Region {number} of '{path}': {error}") from error
+
+
+def _read_start(args: argparse.Namespace) -> tuple[Image.Image | None, Any]:
+    """The picture to start from and the mask."""
+    if not args.image:
+        if args.mask:
+            raise CidmError("--mask says where to redraw --image. Give that picture too.")
+        return None, None
+    from ..training.images import read_image, read_mask
+
+    image = read_image(Path(args.image))
+    if not args.mask or args.mask == "regions":
+        return image, args.mask
+    from torch import from_numpy
+
+    return image, from_numpy(read_mask(Path(args.mask)))
+
+
+def draw_weights(plan: Plan) -> Image.Image:
+    """One weights picture per distinct prompt of the plan, below one another."""
+    from ..pictures import stack, weights_picture
+
+    names = [concept.name for concept in plan.concepts]
+    drawn = [
+        weights_picture(names, plan.layers, slot.weights.tolist(), slot.prompt)
+        for slot in plan.slots
+        if slot.prompt
+    ]
+    return stack(drawn)
+
+
+def _save_layout(regions: list[Region], picture: Image.Image, path: Path) -> None:
+    from ..pictures import layout_picture
+    from .files import save_picture
+
+    save_picture(layout_picture(regions, *picture.size, picture), path)
+
+
+def _weights(plan: Plan) -> list[dict[str, object]]:
+    """Mean weight of each concept over the layers, per prompt."""
+    names = [concept.name for concept in plan.concepts]
+    return [
+        {
+            "prompt": slot.prompt,
+            "weights": dict(zip(names, slot.weights.mean(0).tolist(), strict=True)),
+        }
+        for slot in plan.slots
+        if slot.prompt
+    ]
+
+
+def _facts(
+    args: argparse.Namespace, config: SampleConfig, regions: list[Region], plan: Plan, model: str
+) -> dict[str, object]:
+    from .. import __version__
+
+    rows = [
+        {"prompt": r.prompt, "box": r.box, "mask": r.mask is not None, "negative": r.negative}
+        for r in regions
+    ]
+    return {
+        "prompt": args.prompt,
+        "regions": rows,
+        "model": model,
+        "concepts": [concept.name for concept in plan.concepts],
+        "image": args.image,
+        "mask": args.mask,
+        "settings": config.to_dict(),
+        "version": __version__,
+    }

@@ -1,0 +1,102 @@
+"""Progress on standard error: a live bar on a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from ..training.progress import Progress
+
+_LINE_SECONDS = 10.0  # between two plain lines
+_VERBS = {"preparing": "Encoding photos", "learning": "Learning", "saving": "Saving"}
+
+
+class ProgressBar:
+    """Shows counted work; `update` with the count, or call it with training's `Progress`."""
+
+    def __init__(self, label: str = "", *, enabled: bool = True) -> None:
+        self.label, self.enabled = label, enabled
+        self._live = sys.stderr.isatty()
+        self._bar: tqdm[Any] | None = None
+        self._phase = ""
+        self._printed = -math.inf
+
+    def __call__(self, event: Progress) -> None:
+        self.update(event.step, event.steps, details(event), _VERBS.get(event.phase, event.phase))
+
+    def update(self, step: int, steps: int, details: str = "", verb: str = "") -> None:
+        """Work done so far.
+
+        Args:
+            step: Units done.
+            steps: Units in all.
+            details: Shown behind the count.
+            verb: What is being done; a new one starts a new bar.
+        """
+        if not self.enabled or not steps:
+            return
+        text = " ".join(part for part in (verb, self.label) if part)
+        if self._live:
+            self._show(text, step, steps, details)
+        elif (
+            text != self._phase or step >= steps or time.monotonic() - self._printed > _LINE_SECONDS
+        ):
+            self._phase, self._printed = text, time.monotonic()
+            sys.stderr.write(f"{text} {step}/{steps}  {details}".rstrip() + "\n")
+            sys.stderr.flush()
+
+    def _show(self, text: str, step: int, steps: int, details: str) -> None:
+        if self._bar is None or text != self._phase or step < self._bar.n:
+            self.close()
+            self._phase = text
+            shape = "{desc} {n_fmt}/{total_fmt} |{bar:24}| {postfix}"
+            self._bar = tqdm(total=steps, desc=text, bar_format=shape, leave=True, mininterval=0.2)
+        self._bar.set_postfix_str(details, refresh=False)
+        self._bar.update(step - self._bar.n)
+        if step >= steps:
+            self._bar.refresh()
+
+    def close(self) -> None:
+        """End the present bar; the next update starts another."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def details(event: Progress) -> str:
+    """Loss, speed and remaining time of a training step."""
+    parts: list[str] = []
+    if math.isfinite(event.loss):
+        parts.append(f"loss {event.loss:.4f}")
+    if event.steps_per_second > 0:
+        slow = event.steps_per_second < 1
+        parts.append(
+            f"{1 / event.steps_per_second:.1f} s/step"
+            if slow
+            else f"{event.steps_per_second:.1f} steps/s"
+        )
+    if math.isfinite(event.remaining_seconds) and event.step < event.steps:
+        parts.append(f"{duration(event.remaining_seconds)} left")
+    if event.skipped:
+        parts.append(f"{event.skipped} skipped")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """4 s, 1:05, 2:03:04."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,179 @@
+"""`cidm train`: one concept from a folder of photos into the bank."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainConfig
+from ..errors import CidmError
+from ..presets import PRESET_HELP, PRESETS
+from .console import Console
+from .flags import add_model, add_output, add_settings, given
+
+_EPILOG = """\
+examples:
+  cidm train --bank bank --photos photos/dog --words "<dog1> <dog2>" --class-words dog
+  cidm train --model sd15.safetensors --bank bank --photos photos/ink --words "<ink1> <ink2>" \\
+      --class-words "ink painting" --kind style --preset low-vram
+  cidm train --bank bank --photos photos/cat --options options/cat.yml      options of the CIFC code
+  accelerate launch --num_processes 2 -m cidm_core train --bank bank ...    two GPUs or processes
+
+Captions: dog1.txt beside dog1.jpg, or --captions. The class words in a caption become the concept
+words; without captions, "a photo of a <dog1> <dog2>" and the like are used.
+Ctrl-C keeps the state; the same command goes on where it stopped. Log and loss picture of a run
+are in BANK/.runs/NAME/. A family's own recipe (mini-sd: 300 steps of 4 pictures) comes before the
+defaults in brackets, then --options, then --preset, then single flags.
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "train",
+        usage="cidm train --bank DIR --photos DIR --words WORDS --class-words WORDS [options]",
+        help="teach a concept from a folder of photos",
+        description="Learn one concept from 3 to 20 photos and add it to a bank. Concepts learned "
+        "earlier stay as they are.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("concept")
+    what.add_argument(
+        "--bank", required=True, metavar="DIR", help="Folder of concepts; may be new."
+    )
+    what.add_argument("--photos", metavar="DIR", help="Folder of photos.")
+    what.add_argument(
+        "--words", metavar="WORDS", help='New words for it, noun last: "<dog1> <dog2>".'
+    )
+    what.add_argument("--class-words", metavar="WORDS", help='What it is in plain words: "dog".')
+    what.add_argument(
+        "--kind", choices=("object", "style", "human"), help="What is learned [object]."
+    )
+    what.add_argument("--name", help="Its name in the bank. Default: from the words.")
+    what.add_argument(
+        "--captions", metavar="PATH", help="Folder of .txt files, or one captions file."
+    )
+    what.add_argument(
+        "--masks", metavar="DIR", help="Folder of same-named masks, white on the concept."
+    )
+    what.add_argument(
+        "--options", metavar="YML", help="Options file of the public CIFC code; flags go before it."
+    )
+    what.add_argument("--preset", choices=tuple(PRESETS), help=f"{PRESET_HELP}.")
+    what.add_argument(
+        "--no-resume", action="store_true", help="Start over even if a state of this run is there."
+    )
+    add_model(parser)
+    add_settings(parser, TrainConfig)
+    add_output(parser)
+    parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to learn, from an options file and the flags, which go first."""
+
+    photos: str | Path
+    words: str
+    class_words: str
+    kind: str
+    name: str | None
+    captions: str | Path | None
+    masks: str | Path | None
+    mapping: Mapping[str, str] | None
+    settings: Mapping[str, object]
+    notes: tuple[str, ...]
+
+
+def read_wish(args: argparse.Namespace) -> Wish:
+    """Options file, preset and flags as one.
+
+    Raises:
+        CidmError: If something needed is given by none of them.
+    """
+    found: dict[str, Any] = {"notes": (), "mapping": None}
+    settings: Mapping[str, object] = {}
+    if args.options:
+        from ..training.importer import read_options
+
+        file = read_options(args.options, processes=int(os.environ.get("WORLD_SIZE", "1")))
+        settings = file.settings
+        found |= {"photos": file.photos_dir, "words": " ".join(file.words), "kind": file.kind}
+        found |= {"class_words": file.class_words, "name": file.name, "notes": file.notes}
+        found |= {"captions": file.captions_dir, "masks": file.masks_dir}
+        # Replacements name the file's words: other words on the command line end them.
+        found["mapping"] = file.mapping or None if not args.words else None
+    flags = {key: getattr(args, key) for key in ("photos", "words", "class_words", "kind", "name")}
+    flags |= {"captions": args.captions, "masks": args.masks}
+    found |= {key: value for key, value in flags.items() if value is not None or key not in found}
+    for key in ("photos", "words", "class_words"):
+        if not found[key]:
+            raise CidmError(f"--{key.replace('_', '-')} is missing. Give it, or an --options file.")
+    preset = PRESETS[args.preset] if args.preset else {}
+    found |= {"kind": found["kind"] or "object", "settings": {**settings, **preset, **given(args)}}
+    return Wish(**found)
+
+
+def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
+    """Train and describe the concept.
+
+    Raises:
+        CidmError: Anything the user can mend.
+    """
+    wish = read_wish(args)
+    TrainConfig.from_dict(wish.settings)  # a wrong number is told before the model is loaded
+    for note in wish.notes:
+        console.note(f"{args.options}: {note}")
+
+    from ..bank import Bank
+    from ..diffusers_host.load import load_base
+    from ..diffusers_host.train import train_concept
+    from ..training.data import Photo
+    from .progress_bar import ProgressBar, duration
+
+    started = time.monotonic()
+    photos = Photo.from_folder(wish.photos, wish.captions, wish.masks)
+    bank = Bank(args.bank)
+    base = load_base(args.model, device=args.device, dtype=args.dtype, tokenizer=args.tokenizer)
+    config = TrainConfig.for_family(base.family.recipe, **wish.settings)
+    console.note(
+        f"{len(photos)} photos of {wish.class_words!r} become {wish.words!r}: {config.steps} steps "
+        f"on {base.name} ({base.family.name}, {base.device})"
+    )
+    with ProgressBar(enabled=console.shows_progress) as bar:
+        concept = train_concept(
+            base,
+            bank,
+            photos,
+            words=wish.words,
+            class_words=wish.class_words,
+            kind=wish.kind,
+            name=wish.name,
+            config=config,
+            on_progress=bar,
+            mapping=wish.mapping,
+            resume=not args.no_resume,
+        )
+    seconds = time.monotonic() - started
+    path = next(entry.path for entry in bank.entries() if entry.name == concept.name)
+    console.say(f"Learned {concept.trigger!r} as {concept.name!r} in {duration(seconds)}: {path}")
+    console.note(
+        f"Try: cidm generate --model {args.model} --bank {args.bank} "
+        f'--prompt "a photo of a {concept.trigger}" --out picture.png'
+    )
+    return {
+        "concept": concept.name,
+        "words": concept.words,
+        "class_words": concept.class_words,
+        "kind": concept.kind,
+        "file": path,
+        "seconds": round(seconds, 2),
+        "facts": concept.facts,
+        "config": concept.config,
+    }

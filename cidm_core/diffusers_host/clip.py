@@ -1,0 +1,128 @@
+"""A CLIP model from local files as an encoder of pictures and texts, for the alignment metrics.
+
+Pictures are prepared here as CLIP's own code does (bicubic short edge, centre crop), with Pillow:
+the processors of transformers differ between releases and may ask for torchvision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
+from ..errors import HostError
+from .devices import choose_device
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+_BATCH = 32
+
+
+class ClipEncoder:
+    """Embeddings of a CLIP model, float32 on the CPU, not normalised."""
+
+    def __init__(self, model: Any, tokenizer: Any, preparation: Mapping[str, Any]) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.size = int(model.config.vision_config.image_size)
+        self.mean = np.array(preparation.get("image_mean", MEAN), dtype=np.float32)
+        self.std = np.array(preparation.get("image_std", STD), dtype=np.float32)
+
+    @torch.no_grad()
+    def images(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """(pictures, dim)."""
+        parts: list[Tensor] = []
+        for start in range(0, len(pictures), _BATCH):
+            pixels = np.stack([self.prepare(p) for p in pictures[start : start + _BATCH]])
+            pixels = torch.from_numpy(pixels).to(self.model.device, self.model.dtype)
+            pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+            parts.append(self.model.visual_projection(pooled).float().cpu())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """(texts, dim)."""
+        limit = self.model.config.text_config.max_position_embeddings
+        parts: list[Tensor] = []
+        for start in range(0, len(texts), _BATCH):
+            ids = self.tokenizer(
+                list(texts[start : start + _BATCH]),
+                padding="max_length",
+                truncation=True,
+                max_length=limit,
+                return_tensors="pt",
+            ).to(self.model.device)
+            pooled = self.model.text_model(
+                input_ids=ids["input_ids"], attention_mask=ids["attention_mask"]
+            ).pooler_output
+            parts.append(self.model.text_projection(pooled).float().cpu())
+        return torch.cat(parts)
+
+    def prepare(self, picture: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """(3, size, size): short edge resized, centre cropped, normalised."""
+        picture = picture.convert("RGB")
+        size = self.size
+        short, long = min(picture.size), max(picture.size)
+        other = int(size * long / short)
+        shape = (size, other) if picture.width <= picture.height else (other, size)
+        picture = picture.resize(shape, Image.Resampling.BICUBIC)
+        left, top = (shape[0] - size) // 2, (shape[1] - size) // 2
+        picture = picture.crop((left, top, left + size, top + size))
+        pixels = np.asarray(picture, dtype=np.float32) / 255
+        return ((pixels - self.mean) / self.std).transpose(2, 0, 1)
+
+
+def load_clip(path: str | Path, device: str | torch.device | None = None) -> ClipEncoder:
+    """Load a CLIP model offline.
+
+    Args:
+        path: A folder as transformers writes it (config.json, model.safetensors, tokenizer files),
+            or the name of one in the local Hugging Face cache.
+        device: Default: CUDA, else MPS, else the CPU.
+
+    Raises:
+        HostError: If it is not there or no CLIP model.
+    """
+    folder = _folder(path)
+    try:
+        model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise HostError(
+            f"'{path}' is no CLIP model of transformers ({reason}). Give a folder with "
+            "config.json, model.safetensors, vocab.json and merges.txt."
+        ) from error
+    return ClipEncoder(model.to(choose_device(device)), tokenizer, _preparation(folder))
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise HostError(f"'{folder}' is a file. Give the CLIP model's folder.")
+    try:
+        return Path(snapshot_download(str(path), local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError) as error:
+        raise HostError(
+            f"There is no CLIP model '{path}', neither as a folder nor in the Hugging Face cache. "
+            "Fetch it once with `hf download openai/clip-vit-base-patch32`, or give a folder."
+        ) from error
+
+
+def _preparation(folder: Path) -> Mapping[str, Any]:
+    """Mean and deviation of the pixels, where the folder names them."""
+    try:
+        found = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

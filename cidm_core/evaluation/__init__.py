@@ -1,0 +1,1 @@
+"""How well concepts are drawn, and what living together in a bank costs them."""

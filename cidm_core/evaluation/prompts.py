@@ -1,0 +1,70 @@
+"""Prompts with a gap for the concept, and prompts with the concept words written back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import PromptError
+from ..words import contains, replace
+
+GAPS = ("<TOK>", "{}")
+PROMPTS: dict[str, tuple[str, ...]] = {
+    "object": ("a photo of a {}", "a {} on the left", "a {} on the right", "a {} on grass"),
+    "human": ("a photo of a {}", "a {} on the left", "a {} on the right", "a {} on grass"),
+    "style": ("a {} of a cat", "a {} of a house", "a {} of a fish", "a {} of a flower"),
+}
+
+
+class Named(Protocol):
+    """A concept or its entry in the bank."""
+
+    @property
+    def words(self) -> tuple[str, ...]: ...
+
+    @property
+    def class_words(self) -> str: ...
+
+    @property
+    def trigger(self) -> str: ...
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file, one per line.
+
+    Raises:
+        PromptError: If the file cannot be read or holds none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"Prompts '{path}' cannot be read as UTF-8 text ({error}).") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise PromptError(f"Prompts '{path}' hold no line. Write one prompt per line.")
+    return prompts
+
+
+def fill(prompt: str, concept: Named) -> str:
+    """The prompt with the concept's words in its gap.
+
+    Raises:
+        PromptError: If there is neither a gap nor a concept word.
+    """
+    for gap in GAPS:
+        if gap in prompt:
+            return prompt.replace(gap, concept.trigger)
+    if any(contains(prompt, word) for word in concept.words):
+        return prompt
+    raise PromptError(
+        f"The prompt {prompt!r} does not say where {concept.trigger!r} goes. "
+        f"Mark the place with {' or '.join(GAPS)}."
+    )
+
+
+def write_back(prompt: str, concepts: Sequence[Named]) -> str:
+    """The prompt in plain words: concept words become their class words, as CLIP knows those."""
+    table = {word: concept.class_words for concept in concepts for word in concept.words}
+    table |= {concept.trigger: concept.class_words for concept in concepts}
+    return replace(prompt, table)

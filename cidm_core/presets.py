@@ -1,0 +1,23 @@
+"""Named bundles of training settings, for those who know their card and not the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_Settings = Mapping[str, object]
+
+# Over the defaults and the family's recipe; "balanced" is those alone.
+PRESETS: Mapping[str, _Settings] = MappingProxyType(
+    {
+        "low-vram": MappingProxyType(
+            {"batch_size": 1, "gradient_checkpointing": True, "precision": "bf16", "variants": 8}
+        ),
+        "balanced": MappingProxyType({}),
+        "best": MappingProxyType({"accumulation": 2, "variants": 32}),
+    }
+)
+PRESET_HELP = (
+    "low-vram: one picture at a time, recomputed activations, bf16; balanced: the defaults; "
+    "best: two batches per step, as the paper's two GPUs do, and twice the augmented variants"
+)
