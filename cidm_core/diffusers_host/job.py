@@ -1,0 +1,167 @@
+"""What one run of learning works on, with everything checked before any work starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..bank import Bank
+from ..concept import Concept
+from ..config import TrainConfig
+from ..errors import HostError, PhotoError, TrainingError
+from ..fit import check_words
+from ..methods.base import Task
+from ..names import clean_name, default_name, file_stem, free_name
+from ..training.data import Photo, bind_photos
+from ..training.processes import Processes
+from ..training.state import RunFolder, run_id
+from ..words import parse_words
+from .base import Base
+from .encode import tokenise
+
+RUNS = ".runs"
+_PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked run: photos with bound captions, settings as they will be used, its folder."""
+
+    base: Base
+    bank: Bank
+    photos: Sequence[Photo]
+    task: Task
+    config: TrainConfig
+    size_px: int
+    processes: Processes
+    folder: RunFolder
+
+
+def prepare(
+    base: Base,
+    bank: Bank,
+    photos: Sequence[Photo],
+    config: TrainConfig,
+    processes: Processes,
+    words: str | Sequence[str],
+    class_words: str,
+    kind: str,
+    name: str | None,
+    mapping: Mapping[str, str] | None,
+) -> Job:
+    """Check all of the input, cheap things first.
+
+    Raises:
+        CidmError: As `train_concept` documents.
+    """
+    config = replace(config, precision=_precision(config, base))
+    size_px = _size_px(config, base)
+    if config.batch_size % processes.count:
+        raise TrainingError(
+            f"batch_size {config.batch_size} cannot be shared by {processes.count} processes. Use "
+            f"a multiple of {processes.count}."
+        )
+    task = _task(base, bank, words, class_words, kind, name)
+    if not photos:
+        raise PhotoError("There are no photos to learn from. Give three to five of the concept.")
+    bound = bind_photos(photos, task.words, task.class_words, mapping)
+    for photo in bound:
+        check_caption(base, photo.caption, task.words)
+    run = _run_id(base, bank, bound, task, config, size_px)
+    folder = RunFolder(bank.path / RUNS / file_stem(task.name), run, writes=processes.rank == 0)
+    folder.prepare()
+    return Job(base, bank, bound, task, config, size_px, processes, folder)
+
+
+def check_caption(base: Base, caption: str, words: Sequence[str]) -> None:
+    """Make sure that every encoder reads the concept words of a caption.
+
+    Raises:
+        PromptError: If one lies beyond the token limit.
+    """
+    for row, tokenizer in zip(base.family.encoders, base.tokenizers, strict=True):
+        tokenise(tokenizer, caption, words, row.max_tokens)
+
+
+def _precision(config: TrainConfig, base: Base) -> str:
+    """The precision asked for; that of the weights if they are no better."""
+    held = _PRECISION.get(base.dtype, "fp32")
+    precision = held if config.precision == "fp32" else config.precision
+    if precision == "fp16" and base.device.type == "cpu":
+        raise HostError(
+            "Learning in fp16 needs a GPU, and the model is on the CPU. Use precision bf16 or "
+            "fp32, and load the model in one of them."
+        )
+    return precision
+
+
+def _size_px(config: TrainConfig, base: Base) -> int:
+    size, cell = config.resolution_px or base.family.resolution_px, base.family.latent_px
+    if size % cell:
+        raise TrainingError(
+            f"resolution_px is {size}; {base.family.name} needs a multiple of its latent cell of "
+            f"{cell} px. Use {max(1, size // cell) * cell}."
+        )
+    return size
+
+
+def _task(
+    base: Base,
+    bank: Bank,
+    words: str | Sequence[str],
+    class_words: str,
+    kind: str,
+    name: str | None,
+) -> Task:
+    parsed = parse_words(words)
+    bank.check(base.family.name, base.fingerprint, base.layers)
+    chosen = free_name(bank, default_name(parsed, class_words)) if name is None else name
+    # An empty concept stands in for the one to come: what the bank would refuse is refused now.
+    probe = Concept(
+        name=clean_name(chosen),
+        words=parsed,
+        class_words=class_words,
+        kind=kind,
+        family=base.family.name,
+        base=base.fingerprint,
+        layers=tuple(layer.path for layer in base.layers),
+        factors={},
+        tokens={},
+    )
+    check_words(probe, bank.entries())
+    return Task(
+        name=probe.name,
+        words=parsed,
+        class_words=class_words,
+        kind=kind,
+        family=base.family.name,
+        base=base.fingerprint,
+        layers=base.layers,
+    )
+
+
+def _run_id(
+    base: Base, bank: Bank, photos: Sequence[Photo], task: Task, config: TrainConfig, size_px: int
+) -> str:
+    return run_id(
+        config.to_dict(),
+        words=task.words,
+        class_words=task.class_words,
+        kind=task.kind,
+        photos=[(_digest(photo), photo.caption) for photo in photos],
+        base=(base.fingerprint, str(base.dtype)),
+        old=[(entry.name, entry.index, entry.created) for entry in bank.entries()],
+        size_px=size_px,
+    )
+
+
+def _digest(photo: Photo) -> str:
+    """Content of a photo and its mask, whatever file they came from."""
+    held = photo.loaded()
+    digest = hashlib.sha256(repr(held.image.size).encode() + held.image.tobytes())
+    if held.mask is not None:
+        digest.update(held.mask.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""UNet and text encoders as what a method asks for: a `methods.base.Host` on diffusers modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from ..errors import HostError
+from ..methods.base import Adapter, Batch, Prediction
+from ..ops.diffusion import add_noise
+from .base import Base
+from .encode import encode, word_positions
+from .injection import Flags, Injection, checkpoint
+from .patches import layer_size
+
+
+class LearningHost:
+    """A base model that learns.
+
+    Args:
+        base: The model.
+        words: Concept words; `tokens` in `predict` holds one row of embeddings for each.
+
+    Raises:
+        HostError: If the model predicts neither noise nor v.
+    """
+
+    def __init__(self, base: Base, words: Sequence[str]) -> None:
+        if base.prediction_type not in ("epsilon", "v_prediction"):
+            raise HostError(
+                f"{base.name} predicts {base.prediction_type!r}; learning needs a model that "
+                "predicts 'epsilon' or 'v_prediction'. Use another checkpoint."
+            )
+        self._base, self._words = base, tuple(words)
+        schedule: Any = DDPMScheduler.from_config(base.scheduler_config)
+        self._alphas: Tensor = schedule.alphas_cumprod.to(base.device)
+        self._injection: Injection | None = None
+        self._contexts: tuple[Tensor, ...] = ()
+        self._columns: Tensor | None = None
+        self._latent_size = (0, 0)
+        self._maps: dict[int, Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self._base.device
+
+    @property
+    def timesteps(self) -> int:
+        """Number of noise levels."""
+        return len(self._alphas)
+
+    def embeddings(self, text: str) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        base = self._base
+        parts = zip(base.family.encoders, base.text_encoders, base.tokenizers, strict=True)
+        for row, encoder, tokenizer in parts:
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+            weight: Tensor = encoder.get_input_embeddings().weight
+            found[row.name] = weight.detach()[torch.tensor(ids, dtype=torch.long)].float()
+        return found
+
+    def predict(self, batch: Batch, tokens: Mapping[str, Tensor], watch: bool) -> Prediction:
+        base = self._base
+        embeddings = {
+            word: {encoder: rows[i] for encoder, rows in tokens.items()}
+            for i, word in enumerate(self._words)
+        }
+        # One contiguous block per layer: each attn2 projects its own without a copy.
+        self._contexts = (
+            encode(base, batch.prompts, embeddings).transpose(0, 1).contiguous().unbind()
+        )
+        if watch and self._injection is not None:
+            self._injection.watch()
+        self._columns = self._word_columns(batch.prompts) if watch else None
+        self._latent_size = (batch.latents.shape[2], batch.latents.shape[3])
+        alphas = self._alphas[batch.timesteps]
+        noisy = add_noise(batch.latents, batch.noise, alphas)
+        value = base.unet(
+            noisy.to(base.dtype),
+            batch.timesteps,
+            encoder_hidden_states=self._contexts[0],
+            return_dict=False,
+        )[0]
+        target = batch.noise
+        if base.prediction_type == "v_prediction":
+            # v = sqrt(a) noise - sqrt(1 - a) z: noising with the roles swapped and z negated
+            target = add_noise(batch.noise, -batch.latents, alphas)
+        maps = tuple(self._maps[i] for i in sorted(self._maps)) if watch else ()
+        return Prediction(value, target, maps)
+
+    def _word_columns(self, prompts: Sequence[str]) -> Tensor:
+        """(batch, tokens, words): averages each word's places in its prompt."""
+        limit = self._base.family.encoders[0].max_tokens
+        columns = torch.zeros(len(prompts), limit, len(self._words))
+        for row, prompt in enumerate(prompts):
+            for word, places in word_positions(self._base, prompt, self._words).items():
+                for place in places:
+                    columns[row, place, self._words.index(word)] = 1 / len(places)
+        return columns.to(self.device)
+
+    def _record(self, index: int, probabilities: Tensor) -> None:
+        """Keep a layer's attention (batch, cells, tokens) to the concept words, if wanted."""
+        if self._columns is not None:
+            found = probabilities @ self._columns.to(probabilities)
+            size = layer_size(found.shape[1], self._latent_size)
+            self._maps[index] = found.unflatten(1, size)
+
+    @contextmanager
+    def attached(
+        self, adapters: Mapping[str, Adapter], *, checkpointing: bool = False
+    ) -> Iterator[None]:
+        """Put adapters into the UNet and make the model ready to learn; undone on leaving.
+
+        Args:
+            adapters: Low-rank weights by path of a linear layer.
+            checkpointing: Recompute activations in the backward pass instead of keeping them.
+
+        Raises:
+            HostError: If the UNet carries another LoRA already.
+        """
+        base = self._base
+        modules = (base.unet, base.vae, *base.text_encoders)
+        flags = Flags(modules)
+        injection = Injection(base, lambda index: self._contexts[index], self._record)
+        try:
+            for module in modules:
+                module.requires_grad_(False)
+                module.eval()
+            injection.build(adapters)
+            if checkpointing:
+                checkpoint(base)
+            self._injection = injection
+            yield
+        finally:
+            self._injection = None
+            injection.leave()
+            flags.restore()
+            self._contexts, self._columns = (), None
+            self._maps.clear()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """The bare model for a while, for a preview; learning goes on afterwards."""
+        if self._injection is None:
+            yield
+            return
+        self._injection.leave()
+        try:
+            yield
+        finally:
+            self._injection.enter()

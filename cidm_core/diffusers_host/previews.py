@@ -1,0 +1,79 @@
+"""Pictures of what has been learned so far, drawn in the middle of a run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+
+from ..atomic import write_atomic
+from ..bank import Bank
+from ..concept import Concept
+from ..config import SampleConfig, TrainConfig
+from ..methods.base import Method
+from ..training.state import RunFolder
+from ..words import contains
+from .base import Base
+from .cache import unparked
+from .learning import LearningHost
+from .pipeline import generate
+
+Render = Callable[[Concept], Image.Image | Sequence[Image.Image]]
+OnPreview = Callable[[int, Sequence[Image.Image]], None]
+
+
+def default_render(base: Base, bank: Bank, config: TrainConfig) -> Render:
+    """Draws `config.preview_prompt`, or the concept's own words, at the training size."""
+
+    def render(concept: Concept) -> list[Image.Image]:
+        prompt = config.preview_prompt or concept.trigger
+        named = {name for word, name in bank.words().items() if contains(prompt, word)}
+        concepts = {name: bank[name] for name in named} | {concept.name: concept}
+        side = config.resolution_px or base.family.resolution_px
+        settings = SampleConfig.for_family(
+            base.family.sampling, width_px=side, height_px=side, seed=config.seed
+        )
+        return generate(base, concepts, prompt, config=settings)
+
+    return render
+
+
+class Previews:
+    """Shows the concept as it is now; the model is bare meanwhile, with its VAE at hand.
+
+    Args:
+        base: The model that learns.
+        host: What sits on it.
+        method: Knows the concept.
+        render: Draws it.
+        on_preview: Hears of the pictures; each first one is kept in the run's folder too.
+        folder: Of the run.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        host: LearningHost,
+        method: Method,
+        render: Render,
+        on_preview: OnPreview | None,
+        folder: RunFolder,
+    ) -> None:
+        self._base, self._host, self._method = base, host, method
+        self._render, self._on_preview, self._folder = render, on_preview, folder
+        self.last: Image.Image | None = None
+
+    def show(self, step: int) -> None:
+        concept = self._method.result({"steps": step})
+        with self._host.suspended(), unparked(self._base), torch.no_grad():
+            drawn = self._render(concept)
+        pictures = [drawn] if isinstance(drawn, Image.Image) else list(drawn)
+        if pictures:
+            self.last = pictures[0]
+            buffer = io.BytesIO()
+            self.last.save(buffer, "PNG")
+            write_atomic(self._folder.folder / f"preview-{step:06d}.png", buffer.getvalue())
+        if self._on_preview is not None:
+            self._on_preview(step, pictures)

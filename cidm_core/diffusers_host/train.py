@@ -1,0 +1,205 @@
+"""Learn one concept on a diffusers model and put it into a bank (CIDM section 4.1)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+
+from .. import __version__
+from ..bank import Bank
+from ..concept import Concept
+from ..config import TrainConfig
+from ..errors import HostError
+from ..methods import METHODS
+from ..methods.base import Method
+from ..training.batches import CachedSource, Draws
+from ..training.data import Photo
+from ..training.loop import Loop, Stopped
+from ..training.progress import Hooks, OnProgress, Progress
+from ..training.state import RunFolder, final_loss
+from .base import Base
+from .cache import cache_latents, parked
+from .job import Job, check_caption, prepare
+from .learning import LearningHost
+from .previews import OnPreview, Previews, Render, default_render
+from .several import Launched
+
+logger = logging.getLogger(__name__)
+
+
+def train_concept(
+    base: Base,
+    bank: Bank,
+    photos: Sequence[Photo],
+    *,
+    words: str | Sequence[str],
+    class_words: str,
+    kind: str = "object",
+    name: str | None = None,
+    config: TrainConfig | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    on_preview: OnPreview | None = None,
+    preview: Render | None = None,
+    mapping: Mapping[str, str] | None = None,
+    resume: bool = True,
+) -> Concept:
+    """Learn a concept from photos and add it to the bank.
+
+    Everything that can be wrong with the input is found before any work starts. Whatever ends the
+    run early (`should_stop`, Ctrl-C, an error) leaves the model as it was and a state in
+    `<bank>/.runs/<name>/`, from which a call with the same arguments goes on, to the same bits on
+    a CPU. Started by `accelerate launch`, all processes call this alike; the main one writes.
+
+    Args:
+        base: The model.
+        bank: Where the concept goes; its earlier concepts are consolidated with (Eq. 2).
+        photos: 3 to 5 are enough; `Photo.from_folder`.
+        words: Concept words, identity first, class noun last: "<dog1> <dog2>".
+        class_words: The plain words they stand for in the captions: "dog".
+        kind: "object", "style" or "human"; chooses the caption templates.
+        name: Name in the bank. Default: made from the words.
+        config: Settings. Default: the family's recipe.
+        on_progress: Called after every step, and after every encoded photo before.
+        should_stop: Asked before every step; True ends the run with `Stopped`.
+        on_preview: Called with step and pictures every `config.preview_every` steps.
+        preview: Makes those pictures. Default: `generate` with the concept as learned so far.
+        mapping: Replacements in captions instead of class words by words.
+        resume: Go on from a saved state of this very run if there is one.
+
+    Returns:
+        The concept as stored.
+
+    Raises:
+        BankError: Name or words are taken, or the bank cannot be written.
+        ConceptError: The words cannot be used.
+        FamilyError: The bank's concepts were learned on another model.
+        HostError: The machine cannot do what was asked, or memory ran out.
+        PhotoError: A photo or caption cannot be used.
+        PromptError: A caption's concept word lies beyond the text encoder's limit.
+        TrainingError: Loss or gradients stay NaN, or (`Stopped`) the caller stopped the run.
+    """
+    config = config or TrainConfig.for_family(base.family.recipe)
+    processes = Launched(base.device)
+    job = prepare(base, bank, photos, config, processes, words, class_words, kind, name, mapping)
+    render = preview or default_render(base, bank, job.config)
+    hooks = Hooks(on_progress, should_stop) if processes.rank == 0 else Hooks()
+    try:
+        # A host may call from inference mode, whose tensors cannot be learned with.
+        with torch.inference_mode(False), torch.enable_grad():
+            return _learn(job, hooks, render, on_preview, resume)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_how_to_resume(job.folder)) from error
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise HostError(_low_memory(job)) from error
+
+
+def _learn(
+    job: Job, hooks: Hooks, render: Render, on_preview: OnPreview | None, resume: bool
+) -> Concept:
+    base, config = job.base, job.config
+    state = job.folder.load() if resume else None
+    if state is None:
+        job.folder.start_over()
+    host = LearningHost(base, job.task.words)
+    with ExitStack() as stack:
+        latents = cache_latents(base, job.photos, config, job.size_px, _teller(job, hooks))
+        stack.enter_context(parked(base))
+        method = METHODS[config.method](job.task, config, job.bank.values(), host)
+        stack.enter_context(
+            host.attached(method.adapters, checkpointing=config.gradient_checkpointing)
+        )
+        source = CachedSource(
+            latents,
+            [photo.caption for photo in job.photos],
+            Draws(
+                seed=config.seed,
+                size=config.batch_size,
+                kind=job.task.kind,
+                timesteps=host.timesteps,
+                noise_offset=config.noise_offset,
+            ),
+            base.device,
+            job.processes,
+            lambda caption: check_caption(base, caption, job.task.words),
+        )
+        previews = Previews(base, host, method, render, on_preview, job.folder)
+        hooks = Hooks(hooks.on_progress, hooks.should_stop, previews.show)
+        loop = Loop(method, source, config, job.folder, base.device, hooks, job.processes)
+        if state is not None:
+            loop.resume(state)
+            logger.info("Going on at step %d of %d.", loop.step, config.steps)
+        loop.run()
+    return _store(job, method, loop, previews)
+
+
+def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
+    """Add the concept to the bank; if that does not work, the run can still be taken up again."""
+    if job.processes.rank == 0:
+        facts = {
+            "steps": loop.step,
+            "final_loss": final_loss(job.folder.rows),
+            "seconds": round(loop.seconds, 1),
+            "skipped": loop.skipped,
+            "photos": len(job.photos),
+            "base_name": job.base.name,
+            "version": __version__,
+        }
+        try:
+            picture = previews.last or job.photos[0].image
+            stored = job.bank.add(method.result(facts), picture)
+        except BaseException:
+            job.folder.save(loop.state())
+            raise
+        job.folder.finish(job.task.name)
+        job.processes.wait()
+        return stored
+    job.processes.wait()
+    return job.bank[job.task.name]
+
+
+def _teller(job: Job, hooks: Hooks) -> Callable[[int], None]:
+    """Progress while photos are encoded."""
+
+    def tell(done: int) -> None:
+        if hooks.on_progress is not None:
+            hooks.on_progress(Progress(done, len(job.photos), phase="preparing"))
+        # Several processes agree on stopping in the loop only.
+        if job.processes.count == 1 and hooks.should_stop is not None and hooks.should_stop():
+            raise Stopped("Stopped while the photos were prepared; nothing was learned yet.")
+
+    return tell
+
+
+def _how_to_resume(folder: RunFolder) -> str:
+    if not folder.state_path.exists():
+        return "Stopped before the first step."
+    return f"Stopped. The state is kept in '{folder.folder}'; the same call goes on from there."
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On CPU and MPS torch raises a plain RuntimeError.
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def _low_memory(job: Job) -> str:
+    config, base = job.config, job.base
+    can = {
+        "gradient_checkpointing=True": not config.gradient_checkpointing,
+        "batch_size=1": config.batch_size > 1,
+        "precision='bf16' and the model loaded with dtype='bf16'": base.dtype == torch.float32,
+        f"resolution_px={max(base.family.latent_px * 8, job.size_px // 2)}": True,
+    }
+    advice = ", ".join(text for text, applies in can.items() if applies)
+    return (
+        f"Memory of {base.device} ran out while learning at {job.size_px} px, batch size "
+        f"{config.batch_size}, precision {config.precision}. Try {advice}, or close other programs."
+    )

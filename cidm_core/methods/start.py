@@ -1,0 +1,65 @@
+"""Where learning starts: seeded generators, the first tokens and the first low-rank weights."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..errors import ConceptError
+from ..families import PROJECTIONS, CrossAttention
+
+
+def generator(seed: int, *labels: int | str) -> torch.Generator:
+    """A CPU generator of its own for every (seed, labels); the global ones are never touched."""
+    text = "/".join(str(label) for label in (seed, *labels))
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return torch.Generator().manual_seed(number & (2**63 - 1))
+
+
+def start_tokens(
+    class_rows: Tensor, words: int, layers: int, std: float, source: torch.Generator
+) -> Tensor:
+    """First embeddings of the concept words, (words, layers, dim); all layers start alike.
+
+    The last words take over the class tokens, aligned at the end; when there are more tokens than
+    words for them, the earliest of these words takes their mean. The words left over, at least
+    the first of two or more, start as N(0, std^2): they stand for the identity.
+
+    Args:
+        class_rows: Embeddings of the class words, (tokens, dim).
+        words: Number of concept words.
+        layers: Cross-attention layers.
+        std: Spread of the random words.
+        source: CPU generator.
+
+    Raises:
+        ConceptError: If there are no class tokens.
+    """
+    if not len(class_rows):
+        raise ConceptError("The class words are empty. Name what the concept is, such as 'dog'.")
+    named = min(max(1, words - 1), len(class_rows))
+    surplus = len(class_rows) - named + 1
+    taken = torch.cat([class_rows[:surplus].mean(0, keepdim=True), class_rows[surplus:]])
+    drawn = std * torch.randn(words, class_rows.shape[1], generator=source)
+    rows = torch.cat([drawn[: words - named], taken.float().cpu()])
+    return rows[:, None].repeat(1, layers, 1)
+
+
+def start_factors(
+    layers: Iterable[CrossAttention], rank: int, source: torch.Generator
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Down (rank, in) uniform in +-1/sqrt(in), up (out, rank) zero, by path of the linear layer.
+
+    The usual start of LoRA (Kaiming-uniform with a = sqrt(5), and zero): the delta is 0.
+    """
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer in layers:
+        for projection in PROJECTIONS:
+            out, width = layer.shape(projection)
+            down = (2 * torch.rand(rank, width, generator=source) - 1) / math.sqrt(width)
+            factors[f"{layer.path}.{projection}"] = (down, torch.zeros(out, rank))
+    return factors

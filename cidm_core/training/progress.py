@@ -1,0 +1,83 @@
+"""What a run tells the outside while it works: one event per step, and the log's rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+PHASES = ("preparing", "learning", "saving")
+_WINDOW = 30  # steps over which the speed is averaged
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a run after a step.
+
+    Attributes:
+        step: Steps done; in phase "preparing", photos encoded.
+        steps: Steps, or photos, in all.
+        loss: Sum of the terms; NaN when the step was skipped or nothing was computed yet.
+        terms: Loss terms of Eq. 2 by name, weighted as they enter the sum.
+        lr: The highest learning rate at work.
+        steps_per_second: Over the last steps; 0 when not known yet.
+        remaining_seconds: Estimate; NaN when not known yet.
+        skipped: Steps left out because of numbers that were not finite.
+        phase: One of `PHASES`.
+    """
+
+    step: int
+    steps: int
+    loss: float = math.nan
+    terms: Mapping[str, float] = field(default_factory=dict[str, float])
+    lr: float = 0.0
+    steps_per_second: float = 0.0
+    remaining_seconds: float = math.nan
+    skipped: int = 0
+    phase: str = "learning"
+
+
+OnProgress = Callable[[Progress], None]
+_NOT_TERMS = ("step", "loss", "grad_norm", "seconds", "skipped")
+
+
+def event(row: Mapping[str, Any], steps: int, speed: float, skipped: int) -> Progress:
+    """The event of a step from its row in the log."""
+    rates = [value for key, value in row.items() if key.startswith("lr_")]
+    left = steps - int(row["step"])
+    return Progress(
+        step=int(row["step"]),
+        steps=steps,
+        loss=float(row["loss"]),
+        terms={k: v for k, v in row.items() if k not in _NOT_TERMS and not k.startswith("lr_")},
+        lr=max(rates, default=0.0),
+        steps_per_second=speed,
+        remaining_seconds=left / speed if speed else math.nan,
+        skipped=skipped,
+    )
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller wants to hear, see or say during a run; only the main process calls them."""
+
+    on_progress: OnProgress | None = None
+    should_stop: Callable[[], bool] | None = None
+    preview: Callable[[int], None] | None = None
+
+
+class Pace:
+    """Speed over the last steps, so that a slow start or a preview does not spoil it for long."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._marks: deque[float] = deque([clock()], maxlen=_WINDOW + 1)
+
+    def tick(self) -> float:
+        """Note that a step is done; returns steps per second."""
+        self._marks.append(self._clock())
+        passed = self._marks[-1] - self._marks[0]
+        return (len(self._marks) - 1) / passed if passed > 0 else 0.0

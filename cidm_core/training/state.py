@@ -1,0 +1,208 @@
+"""Files of a run, `<bank>/.runs/<name>/`: its state to resume from, its log, its loss picture."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..atomic import explain, write_atomic
+from ..errors import BankError, TrainingError
+from ..pictures import loss_picture
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "1"
+_COSMETIC = ("save_every", "preview_every", "preview_prompt")
+Row = dict[str, Any]
+
+
+def run_id(config: Mapping[str, object], **inputs: object) -> str:
+    """A name for everything that decides the result; equal runs may resume each other.
+
+    Args:
+        config: Settings; those that only decide what is shown or saved do not count.
+        inputs: Anything JSON can hold.
+    """
+    settings = {key: value for key, value in config.items() if key not in _COSMETIC}
+    text = json.dumps([FORMAT, settings, inputs], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class State:
+    """A run between two steps: tensors by name, and plain facts such as the step."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def copy(self) -> State:
+        return State({key: t.detach().clone() for key, t in self.tensors.items()}, dict(self.facts))
+
+
+class RunFolder:
+    """Where a run keeps its files. Only the main process writes.
+
+    Args:
+        folder: `<bank>/.runs/<name>`; made when first written to.
+        run: From `run_id`.
+        writes: False in processes other than the main one.
+    """
+
+    def __init__(self, folder: Path, run: str, *, writes: bool = True) -> None:
+        self.folder, self.run, self.writes = folder, run, writes
+        self.rows: list[Row] = []
+
+    @property
+    def state_path(self) -> Path:
+        return self.folder / "state.safetensors"
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    def prepare(self) -> None:
+        """Make the folder.
+
+        Raises:
+            BankError: If the system refuses; better now than after an hour.
+        """
+        if not self.writes:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BankError(explain(error, f"make the folder '{self.folder}'")) from error
+        about = json.dumps({"format": FORMAT, "run": self.run})
+        write_atomic(self.folder / "run.json", about.encode(), error=BankError)
+
+    def load(self) -> State | None:
+        """The state of this very run, or None; a damaged or foreign one is moved aside."""
+        if not self.state_path.exists():
+            return None
+        try:
+            state, run = _read(self.state_path)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            self._move_aside("damaged", f"cannot be read ({error})")
+            return None
+        if run != self.run:
+            self._move_aside(run[:8], "is of a run with other photos, words, settings or concepts")
+            return None
+        self.rows = _read_rows(self.log_path, int(state.facts["step"]))
+        return state
+
+    def start_over(self) -> None:
+        """Leave an earlier state aside and begin an empty log."""
+        if self.state_path.exists():
+            self._move_aside("earlier", "was not asked for")
+        self.rows = []
+
+    def _move_aside(self, label: str, why: str) -> None:
+        if not self.writes:
+            return
+        target = self.state_path.with_name(f"state-{label}.safetensors")
+        logger.warning("The saved state '%s' %s; starting over.", self.state_path, why)
+        self.state_path.replace(target)
+
+    def open_log(self) -> None:
+        """Rewrite the log to the rows that count: those before the step resumed from."""
+        if self.writes:
+            text = "".join(_line(row) for row in self.rows)
+            write_atomic(self.log_path, text.encode(), error=TrainingError)
+
+    def log(self, row: Row) -> None:
+        """Append one step to the log."""
+        self.rows.append(row)
+        if self.writes:
+            with self.log_path.open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+
+    def save(self, state: State) -> None:
+        """Write the state, never with a number that is not finite.
+
+        Raises:
+            TrainingError: If a tensor is not finite or the system refuses; the older state stays.
+        """
+        if not self.writes:
+            return
+        tensors = {key: t.detach().cpu().contiguous() for key, t in state.tensors.items()}
+        for key, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise TrainingError(f"{key} is no longer finite; the state saved before is kept.")
+        facts = json.dumps({"format": FORMAT, "run": self.run, **state.facts})
+        data = save(tensors, metadata={"state": facts, "digest": _digest(facts, tensors)})
+        write_atomic(self.state_path, data, error=TrainingError)
+
+    def finish(self, title: str) -> None:
+        """Delete the state: the concept is in the bank. The log stays, with a picture of it."""
+        if not self.writes:
+            return
+        try:
+            self.state_path.unlink(missing_ok=True)
+            buffer = io.BytesIO()
+            loss_picture(self.rows, title).save(buffer, "PNG")
+            write_atomic(self.folder / "loss.png", buffer.getvalue())
+        except Exception:
+            # The concept is safe; a picture of its loss is only decoration.
+            logger.warning("The loss picture of %s was not drawn.", title, exc_info=True)
+
+
+def final_loss(rows: list[Row]) -> float | None:
+    """Mean loss of the last 5 % of the steps that were taken; None if there are none."""
+    tail = rows[-max(1, len(rows) // 20) :]
+    losses = [row["loss"] for row in tail if not row["skipped"] and row["loss"] is not None]
+    return sum(losses) / len(losses) if losses else None
+
+
+def _read(path: Path) -> tuple[State, str]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if metadata["digest"] != _digest(metadata["state"], tensors):
+        raise ValueError("its content does not match its checksum")
+    facts = json.loads(metadata["state"])
+    if facts.pop("format") != FORMAT:
+        raise ValueError("it was written by another version")
+    return State(tensors, facts), str(facts.pop("run"))
+
+
+def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for key in sorted(tensors):
+        digest.update(key.encode())
+        digest.update(tensors[key].flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _line(row: Row) -> str:
+    safe = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(safe) + "\n"
+
+
+def _read_rows(path: Path, step: int) -> list[Row]:
+    """Rows up to a step; a line cut short by a crash ends the log."""
+    rows: list[Row] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return rows
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(row, dict) or int(row.get("step", step + 1)) > step:
+            break
+        rows.append(row)
+    return rows
