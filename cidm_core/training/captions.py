@@ -87,7 +87,7 @@ def bind(
 ) -> str:
     """Replace the class words by the concept words, on token boundaries, in lower case.
 
-    A caption that already holds a concept word stays as its writer left it.
+    A caption that already holds the concept stays as its writer left it.
 
     Args:
         caption: Any text.
@@ -96,7 +96,7 @@ def bind(
         mapping: Replacements to make instead (`replace_mapping` of the public options).
     """
     caption = concept_words.normalise(" ".join(caption.split()))
-    if holds_concept(caption, words):
+    if holds_concept(caption, words, class_words):
         return caption
     if not mapping:
         mapping = {class_words: " ".join(concept_words.parse_words(words))}
@@ -105,9 +105,14 @@ def bind(
     )
 
 
-def holds_concept(caption: str, words: str | Sequence[str]) -> bool:
-    """Whether any of the concept words stands in the caption on token boundaries."""
-    return any(concept_words.contains(caption, word) for word in concept_words.parse_words(words))
+def holds_concept(caption: str, words: str | Sequence[str], class_words: str) -> bool:
+    """Whether a concept word stands in the caption on token boundaries.
+
+    Of "sks dog", made from "dog", only "sks" tells the concept from its class.
+    """
+    parsed = concept_words.parse_words(words)
+    own = [word for word in parsed if not concept_words.contains(class_words, word)]
+    return any(concept_words.contains(caption, word) for word in own or parsed)
 
 
 def bind_all(
@@ -127,7 +132,7 @@ def bind_all(
     """
     trigger = " ".join(concept_words.parse_words(words))
     bound = [bind(caption, words, class_words, mapping) or trigger for caption in captions]
-    missing = [caption for caption in bound if not holds_concept(caption, words)]
+    missing = [caption for caption in bound if not holds_concept(caption, words, class_words)]
     if missing and len(missing) == sum(bool(caption.strip()) for caption in captions):
         sought = ", ".join(repr(key) for key in (mapping or {class_words: trigger}))
         shown = "; ".join(f"'{caption[:60]}'" for caption in missing[:5])
@@ -139,7 +144,7 @@ def bind_all(
         logger.warning(
             "Caption '%s' does not name the concept; '%s' goes before it.", caption, trigger
         )
-    return [c if holds_concept(c, words) else f"{trigger}, {c}" for c in bound]
+    return [f"{trigger}, {caption}" if caption in missing else caption for caption in bound]
 
 
 def caption_variant(caption: str, kind: str, generator: torch.Generator) -> str:

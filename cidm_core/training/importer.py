@@ -31,6 +31,7 @@ _WITHOUT_COUNTERPART = (
     "datasets.train.prefetch_mode", "models.pretrained_path", "models.enable_xformers",
     "models.reg_full_identity", "models.finetune_cfg.text_encoder", "models.type",
     "models.sd_version", "models.test_sampler_type", "train.optim_g.lr",
+    "train.scheduler.num_epochs",
 )  # fmt: skip
 
 
@@ -265,6 +266,7 @@ def _rates(options: Options, settings: dict[str, object]) -> None:
     _expect(options, "train.optim_g.betas", [0.9, 0.999])
     _expect(options, "train.unet_kv_drop_rate", 0)
     _expect(options, "train.scheduler", "linear")
+    _expect(options, "train.scheduler.type", "LinearLR")
     _expect(options, "train.warmup_iter", 0, -1)
 
 

@@ -1,0 +1,149 @@
+"""One photo to one training square."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cidm_core.errors import PhotoError
+from cidm_core.training.augment import augment, to_latent_mask
+from cidm_core.training.data import Photo
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def ramp(width, height, mask=None):
+    """Red grows to the right, green grows downwards, blue is full: never black."""
+    pixels = np.full((height, width, 3), 255, np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, width).astype(np.uint8)[None, :]
+    pixels[..., 1] = np.linspace(0, 255, height).astype(np.uint8)[:, None]
+    return Photo.from_image(pixels, mask=mask)
+
+
+def spread(channel):
+    return float(channel.max() - channel.min())
+
+
+def test_pixels_are_in_minus_one_to_one():
+    variant = augment(ramp(64, 64), 32, 0.5, rng())
+    assert variant.pixels.shape == (3, 32, 32)
+    assert variant.pixels.dtype == torch.float32
+    assert (variant.pixels[2] == 1).all()
+    assert variant.pixels[0, 0, 0] < -0.95
+    assert variant.pixels[0, 0, -1] > 0.95
+    assert variant.concept_mask is None
+    assert (variant.image_mask == 1).all()
+
+
+@pytest.mark.parametrize(("size", "cut"), [((128, 64), 0), ((64, 128), 1)])
+def test_a_crop_is_a_square_of_the_short_edge(size, cut):
+    starts = set()
+    for seed in range(30):
+        variant = augment(ramp(*size), 32, 1.0, rng(seed))
+        assert (variant.image_mask == 1).all()
+        assert spread(variant.pixels[cut]) == pytest.approx(1.0, abs=0.06)  # half of the long edge
+        assert spread(variant.pixels[1 - cut]) == pytest.approx(2.0, abs=0.06)  # all of the short
+        starts.add(round(float(variant.pixels[cut].min()), 2))
+    assert len(starts) > 15
+    assert min(starts) < -0.85
+    assert max(starts) > -0.15
+
+
+@pytest.mark.parametrize(("size", "long"), [((128, 64), 1), ((64, 128), 0)])
+def test_otherwise_the_whole_photo_lies_somewhere_on_black(size, long):
+    places, photo, source = set(), ramp(*size), rng()
+    for _ in range(150):
+        variant = augment(photo, 32, 0.0, source)
+        inside = variant.image_mask == 1
+        assert set(variant.image_mask.unique().tolist()) == {0.0, 1.0}
+        assert (variant.pixels[:, ~inside] == -1).all()
+        assert (variant.pixels[2, inside] == 1).all()
+        rows, columns = inside.any(1), inside.any(0)
+        extent = (int(rows.sum()), int(columns.sum()))
+        assert extent == ((32, 16) if long == 0 else (16, 32))
+        for channel in (0, 1):
+            assert spread(variant.pixels[channel, inside]) > 1.8
+        places.add(int((columns if long == 0 else rows).int().argmax()))
+    assert places == set(range(17))
+
+
+def test_the_share_of_crops_is_the_probability():
+    photo = ramp(128, 64).loaded()
+    source = rng()
+    whole = [float(augment(photo, 16, 0.3, source).image_mask.mean()) < 1 for _ in range(400)]
+    assert 0.62 < np.mean(whole) < 0.78
+
+
+def test_same_generator_same_variant_and_always_three_draws():
+    for probability in (0.0, 0.5, 1.0):
+        source, other = rng(5), rng(5)
+        torch.rand(3, generator=other)
+        first = augment(ramp(128, 64), 32, probability, source)
+        assert torch.equal(source.get_state(), other.get_state())
+        again = augment(ramp(128, 64), 32, probability, rng(5))
+        assert torch.equal(first.pixels, again.pixels)
+        assert torch.equal(first.image_mask, again.image_mask)
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_the_concept_mask_moves_with_the_photo(probability):
+    """The mask is drawn where red is above the middle, so pixels tell where it must lie."""
+    area = np.zeros((64, 128), np.float32)
+    area[:, 64:] = 1
+    for seed in range(12):
+        variant = augment(ramp(128, 64, area), 32, probability, rng(seed))
+        mask, red = variant.concept_mask, variant.pixels[0]
+        inside = variant.image_mask == 1
+        assert (mask[inside & (red > 0.1)] == 1).all()
+        assert (mask[inside & (red < -0.1)] == 0).all()
+        assert mask[~inside].sum() == 0
+
+
+def test_a_crop_that_misses_the_concept_becomes_the_whole_photo():
+    area = np.zeros((32, 512), np.float32)
+    area[:, :4] = 1
+    photo = ramp(512, 32, area)
+    found = [augment(photo, 32, 1.0, rng(seed)) for seed in range(30)]
+    assert all(variant.concept_mask.sum() > 0 for variant in found)
+    assert sum(bool((variant.image_mask == 0).any()) for variant in found) > 20
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 500), (500, 17), (31, 33), (512, 16)])
+@pytest.mark.parametrize("size_px", [8, 32, 100])
+def test_awkward_shapes(size, size_px):
+    photo = ramp(*size, mask=np.ones(size[::-1]))
+    for probability in (0.0, 1.0):
+        variant = augment(photo, size_px, probability, rng())
+        assert variant.pixels.shape == (3, size_px, size_px)
+        assert torch.isfinite(variant.pixels).all()
+        assert variant.pixels.abs().max() <= 1
+        assert variant.image_mask.sum() > 0
+        torch.testing.assert_close(variant.concept_mask, variant.image_mask)
+
+
+def test_a_photo_on_disk_is_read_with_its_mask(tmp_path):
+    Image.new("RGB", (40, 24), (255, 255, 255)).save(tmp_path / "1.png")
+    Image.new("L", (40, 24), 255).save(tmp_path / "1_mask.png")
+    (photo,) = Photo.from_folder(tmp_path)
+    variant = augment(photo, 16, 0.0, rng())
+    assert torch.equal(variant.concept_mask, variant.image_mask)
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(PhotoError, match=r"1\.png' is not there"):
+        augment(photo, 16, 0.0, rng())
+
+
+def test_latent_masks_are_cell_means():
+    mask = torch.zeros(16, 24)
+    mask[:8, :8] = 1
+    mask[8:12, 8:16] = 1
+    expected = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
+    assert torch.equal(to_latent_mask(mask, 8), expected)
+    stacked = to_latent_mask(torch.stack([mask, 1 - mask]), 8)
+    assert torch.equal(stacked, torch.stack([expected, 1 - expected]))
+
+
+def test_latent_masks_need_whole_cells():
+    with pytest.raises(PhotoError, match=r"24 x 20 px .* multiple of 8"):
+        to_latent_mask(torch.ones(20, 24), 8)
