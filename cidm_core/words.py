@@ -13,11 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from .errors import ConceptError
 
 MAX_WORD_LENGTH = 64
+# Combining marks continue a word, but `\w` leaves them out (Devanagari vowels, accents that have
+# no composed letter).
+_MARKS = "".join(chr(c) for c in range(0x10000) if unicodedata.category(chr(c)).startswith("M"))
 
 
 def normalise(text: str) -> str:
     """Lower-case, composed (NFC) text, as the CLIP tokenizers see it."""
-    return unicodedata.normalize("NFC", text).lower()
+    # Composed again: lower-casing takes some letters apart, or makes marks fit (J and caron).
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
 
 
 def parse_words(words: str | Sequence[str]) -> tuple[str, ...]:
@@ -48,17 +52,18 @@ def parse_words(words: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def pattern(words: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that matches any of the words on token boundaries, longest first."""
-    ordered = sorted({normalise(word) for word in words}, key=len, reverse=True)
+    """A pattern for normalised text: any of the words on token boundaries, longest first."""
+    ordered = sorted({normalise(word) for word in words} - {""}, key=len, reverse=True)
     if not ordered:
         return re.compile(r"(?!)")
     joined = "|".join(re.escape(word) for word in ordered)
-    return re.compile(rf"(?<![\w<])(?:{joined})(?![\w>])", re.IGNORECASE)
+    return re.compile(rf"(?<![\w<{_MARKS}])(?:{joined})(?![\w>{_MARKS}])")
 
 
 def contains(text: str, word: str) -> bool:
     """Whether the word stands in the text on token boundaries."""
-    return pattern([word]).search(normalise(text)) is not None
+    text, word = normalise(text), normalise(word)
+    return word in text and pattern([word]).search(text) is not None
 
 
 def split(text: str, words: Iterable[str]) -> list[str]:
@@ -79,7 +84,7 @@ def split(text: str, words: Iterable[str]) -> list[str]:
 def replace(text: str, mapping: Mapping[str, str]) -> str:
     """Replace each key by its value on token boundaries, in one pass (no cascades)."""
     table = {normalise(key): value for key, value in mapping.items()}
-    return pattern(table).sub(lambda match: table[normalise(match.group())], normalise(text))
+    return pattern(table).sub(lambda match: table[match.group()], normalise(text))
 
 
 def overlap(words: Sequence[str], taken: Iterable[str]) -> str | None:
