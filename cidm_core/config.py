@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from .errors import CidmError
@@ -30,21 +30,39 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "text"),
+}
+
+
+def _objection(f: Field[Any], value: Any) -> str | None:
+    """What is wrong with a value and what would do, or None."""
+    kind, _, optional = str(f.type).partition(" | ")
+    types, wanted = _KINDS[kind]
+    if value is None:
+        return None if optional else f"None; give {wanted}"
+    if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
+        return f"{value!r}; give {wanted}"
+    choices, low, high = (f.metadata[key] for key in ("choices", "min", "max"))
+    if choices and value not in choices:
+        return f"{value!r}; choose one of {', '.join(choices)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}; give a finite number"
+    if (low is not None and value < low) or (high is not None and value > high):
+        upper = "or more" if high is None else f"to {high}"
+        return f"{value}; allowed is {low} {upper}"
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Checked:
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, meta = getattr(self, f.name), f.metadata
-            if value is None:
-                continue
-            if meta["choices"] and value not in meta["choices"]:
-                allowed = ", ".join(meta["choices"])
-                raise CidmError(f"{f.name} is {value!r}; choose one of {allowed}.")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise CidmError(f"{f.name} is {value}; give a finite number.")
-            low, high = meta["min"], meta["max"]
-            if (low is not None and value < low) or (high is not None and value > high):
-                raise CidmError(f"{f.name} is {value}; allowed is {low} to {high}.")
+            if found := _objection(f, getattr(self, f.name)):
+                raise CidmError(f"{f.name} is {found}.")
 
     @classmethod
     def from_dict(cls: type[Settings], values: Mapping[str, object]) -> Settings:

@@ -1,0 +1,114 @@
+import dataclasses
+import json
+import math
+import re
+
+import pytest
+
+from cidm_core.config import SampleConfig, TrainConfig
+from cidm_core.errors import CidmError
+from cidm_core.families import FAMILIES
+
+BOTH = (TrainConfig, SampleConfig)
+FIELDS = [(kind, f) for kind in BOTH for f in dataclasses.fields(kind)]
+LIMITED = [(kind, f, side) for kind, f in FIELDS for side in ("min", "max")]
+LIMITED = [(kind, f, side) for kind, f, side in LIMITED if f.metadata[side] is not None]
+
+
+def name(value):
+    return value.name if isinstance(value, dataclasses.Field) else getattr(value, "__name__", value)
+
+
+def named(cases):
+    return pytest.mark.parametrize("case", cases, ids=lambda c: "-".join(map(name, c)))
+
+
+@named(FIELDS)
+def test_every_setting_has_a_help_text_and_a_default_within_its_limits(case):
+    kind, f = case
+    assert f.metadata["help"].endswith(".")
+    default = getattr(kind(), f.name)
+    assert default == f.default
+    if f.metadata["choices"]:
+        assert default in f.metadata["choices"]
+
+
+@named(LIMITED)
+def test_limits_are_allowed_and_what_lies_beyond_is_not(case):
+    kind, f, side = case
+    limit = f.metadata[side]
+    whole = f.type.startswith("int")
+    step = 1 if whole else max(1e-6, abs(limit) * 1e-6)
+    beyond = limit - step if side == "min" else limit + step
+    assert getattr(kind(**{f.name: int(limit) if whole else limit}), f.name) == limit
+    with pytest.raises(
+        CidmError, match=rf"^{f.name} is .*; allowed is .*{re.escape(str(limit))}"
+    ) as caught:
+        kind(**{f.name: beyond})
+    assert "None" not in str(caught.value)
+
+
+@named(FIELDS)
+def test_values_of_another_type_are_refused(case):
+    kind, f = case
+    wrong = {
+        "int": ["8", 1.5, True, math.nan],
+        "float": ["1.0", True, math.nan, math.inf],
+        "bool": ["yes", 1, 0.0],
+        "str": [7, True, b"x"],
+    }[f.type.split(" | ")[0]]
+    for value in wrong:
+        with pytest.raises(CidmError, match=rf"^{f.name} is "):
+            kind(**{f.name: value})
+    if "None" in f.type:
+        assert getattr(kind(**{f.name: None}), f.name) is None
+    else:
+        with pytest.raises(CidmError, match=rf"^{f.name} is None"):
+            kind(**{f.name: None})
+
+
+@named([c for c in FIELDS if c[1].metadata["choices"]])
+def test_choices_are_named_in_the_error(case):
+    kind, f = case
+    with pytest.raises(CidmError, match=f"choose one of {', '.join(f.metadata['choices'])}"):
+        kind(**{f.name: "something else"})
+
+
+def test_whole_numbers_do_for_real_ones():
+    assert SampleConfig(guidance_scale=7).guidance_scale == 7
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_unknown_settings_are_refused_by_name(kind):
+    with pytest.raises(CidmError, match=r"Unknown setting ranks, stepz\. Known are: .*steps"):
+        kind.from_dict({"stepz": 1, "ranks": 2})
+    with pytest.raises(TypeError, match="ranks"):
+        kind(ranks=4)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_settings_survive_json(kind):
+    config = kind(steps=7, seed=3)
+    assert kind.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().steps = 3
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_a_family_s_recipe_gives_defaults_that_the_user_can_override(family):
+    recipe = TrainConfig.for_family(family.recipe)
+    assert all(getattr(recipe, key) == value for key, value in family.recipe.items())
+    assert TrainConfig.for_family(family.recipe, steps=11).steps == 11
+    sampling = SampleConfig.for_family(family.sampling, guidance_scale=2.0)
+    assert sampling.guidance_scale == 2.0
+
+
+def test_public_hyper_parameters_of_the_method():
+    """CIDM's released configuration; a change here changes results."""
+    config = TrainConfig()
+    assert (config.steps, config.rank, config.lr_tokens, config.lr_lora) == (800, 4, 1e-3, 1e-4)
+    assert (config.token_norm_limit, config.noise_offset, config.weight_decay) == (0.55, 0.01, 0.01)
+    assert (config.gamma1, config.gamma2) == (0.1, 1.0)
