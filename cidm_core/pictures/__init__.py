@@ -1,8 +1,9 @@
 """Everything the package draws, with Pillow alone: charts, layouts, grids and contact sheets."""
 
-from .charts import loss_picture, weights_picture
 from .layout import DrawnRegion, layout_picture
+from .losses import loss_picture, losses_picture
 from .sheets import Panel, Row, contact_sheet, enlarge, grid, stack
+from .weights import weights_picture
 
 __all__ = [
     "DrawnRegion",
@@ -13,6 +14,7 @@ __all__ = [
     "grid",
     "layout_picture",
     "loss_picture",
+    "losses_picture",
     "stack",
     "weights_picture",
 ]

@@ -13,12 +13,13 @@ from cidm_core.pictures import (
     grid,
     layout_picture,
     loss_picture,
+    losses_picture,
     stack,
     weights_picture,
 )
 from cidm_core.pictures.axes import linear_ticks, log_ticks, tick_label
 from cidm_core.pictures.canvas import PALETTE, Canvas, fit, text_width, wrap
-from cidm_core.pictures.charts import smooth
+from cidm_core.pictures.losses import smooth
 
 LAYERS = [
     *(
@@ -94,7 +95,11 @@ def test_smooth_is_a_mean_that_skips_gaps():
 
 
 def test_loss_curve_falls_from_left_to_right(text_boxes):
-    rows = [{"step": i, "loss": 9, "denoise": 1 / (1 + i / 50), "r1": 1e-3} for i in range(400)]
+    others = {"lr_tokens.text_encoder": 1e-3, "grad_norm": 3.0, "seconds": 1.0, "skipped": False}
+    rows = [
+        {"step": i, "loss": 9, "denoise": 1 / (1 + i / 50), "r1": 1e-3, **others}
+        for i in range(400)
+    ]
     picture = loss_picture(rows, LONG)
     curve = count(picture.crop((76, 80, 740, 332)), PALETTE[0])
     heights = [np.nonzero(curve[:, x])[0].mean() for x in (5, 300, 640)]
@@ -104,6 +109,7 @@ def test_loss_curve_falls_from_left_to_right(text_boxes):
     assert "step" in texts
     assert "denoising loss" in texts
     assert "R1 orthogonality" in texts
+    assert not any(text.startswith(("lr", "grad", "sec", "skip")) for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +137,26 @@ def test_a_spike_does_not_flatten_the_curve():
     assert 80 < 252 - np.median(curve) < 170, "the curve uses the middle of the panel"
 
 
+@pytest.mark.parametrize("width", [480, 760])
+def test_several_runs_share_one_frame(width, text_boxes):
+    runs = {
+        LONG: [{"step": i, "denoise": 0.9} for i in range(1, 101)],
+        "short": [{"step": i, "denoise": 0.3} for i in range(1, 51)],
+        "none": [],
+    }
+    picture = losses_picture(runs, LONG, width)
+    assert picture.width == width
+    panel = picture.crop((76, 90, width - 24, 328))
+    high, low = (np.nonzero(count(panel, PALETTE[i])) for i in (0, 1))
+    assert high[0].mean() < low[0].mean()
+    assert high[1].max() > 1.9 * low[1].max(), "the shorter run ends half way"
+    assert losses_picture({}).width == 760
+    loss_picture([{"step": 1, "denoise": 1.0, "R1": 0.1, "R2": 0.2, "x": 0.3}], width=width)
+
+
 def bar_length(picture, index):
     row = count(picture, PALETTE[index % len(PALETTE)])
-    return int(row[:, 180:352].sum(1).max())
+    return int(row[:, 180:350].sum(1).max())
 
 
 def test_weight_bars_are_the_means(text_boxes):
@@ -141,8 +164,8 @@ def test_weight_bars_are_the_means(text_boxes):
     weights[:, 0], weights[:, 1] = 0.8, 0.2
     picture = weights_picture(["dog", LONG, "cat"], LAYERS, weights, LONG)
     lengths = [bar_length(picture, i) for i in range(3)]
-    assert lengths[0] == pytest.approx(170, abs=2)
-    assert lengths[1] == pytest.approx(170 / 4, abs=2)
+    assert lengths[0] == pytest.approx(168, abs=2)
+    assert lengths[1] == pytest.approx(168 / 4, abs=2)
     assert lengths[2] == 0
     texts = [text for _, text in text_boxes[0]]
     assert {"dog", "0.80", "0.20", "0.00", "d0", "m", "u3"} <= set(texts)
@@ -152,9 +175,10 @@ def test_heat_strip_shows_the_layer():
     weights = np.zeros((16, 1))
     weights[4] = 1.0
     picture = np.asarray(weights_picture(["dog"], LAYERS, weights), int)
-    dark = picture[88, 430:736].sum(-1) < 400
+    strip = 428
+    dark = picture[88, strip:736].sum(-1) < 400
     left, right = np.nonzero(dark)[0][[0, -1]]
-    cell = (760 - 24 - 430) / 16
+    cell = (736 - strip) / 16
     assert left == pytest.approx(4 * cell, abs=1)
     assert right == pytest.approx(5 * cell - 1, abs=1)
 
