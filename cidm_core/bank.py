@@ -29,7 +29,6 @@ from .foreign import write_lora
 from .listing import Listing
 from .names import clean_name, file_stem, same_key
 from .names import default_name as default_name
-from .names import free_name as free_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -258,6 +257,22 @@ class Bank(Mapping[str, Concept]):
             yield
         finally:
             lock.release()
+
+
+def free_name(bank: Bank, wanted: str) -> str:
+    """`wanted`, or `wanted-2`, `wanted-3` ...: the first that `add` would accept.
+
+    Raises:
+        BankError: If `wanted` is no possible name.
+    """
+    names = {same_key(name) for name in bank}
+    files = [entry.path for entry in bank.entries()] + [path for path, _ in bank.broken()]
+    stems = {same_key(path.stem) for path in files}
+    name, count = clean_name(wanted), 1
+    while same_key(name) in names or same_key(file_stem(name)) in stems:
+        count += 1
+        name = f"{clean_name(wanted)}-{count}"
+    return name
 
 
 def _png(preview: Image) -> bytes:

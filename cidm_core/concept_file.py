@@ -23,6 +23,7 @@ from .errors import BankError, ConceptError
 from .families import PROJECTIONS
 from .lora import FILE_PREFIX, LoraFactors, file_key
 from .lora_file import ALPHA, DOWN, UP, lora_metadata, lora_tensors, rank_and_alpha
+from .names import clean_name
 from .tensor_file import pack, parse_text, read, read_first, unpack
 from .words import parse_words
 
@@ -203,8 +204,7 @@ def _take_factors(tensors: dict[str, Tensor], layers: tuple[str, ...]) -> dict[s
     factors: dict[str, LoraFactors] = {}
     for path in (f"{layer}.{projection}" for layer in layers for projection in PROJECTIONS):
         key = file_key(path)
-        parts = [tensors.pop(key + ending, None) for ending in (DOWN, UP, ALPHA)]
-        down, up, alpha = parts
+        down, up, alpha = (tensors.pop(key + ending, None) for ending in (DOWN, UP, ALPHA))
         if down is None and up is None and alpha is None:
             continue
         if down is None or up is None or alpha is None or alpha.numel() != 1:
@@ -260,7 +260,7 @@ def _parse_record(text: str, origin: str) -> dict[str, Any]:
     record = parse_text(text, origin)
     version = record.get("version") if isinstance(record, dict) else None
     if not isinstance(version, int) or version < 1:
-        raise _unfit(origin, "it does not say which format it has.")
+        raise BankError(f"{origin}: holds no concept, perhaps a plain LoRA. Choose a concept file.")
     if version > VERSION:
         raise BankError(
             f"{origin}: written in format {version}; this version reads up to {VERSION}. "
@@ -274,7 +274,7 @@ def _parse_record(text: str, origin: str) -> dict[str, Any]:
         record[key] = tuple(record[key])
     try:
         _check_record(record)
-    except ConceptError as caught:
+    except (ConceptError, BankError) as caught:
         raise _unfit(origin, caught) from caught
     return record
 
@@ -283,8 +283,10 @@ def _check_record(record: Mapping[str, Any]) -> None:
     layers, words = record["layers"], record["words"]
     if not all(isinstance(path, str) and _PATH.fullmatch(path) for path in layers):
         raise ConceptError("a layer's name is malformed.")
-    if len(set(layers)) != len(layers) or not record["name"] or record["index"] < 0:
-        raise ConceptError("a layer repeats, or name or place in the learning order is missing.")
+    if len(set(layers)) != len(layers) or record["index"] < -1:
+        raise ConceptError("a layer repeats, or the place in the learning order is below zero.")
+    if clean_name(record["name"]) != record["name"]:
+        raise ConceptError("its name is malformed.")
     if not all(isinstance(word, str) for word in words) or parse_words(words) != words:
         raise ConceptError("its words are malformed.")
     if record["kind"] not in KINDS:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .atomic import explain
 from .concept_file import SUFFIX, Entry, load_entry
 from .errors import BankError
-from .names import same_key
+from .names import file_stem, same_key
 
 _Stamp = tuple[int, int, int]
 _Headers = Mapping[str, tuple[_Stamp, Entry | BankError]]
@@ -86,7 +86,7 @@ def _sorted(folder: Path, headers: _Headers) -> Listed:
     broken = [(folder / n, h) for n, (_, h) in headers.items() if isinstance(h, BankError)]
     entries: list[Entry] = []
     taken: dict[str, Entry] = {}
-    for entry in sorted(found, key=lambda e: (e.index, e.created, e.name, e.path.name)):
+    for entry in sorted(found, key=_place):
         marks = [f"name {same_key(entry.name)!r}", *(f"word {word!r}" for word in entry.words)]
         if clash := next((mark for mark in marks if mark in taken), None):
             error = BankError(
@@ -98,3 +98,9 @@ def _sorted(folder: Path, headers: _Headers) -> Listed:
         taken.update(dict.fromkeys(marks, entry))
         entries.append(entry)
     return Listed(tuple(entries), tuple(sorted(broken, key=lambda pair: pair[0].name)))
+
+
+def _place(entry: Entry) -> tuple[int, str, bool, str]:
+    # A file under its own name comes before a copy such as 'dog (1).safetensors'.
+    renamed = entry.path.stem != file_stem(entry.name)
+    return entry.index, entry.created, renamed, entry.path.name

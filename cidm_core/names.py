@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from .errors import BankError
 from .words import parse_words
@@ -72,17 +72,3 @@ def default_name(words: str | Sequence[str], class_words: str = "") -> str:
     if len(stems) == 1 and (stem := stems.pop()):
         return stem
     return " ".join(class_words.split()) or parsed[0].strip("<>") or parsed[0]
-
-
-def free_name(taken: Container[str], wanted: str) -> str:
-    """`wanted`, or `wanted-2`, `wanted-3` ...: the first that is not taken.
-
-    Args:
-        taken: A bank, or any container of names.
-        wanted: The name to start from.
-    """
-    name, count = wanted, 1
-    while name in taken:
-        count += 1
-        name = f"{wanted}-{count}"
-    return name

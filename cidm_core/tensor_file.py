@@ -108,7 +108,7 @@ def unpack(data: bytes, origin: str) -> tuple[dict[str, Tensor], dict[str, str]]
         body = memoryview(data)[8 + len(header) :]
         check_table(table, len(body))
         if damaged := _damaged(body, table, _digests(metadata)):
-            raise FaultError(f"{damaged[:80]} does not match its digest")
+            raise FaultError(f"{damaged[:120]} does not match its digest")
         try:
             return load(data), metadata
         except (SafetensorError, ValueError, RuntimeError) as caught:
@@ -219,7 +219,7 @@ def _damage(data: bytes, header: bytes) -> str:
     table, metadata = parse_table(header)
     check_table(table, len(data) - start)
     damaged = _damaged(memoryview(data)[start:], table, _digests(metadata))
-    return f"damaged in {damaged[:80]}" if damaged else "its digest was changed"
+    return f"damaged in {damaged[:120]}" if damaged else "its digest was changed"
 
 
 def _check_regular(path: Path) -> None:

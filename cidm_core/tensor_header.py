@@ -121,12 +121,12 @@ def _are_counts(value: object) -> bool:
 
 def _check_row(key: str, row: object) -> None:
     if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
-        raise FaultError(f"the entry of {key[:80]} is malformed")
+        raise FaultError(f"the entry of {key[:120]} is malformed")
     if not isinstance(row["dtype"], str) or row["dtype"] not in SIZES:
-        raise FaultError(f"{key[:80]} is {row['dtype']!s:.20}; expected {', '.join(SIZES)}")
+        raise FaultError(f"{key[:120]} is {row['dtype']!s:.20}; expected {', '.join(SIZES)}")
     places = row["data_offsets"]
     if not _are_counts(row["shape"]) or not _are_counts(places) or len(places) != 2:
-        raise FaultError(f"shape or place of {key[:80]} is malformed")
+        raise FaultError(f"shape or place of {key[:120]} is malformed")
 
 
 def check_table(table: Mapping[str, Any], size: int) -> None:
@@ -139,7 +139,7 @@ def check_table(table: Mapping[str, Any], size: int) -> None:
     for key, row in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
         first, last = row["data_offsets"]
         if first != end or last - first != math.prod(row["shape"]) * SIZES[row["dtype"]]:
-            raise FaultError(f"the bytes of {key[:80]} overlap, leave a hole or miss its shape")
+            raise FaultError(f"the bytes of {key[:120]} overlap, leave a hole or miss its shape")
         end = last
     if end != size:
         raise FaultError(f"{size} bytes of tensors, where its header tells of {end}")

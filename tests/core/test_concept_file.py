@@ -1,0 +1,468 @@
+"""One concept in one file: what is written, and that nothing damaged is ever read."""
+
+import json
+import math
+import os
+import random
+import struct
+
+import pytest
+import torch
+from bank_samples import flip, forge, make_concept, same, sign, split
+from safetensors import safe_open
+
+from cidm_core import concept_file
+from cidm_core.concept_file import decode, encode, load, load_entry
+from cidm_core.errors import BankError, CidmError
+from cidm_core.families import FAMILIES, PROJECTIONS
+from cidm_core.lora import LoraFactors
+
+
+@pytest.fixture
+def data():
+    return encode(make_concept(index=3, created="2026-01-02T03:04:05+00:00"))
+
+
+@pytest.fixture
+def path(tmp_path, data):
+    path = tmp_path / "dog.safetensors"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_concept_comes_back_bit_for_bit(dtype):
+    concept = make_concept(dtype=dtype, index=3, created="2026-01-02T03:04:05+00:00")
+    found = decode(encode(concept), "dog")
+    assert same(concept, found)
+    assert found.tokens["text_encoder"].dtype == dtype
+    assert (found.index, found.created) == (3, "2026-01-02T03:04:05+00:00")
+    assert found.config == {"steps": 800, "lr_lora": 1e-4}
+    assert found.facts == {"photos": 5, "loss": 0.125}
+
+
+def test_mixed_types_ranks_and_missing_projections_come_back():
+    concept = make_concept()
+    factors = dict(concept.factors)
+    first, second, *rest = factors
+    del factors[rest[0]]
+    factors[first] = LoraFactors(torch.ones(3, 4).half(), torch.ones(4, 3).half(), 0.5)
+    factors[second] = LoraFactors(torch.ones(1, 4).bfloat16(), torch.ones(4, 1).bfloat16(), 7.0)
+    concept = make_concept(name="x", paths=concept.layers)
+    object.__setattr__(concept, "factors", factors)
+    found = decode(encode(concept), "x")
+    assert same(concept, found)
+    assert found.factors[first].alpha == 0.5
+
+
+def test_the_same_concept_gives_the_same_bytes(data):
+    assert encode(make_concept(index=3, created="2026-01-02T03:04:05+00:00")) == data
+
+
+def test_views_and_graph_tensors_are_stored_by_value():
+    concept = make_concept()
+    path = next(iter(concept.factors))
+    down = torch.arange(16.0).reshape(4, 4)[::2]
+    up = torch.ones(2, 4, requires_grad=True).T
+    object.__setattr__(concept, "factors", {**concept.factors, path: LoraFactors(down, up, 1.0)})
+    found = decode(encode(concept), "x").factors[path]
+    assert torch.equal(found.down, down)
+    assert torch.equal(found.up, up)
+    assert not found.up.requires_grad
+
+
+def test_entry_tells_what_the_header_tells(path):
+    entry = load_entry(path)
+    assert (entry.name, entry.words, entry.kind) == ("dog", ("<dog-1>", "<dog-2>"), "object")
+    assert (entry.family, entry.rank, entry.alpha, entry.index) == ("SD15", 2, 3.2, 3)
+    assert entry.trigger == "<dog-1> <dog-2>"
+    assert entry.layers == load(path).layers
+    assert entry.facts == {"photos": 5, "loss": 0.125}
+    assert entry.preview.name == "dog.png"
+
+
+def test_keys_are_those_of_stock_loaders(path):
+    key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_out_0"
+    with safe_open(path, "pt") as file:
+        assert {f"{key}.lora_down.weight", f"{key}.lora_up.weight", f"{key}.alpha"} <= set(
+            file.keys()
+        )
+        assert file.get_tensor(f"{key}.alpha").shape == ()
+        texts = file.metadata()
+        tokens = file.get_tensor("lora_unet_cidm_tokens_text_encoder.lora_down.weight")
+    assert tokens.shape == (4, 4)
+    assert texts["format"] == "pt"
+    assert texts["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert texts["modelspec.trigger_phrase"] == "<dog-1> <dog-2>"
+    assert texts["ss_base_model_version"] == "sd_v1"
+    assert (texts["ss_network_dim"], texts["ss_network_alpha"]) == ("2", "3.2")
+    assert json.loads(texts["ss_tag_frequency"]) == {"dog": {"<dog-1> <dog-2>": 5}}
+
+
+def real_shapes(family):
+    layers = FAMILIES[family].layers
+    factors = {}
+    for layer in layers:
+        for projection in PROJECTIONS:
+            out, into = layer.shape(projection)
+            pair = LoraFactors(torch.randn(2, into), torch.randn(out, 2), 1.0)
+            factors[f"{layer.path}.{projection}"] = pair
+    concept = make_concept(paths=tuple(layer.path for layer in layers), family=family)
+    object.__setattr__(concept, "factors", factors)
+    return concept
+
+
+def test_diffusers_converts_every_key(tmp_path):
+    lora = pytest.importorskip("diffusers.loaders").StableDiffusionLoraLoaderMixin
+    path = tmp_path / "dog.safetensors"
+    concept = make_concept(layers=16)
+    path.write_bytes(encode(concept))
+    state, alphas = lora.lora_state_dict(str(tmp_path), weight_name=path.name)
+    mine = {key for key in state if "cidm" not in key}
+    stem = "unet.{}.attn2.processor.{}_lora.{}.weight"
+    assert mine == {
+        stem.format(layer.removesuffix(".attn2"), projection.removesuffix(".0"), side)
+        for layer in concept.layers
+        for projection in PROJECTIONS
+        for side in ("down", "up")
+    }
+    assert set(alphas.values()) == {torch.tensor(3.2).item()}
+    assert len(alphas) == 64
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys")
+def test_diffusers_applies_the_very_deltas(tmp_path):
+    """The whole stock path, tokens included, on a UNet with the mini family's layers."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=(96, 192),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=8,
+    )
+    concept = real_shapes("MINI")
+    expected = {
+        path: unet.get_submodule(path).weight + pair.delta()
+        for path, pair in concept.factors.items()
+    }
+    (tmp_path / "dog.safetensors").write_bytes(encode(concept))
+    mixin = diffusers.loaders.StableDiffusionLoraLoaderMixin
+    state, alphas = mixin.lora_state_dict(str(tmp_path), weight_name="dog.safetensors")
+    mixin.load_lora_into_unet(state, network_alphas=alphas, unet=unet)
+    unet.fuse_lora()
+    for path, weight in expected.items():
+        found = unet.get_submodule(path).base_layer.weight
+        torch.testing.assert_close(found, weight, rtol=1e-5, atol=1e-5)
+
+
+def test_every_flipped_bit_is_found(data, path):
+    rng = random.Random(0)
+    (length,) = struct.unpack("<Q", data[:8])
+    bits = [rng.randrange(len(data) * 8) for _ in range(400)]
+    bits += [at * 8 + rng.randrange(8) for at in range(0, 8 + length, 7)]
+    bits += range(300 * 8)  # length, opening and both digests: every single bit
+    for bit in bits:
+        with pytest.raises(BankError, match=r"dog: .*copy"):
+            decode(flip(data, bit), "dog")
+
+
+def test_header_flips_are_found_without_reading_tensors(data, path):
+    (length,) = struct.unpack("<Q", data[:8])
+    rng = random.Random(1)
+    opening = len(b'{"__metadata__":{"cidm.sha256":"') + 8
+    with open(path, "r+b", buffering=0) as file:
+        for at in range(0, 8 + length, 5):
+            if opening <= at < opening + 64:
+                continue  # the whole file's digest: only a full read can tell
+            os.pwrite(file.fileno(), bytes([data[at] ^ 1 << rng.randrange(8)]), at)
+            with pytest.raises(BankError):
+                load_entry(path)
+            os.pwrite(file.fileno(), data[at : at + 1], at)
+    load_entry(path)
+
+
+def test_the_error_names_the_damaged_tensor(data):
+    table, body = split(data)
+    start = len(data) - len(body)
+    key = next(key for key in table if key.endswith("lora_up.weight") and "cidm" not in key)
+    with pytest.raises(BankError, match=key):
+        decode(flip(data, 8 * (start + table[key]["data_offsets"][0])), "dog")
+
+
+def test_every_truncation_and_addition_is_found(data, path):
+    rng = random.Random(2)
+    sizes = {0, 1, 7, 8, 9, 100, len(data) - 1, *(rng.randrange(len(data)) for _ in range(100))}
+    for wrong in [data[:size] for size in sizes] + [data + b"\0", data + data]:
+        with pytest.raises(BankError):
+            decode(wrong, "dog")
+        path.write_bytes(wrong)
+        with pytest.raises(BankError):
+            load_entry(path)
+
+
+def first(table, ending):
+    return next(key for key in table if key.endswith(ending) and "cidm" not in key)
+
+
+def retype(dtype, size):
+    def change(table, record, blobs):
+        key = first(table, "lora_up.weight")
+        table[key]["dtype"] = dtype
+        blobs[key] = bytes(math.prod(table[key]["shape"]) * size)
+
+    return change
+
+
+def edit_value(value, ending="lora_up.weight"):
+    def change(table, record, blobs):
+        key = first(table, ending)
+        blobs[key] = struct.pack("<f", value) + blobs[key][4:]
+
+    return change
+
+
+def drop(ending):
+    def change(table, record, blobs):
+        del table[first(table, ending)]
+
+    return change
+
+
+def extra(key, shape=(2, 2)):
+    def change(table, record, blobs):
+        table[key] = {"dtype": "F32", "shape": list(shape)}
+        blobs[key] = bytes(4 * math.prod(shape))
+
+    return change
+
+
+def reshape(ending, shape):
+    def change(table, record, blobs):
+        table[first(table, ending)]["shape"] = shape
+
+    return change
+
+
+def rank_zero(table, record, blobs):
+    down, up = first(table, "lora_down.weight"), first(table, "lora_up.weight")
+    table[down]["shape"], table[up]["shape"] = [0, 4], [4, 0]
+    blobs[down] = blobs[up] = b""
+
+
+def set_record(**values):
+    return lambda table, record, blobs: record.update(values)
+
+
+def many(table, record, blobs):
+    for n in range(20_001):
+        extra(f"t{n}", (0,))(table, record, blobs)
+
+
+FORGED = {
+    "double type": (retype("F64", 8), "F64"),
+    "integer type": (retype("I32", 4), "I32"),
+    "missing up": (drop("lora_up.weight"), "lacks its down, up or alpha"),
+    "missing down": (drop("lora_down.weight"), "lacks its down, up or alpha"),
+    "missing alpha": (drop(".alpha"), "lacks its down, up or alpha"),
+    "extra key": (extra("lora_unet_down_blocks_9.lora_up.weight"), "belongs to no layer"),
+    "text encoder key": (extra("lora_te_text_model.lora_up.weight"), "belongs to no layer"),
+    "half tokens": (extra("lora_unet_cidm_tokens_b.lora_down.weight", (4, 4)), "incomplete"),
+    "lost tokens": (
+        lambda t, r, b: [t.pop(key) for key in list(t) if "cidm" in key and "up" in key],
+        "incomplete",
+    ),
+    "rank zero": (rank_zero, "rank"),
+    "rank mismatch": (reshape("lora_down.weight", [4, 2]), "Rank mismatch"),
+    "vector": (reshape("lora_down.weight", [8]), "Rank mismatch"),
+    "negative alpha": (edit_value(-1.0, ".alpha"), "alpha"),
+    "zero alpha": (edit_value(0.0, ".alpha"), "alpha"),
+    "NaN alpha": (edit_value(math.nan, ".alpha"), "alpha"),
+    "NaN": (edit_value(math.nan), "NaN"),
+    "infinity": (edit_value(-math.inf), "NaN"),
+    "huge value": (edit_value(2e4), "beyond 10000"),
+    "too many tensors": (many, "more than 20000 tensors"),
+    "more words": (set_record(words=["<a>", "<b>", "<c>"]), "need 6"),
+    "other layers": (set_record(layers=["mid_block.attn2", "up.attn2"]), "belongs to no layer"),
+    "repeated layer": (set_record(layers=["a.attn2", "a.attn2"]), "repeats"),
+    "odd layer": (set_record(layers=["../a", "b"]), "malformed"),
+    "no words": (set_record(words=[]), "No concept words"),
+    "word no text": (set_record(words=[1, 2]), "words are malformed"),
+    "upper-case word": (set_record(words=["<A>", "<b>"]), "words are malformed"),
+    "unknown kind": (set_record(kind="animal"), "kind 'animal'"),
+    "newer format": (set_record(version=2), "Update the package"),
+    "no format": (set_record(version=None), "holds no concept"),
+    "name no text": (set_record(name=7), "'name' is missing"),
+    "empty name": (set_record(name=""), "has no name"),
+    "open name": (set_record(name=" dog"), "name is malformed"),
+    "hostile name": (set_record(name="a\u202eb"), "direction"),
+    "index no number": (set_record(index="1"), "'index' is missing"),
+    "index below zero": (set_record(index=-2), "below zero"),
+    "config no table": (set_record(config=[]), "'config' is missing"),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_well_signed_nonsense_is_refused(data, case):
+    change, text = FORGED[case]
+    forged = forge(data, change)
+    with pytest.raises(BankError, match=text) as caught:
+        decode(forged, "dog.safetensors")
+    assert str(caught.value).startswith("dog.safetensors: ")
+
+
+def test_forge_itself_is_sound(data):
+    decode(forge(data, lambda table, record, blobs: None), "dog")
+
+
+def raw(edit):
+    """A change of the header's text itself, signed again."""
+
+    def build(data):
+        (length,) = struct.unpack("<Q", data[:8])
+        header, body = edit(data[8 : 8 + length], data[8 + length :])
+        return sign(header, body)
+
+    return build
+
+
+def shift(header, body):
+    table = json.loads(header)
+    key = first(table, "lora_up.weight")
+    begin, end = table[key]["data_offsets"]
+    table[key]["data_offsets"] = [begin - 4, end - 4]
+    return json.dumps(table, separators=(",", ":")).encode(), body
+
+
+def row(value):
+    def edit(header, body):
+        table = json.loads(header)
+        table[first(table, "lora_up.weight")] = value
+        return json.dumps(table, separators=(",", ":")).encode(), body
+
+    return edit
+
+
+RAW = {
+    "duplicate tensor": (lambda h, b: (h.rstrip()[:-1] + b',"a":{},"a":{}}', b), "twice"),
+    "duplicate text": (
+        lambda h, b: (h.replace(b'"format":"pt"', b'"format":"pt","format":"pt"'), b),
+        "twice",
+    ),
+    "not UTF-8": (lambda h, b: (h.replace(b'"format":"pt"', b'"format":"\xff\xfe"'), b), "UTF-8"),
+    "NaN in header": (lambda h, b: (h.rstrip()[:-1] + b',"a":NaN}', b), "not allowed"),
+    "no JSON": (lambda h, b: (h.rstrip()[:-1], b), "unreadable header"),
+    "number as text": (
+        lambda h, b: (h.replace(b'"format":"pt"', b'"format":1'), b),
+        "table of texts",
+    ),
+    "deep nesting": (lambda h, b: (h.rstrip()[:-1] + b',"a":' + b"[" * 100_000 + b"}", b), "dog"),
+    "overlap": (shift, "overlap"),
+    "hole": (lambda h, b: (h, b + b"\0\0\0\0"), "header tells"),
+    "row no table": (row(3), "malformed"),
+    "row incomplete": (row({"dtype": "F32"}), "malformed"),
+    "negative shape": (row({"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}), "malformed"),
+    "float offsets": (row({"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4]}), "malformed"),
+    "odd type": (row({"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}), "expected F32"),
+}
+
+
+@pytest.mark.parametrize("case", RAW)
+def test_malformed_headers_are_refused(data, case):
+    edit, text = RAW[case]
+    with pytest.raises(BankError, match=text):
+        decode(raw(edit)(data), "dog")
+
+
+def test_absurd_headers_are_refused_unread(tmp_path, data):
+    table, body = split(data)
+    table["__metadata__"]["notes"] = "x" * (8 * 2**20)
+    path = tmp_path / "dog.safetensors"
+    path.write_bytes(sign(json.dumps(table, separators=(",", ":")).encode(), body))
+    for length in (None, 2**63, 2**64 - 1):
+        if length is not None:
+            path.write_bytes(struct.pack("<Q", length) + data[8:])
+        for reading in (load, load_entry):
+            with pytest.raises(BankError, match="header of"):
+                reading(path)
+
+
+def test_a_plain_lora_is_told_apart(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "lora.safetensors"
+    save_file({"lora_unet_x.alpha": torch.tensor(1.0)}, path)
+    for reading in (load, load_entry):
+        with pytest.raises(BankError, match="not a concept file"):
+            reading(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_odd_files_do_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "nowhere.safetensors").symlink_to(tmp_path / "gone")
+    for name, text in (("pipe", "regular"), ("folder", "regular"), ("nowhere", "cannot be read")):
+        for reading in (load, load_entry):
+            with pytest.raises(BankError, match=text):
+                reading(tmp_path / f"{name}.safetensors")
+
+
+def test_what_cannot_be_stored_is_refused_before_writing():
+    concept = make_concept()
+    path = next(iter(concept.factors))
+
+    def with_factor(down, up, alpha=1.0):
+        changed = make_concept()
+        pair = LoraFactors(down, up, alpha)
+        object.__setattr__(changed, "factors", {**changed.factors, path: pair})
+        return changed
+
+    bad = torch.ones(2, 4)
+    changed = with_factor(bad, torch.ones(4, 2))
+    bad[0, 0] = math.nan  # after the concept's own check
+    for broken, text in (
+        (changed, "NaN"),
+        (with_factor(torch.ones(2, 4), torch.full((4, 2), 1e5)), "beyond"),
+        (with_factor(torch.ones(2, 4).double(), torch.ones(4, 2).double()), "float64"),
+        (with_factor(torch.ones(2, 4), torch.ones(4, 2), -1.0), "alpha"),
+        (with_factor(torch.ones(2, 4), torch.ones(4, 2), math.nan), "alpha"),
+        (with_factor(torch.ones(0, 4), torch.ones(4, 0)), "rank"),
+        (make_concept(facts={"notes": "x" * (9 * 2**20)}), "limits"),
+    ):
+        with pytest.raises(BankError, match=text):
+            encode(broken)
+
+
+def test_odd_provenance_never_costs_the_concept():
+    facts = {
+        "loss": math.nan,
+        "path": os.path,
+        "pair": (1, 2.5),
+        "tensor": torch.tensor(1.0),
+        "nested": {1: {"a": math.inf}},
+        "lone": "\ud800",
+    }
+    found = decode(encode(make_concept(facts=facts)), "dog").facts
+    assert found["loss"] is None
+    assert found["pair"] == [1, 2.5]
+    assert found["nested"] == {"1": {"a": None}}
+    assert isinstance(found["path"], str)
+
+
+def test_random_headers_raise_nothing_but_our_error(data):
+    """Structure-aware fuzzing: the record's values replaced by anything JSON can hold."""
+    rng = random.Random(3)
+    values = [None, True, -1, 0, 2**70, 1e308, "", "x" * 300, "../x", [], [[]], [1], {}, {"a": 1}]
+    keys = [*concept_file._FIELDS, "version"]
+    for _ in range(300):
+        choice = {rng.choice(keys): rng.choice(values) for _ in range(rng.randint(1, 4))}
+        forged = forge(data, set_record(**choice))
+        try:
+            decode(forged, "dog")
+        except CidmError:
+            continue
