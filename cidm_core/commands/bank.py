@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..as_text import table
 from ..errors import BankError
-from ..tables import table
 from .console import Console
 from .flags import add_output
 
@@ -132,7 +132,7 @@ def remove_concept(args: argparse.Namespace, console: Console) -> dict[str, obje
 
 def export_concept(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Write a plain LoRA."""
-    from .files import make_folder
+    from ..pictures.files import make_folder
 
     bank = _open(args)
     out = Path(args.out).expanduser()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TextIO
 
 from tqdm import tqdm
+
+from ..as_text import plain
 
 
 @dataclass
@@ -60,18 +61,3 @@ class Console:
         if self.is_main:
             tqdm.write(text, file=stream)  # keeps a running progress bar whole
             stream.flush()
-
-
-def plain(value: object) -> object:
-    """A value as JSON can hold it: NaN and infinity become null, paths and the like text."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, Sequence | set | frozenset):
-        return [plain(each) for each in value]
-    if is_dataclass(value):
-        return plain(vars(value))
-    return str(value)

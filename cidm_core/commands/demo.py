@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """
     from pathlib import Path
 
-    from ..demo import run_demo
+    from ..demo.run import run_demo
     from .progress_bar import ProgressBar
 
     with ProgressBar(enabled=console.shows_progress) as bar:

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     Raises:
         CidmError: Anything the user can mend.
     """
-    from .files import numbered, picture_path, save_picture
+    from ..pictures.files import numbered, picture_path, save_picture
 
     SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
     regions = read_regions(args.region, args.regions_json)
@@ -202,7 +202,7 @@ def draw_weights(plan: Plan) -> Image.Image:
 
 def _save_layout(regions: list[Region], picture: Image.Image, path: Path) -> None:
     from ..pictures import layout_picture
-    from .files import save_picture
+    from ..pictures.files import save_picture
 
     save_picture(layout_picture(regions, *picture.size, picture), path)
 

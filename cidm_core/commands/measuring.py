@@ -104,7 +104,7 @@ def keeper(folder: str | None) -> Keep | None:
     if folder is None:
         return None
     from ..names import file_stem
-    from .files import make_folder, save_picture
+    from ..pictures.files import make_folder, save_picture
 
     root = make_folder(Path(folder).expanduser())
     counts: dict[str, int] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ..tables import table
+from ..as_text import table
 
 
 @dataclass(frozen=True)

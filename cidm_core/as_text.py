@@ -1,8 +1,10 @@
-"""Aligned columns of text."""
+"""Values as text: as JSON can hold them, and as aligned columns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -27,3 +29,18 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def plain(value: object) -> object:
+    """A value as JSON can hold it: NaN and infinity become null, paths and the like text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence | set | frozenset):
+        return [plain(each) for each in value]
+    if is_dataclass(value):
+        return plain(vars(value))
+    return str(value)

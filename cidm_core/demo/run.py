@@ -1,0 +1,131 @@
+"""The whole demo, as `cidm demo` runs it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..atomic import write_atomic
+from ..bank import Bank
+from ..diffusers_host.load import load_base
+from ..diffusers_host.pipeline import make_plan
+from ..errors import CidmError
+from ..mini.looks import DEMO_LOOKS
+from ..pictures.files import make_folder, save_picture
+from ..regions import Region
+from ..training.progress import Progress
+from .page import page
+from .studio import WORDS, Learned, Studio
+
+BOXES = ((0.02, 0.1, 0.48, 0.95), (0.52, 0.1, 0.98, 0.95))
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Where things are, and what was measured."""
+
+    folder: Path
+    sheet: Path
+    bank: Path
+    seconds: float
+    concepts: tuple[Learned, ...]
+    prompt: str
+
+    def summary(self) -> str:
+        """For people."""
+        same = (
+            "equal in every pixel" if not any(c.change for c in self.concepts) else "compare them"
+        )
+        return "\n".join(
+            [
+                f"Contact sheet  {self.sheet}",
+                f"Bank           {self.bank}",
+                f"Before and after learning the others, same seeds: {same}.",
+                f"Done in {self.seconds:.0f} s. Try next:",
+                f"  cidm bank list --bank {self.bank}",
+                f'  cidm generate --bank {self.bank} --prompt "{self.prompt}" --out picture.png',
+                f"  cidm benchmark --bank {self.bank} --weights released",
+            ]
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "contact_sheet": str(self.sheet),
+            "bank": str(self.bank),
+            "seconds": round(self.seconds, 1),
+            "concepts": [
+                {"name": c.name, "words": c.words, "seconds": c.seconds, "largest_change": c.change}
+                for c in self.concepts
+            ],
+        }
+
+
+def run_demo(
+    folder: Path,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    model: str = "mini-sd",
+    on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> DemoResult:
+    """Learn three concepts one after another and draw the contact sheet.
+
+    Args:
+        folder: For all results; made if it is not there.
+        seed: Of photos, training and pictures.
+        quick: Only a few steps: shows that it runs, not how well.
+        model: A model of mini-sd's family.
+        on_progress: Hears every training step.
+        on_note: Hears what is being done.
+
+    Raises:
+        CidmError: If the folder holds concepts already or cannot be written.
+    """
+    started = time.monotonic()
+    note = on_note or (_silent)
+    bank = _new_bank(folder)
+    base = load_base(model)
+    studio = Studio(base, bank, folder, seed, quick)
+    learned: list[Learned] = []
+    for number, name in enumerate(DEMO_LOOKS, start=1):
+        note(f"Concept {number} of {len(DEMO_LOOKS)}: {name}, {WORDS[name]}")
+        learned.append(studio.learn(name, on_progress))
+    note("Drawing all of them again, from the same seeds")
+    for each in learned:
+        each.after_last.extend(studio.draw(each.words, each.kind))
+    regions = _regions(learned)
+    prompt = " and ".join(f"a {each.words}" for each in learned[: len(regions)])
+    note("Two concepts in one picture, each in its region")
+    pairs = studio.compose(prompt, regions)
+    plan = make_plan(base, bank, prompt, regions, studio.sampling)
+    sheet = folder / "contact_sheet.png"
+    picture = page(studio, learned, regions, pairs, plan)
+    save_picture(picture, sheet)
+    result = DemoResult(
+        folder, sheet, bank.path, time.monotonic() - started, tuple(learned), prompt
+    )
+    facts: dict[str, object] = {"seed": seed, "quick": quick, "model": base.name}
+    write_atomic(folder / "demo.json", json.dumps(facts | result.to_dict(), indent=2).encode())
+    return result
+
+
+def _new_bank(folder: Path) -> Bank:
+    bank = Bank(make_folder(folder) / "bank")
+    if len(bank):
+        raise CidmError(
+            f"'{bank.path}' holds {', '.join(bank)} already. Give the demo a new folder, or remove "
+            "that one."
+        )
+    return bank
+
+
+def _regions(learned: Sequence[Learned]) -> list[Region]:
+    return [Region(f"a {each.words}", box=box) for each, box in zip(learned, BOXES, strict=False)]
+
+
+def _silent(_text: str) -> None:
+    """Nobody listens."""

@@ -1,0 +1,137 @@
+"""One concept's way through the demo: photos, training, pictures."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..atomic import write_atomic
+from ..bank import Bank
+from ..config import SampleConfig, TrainConfig
+from ..diffusers_host.base import Base
+from ..diffusers_host.pipeline import generate
+from ..diffusers_host.train import train_concept
+from ..mini.draw import draw
+from ..mini.looks import CONCEPTS, reference_scene
+from ..pictures.files import make_folder, save_picture
+from ..regions import Region
+from ..training.data import Photo
+from ..training.progress import Progress
+
+PHOTOS = 4
+WORDS: Mapping[str, str] = {
+    "purple-cat": "<pip1> <pip2>",
+    "teal-cat": "<tia1> <tia2>",
+    "harbour": "<harbour1> <harbour2>",
+}
+THING_PROMPTS = (
+    "a photo of a {}",
+    "a {} on the left, red background",
+    "a {} on grass",
+    "a {} on the right, in the snow",
+)
+STYLE_PROMPTS = ("a {} of a house", "a {} of a fish", "a {} of a flower", "a {} of a boat")
+_PAIRS = 4  # pictures with two regions
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One concept's way through the demo."""
+
+    name: str
+    words: str
+    kind: str
+    photos: list[Image.Image]
+    after_own: list[Image.Image]
+    seconds: float
+    after_last: list[Image.Image] = field(default_factory=list[Image.Image])
+
+    @property
+    def change(self) -> float:
+        """Largest pixel difference, 0..255, between the two columns of pictures."""
+        pairs = zip(self.after_own, self.after_last, strict=True)
+        gaps = [np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in pairs]
+        return float(max(gaps, default=0))
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What every step of the demo needs."""
+
+    base: Base
+    bank: Bank
+    folder: Path
+    seed: int
+    quick: bool
+
+    @property
+    def training(self) -> TrainConfig:
+        few: dict[str, object] = {"steps": 6, "variants": 2, "save_every": 0} if self.quick else {}
+        recipe = self.base.family.recipe
+        return TrainConfig.for_family(recipe, **{"seed": self.seed, **few})
+
+    @property
+    def sampling(self) -> SampleConfig:
+        few: dict[str, object] = {"steps": 3} if self.quick else {}
+        return SampleConfig.for_family(self.base.family.sampling, **few)
+
+    def learn(self, name: str, on_progress: Callable[[Progress], None] | None) -> Learned:
+        """Draw the photos, train, and draw the concept with what is learned so far."""
+        look = CONCEPTS[name]
+        kind = "style" if look.style is not None else "object"
+        shots = self._photograph(name)
+        started = time.monotonic()
+        train_concept(
+            self.base,
+            self.bank,
+            Photo.from_folder(shots),
+            words=WORDS[name],
+            class_words=look.kind,
+            kind=kind,
+            name=name,
+            config=self.training,
+            on_progress=on_progress,
+        )
+        seconds = round(time.monotonic() - started, 1)
+        photos = [photo.image for photo in Photo.from_folder(shots)]
+        return Learned(name, WORDS[name], kind, photos, self.draw(WORDS[name], kind), seconds)
+
+    def _photograph(self, name: str) -> Path:
+        """A folder of pictures and captions, as a user would bring one."""
+        folder = make_folder(self.folder / "photos" / name)
+        rng = random.Random(f"{self.seed} {name}")
+        for number in range(1, PHOTOS + 1):
+            scene, caption = reference_scene(CONCEPTS[name], rng)
+            save_picture(draw(scene), folder / f"{number:02}.png")
+            write_atomic(folder / f"{number:02}.txt", caption.encode())
+        return folder
+
+    def draw(self, words: str, kind: str) -> list[Image.Image]:
+        """One picture per prompt; the seed depends on the place in the list only."""
+        prompts = STYLE_PROMPTS if kind == "style" else THING_PROMPTS
+        pictures: list[Image.Image] = []
+        for i, prompt in enumerate(prompts):
+            config = self._sampling(seed=self.seed + 100 + i)
+            pictures += generate(self.base, self.bank, prompt.format(words), config=config)
+        return pictures
+
+    def compose(self, prompt: str, regions: Sequence[Region]) -> list[Image.Image]:
+        """Several pictures of the prompt with its regions."""
+        config = self._sampling(seed=self.seed + 200, num_images=_PAIRS)
+        return generate(self.base, self.bank, prompt, regions, config)
+
+    def _sampling(self, **given: Any) -> SampleConfig:
+        return SampleConfig.from_dict({**self.sampling.to_dict(), **given})
+
+    def losses(self, name: str) -> list[dict[str, float]]:
+        """The log of a concept's training."""
+        log = self.bank.path / ".runs" / name / "log.jsonl"
+        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
