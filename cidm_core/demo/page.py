@@ -35,15 +35,15 @@ def page(
     side = studio.base.family.resolution_px
     names = [concept.name for concept in plan.concepts]
     weights = [
-        Panel("", weights_picture(names, plan.layers, slot.weights.tolist(), slot.prompt, 534))
+        Panel("", weights_picture(names, plan.layers, slot.weights.tolist(), slot.prompt, 528))
         for slot in plan.slots
         if slot.prompt
     ]
     runs = {each.name: studio.losses(each.name) for each in learned}
     panels = [
-        Panel("Where the user drew two concepts", layout_picture(regions, side, side)),
-        Panel("... and what came out, four seeds", grid(pairs, 2, tile_px=224)),
-        Panel("", losses_picture(runs, "How the loss fell", 600)),
+        Panel("Two concepts, each in its drawn region", layout_picture(regions, side, side)),
+        Panel("What came out there, four seeds", grid(pairs, 2, tile_px=224)),
+        Panel("", losses_picture(runs, "How the loss fell", 580)),
         *weights,
     ]
     return contact_sheet(
