@@ -1,0 +1,138 @@
+"""Trains mini-sd and its probe: `python -m cidm_core.mini.train --out DIR [all|vae|unet|probe]`.
+
+An interrupted run goes on where it stopped: state lies in the work folder. The same seed and steps
+give the same run; without steps, minutes decide and the steps taken are recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import subprocess
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from safetensors.torch import load_file, save_file
+
+from .data import Pictures, pictures
+from .model import FOLDER, Denoiser, save_model
+from .probe import train_probe
+from .tokenizer import save_tokenizer
+from .train_unet import new_denoiser, train_denoiser, training_set
+from .train_vae import encode, psnr, to_signal, train_vae
+from .training import Budget
+
+logger = logging.getLogger(__name__)
+Record = dict[str, object]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", nargs="?", default="all", choices=("all", "vae", "unet", "probe"))
+    parser.add_argument("--out", type=Path, default=FOLDER, help="model folder to write")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/cidm_mini"), help="cache and state")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pictures", type=int, default=72000)
+    parser.add_argument("--minutes", type=float, default=50.0, help="budget of the UNet stage")
+    parser.add_argument("--steps", type=int, default=0, help="UNet steps; replaces --minutes")
+    parser.add_argument("--vae-minutes", type=float, default=10.0)
+    parser.add_argument("--vae-steps", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def _versions() -> Record:
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=FOLDER.parent
+    )
+    return {
+        "commit": commit.stdout.strip(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _note(folder: Path, **entries: object) -> None:
+    """Add entries to the folder's TRAINING.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "TRAINING.json"
+    record: Record = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(record | entries, indent=2) + "\n")
+
+
+def vae_stage(args: argparse.Namespace, drawn: Pictures) -> AutoencoderKL:
+    """Train the autoencoder, or load the one trained before."""
+    folder: Path = args.work / "vae"
+    if not (folder / "config.json").exists():
+        budget = Budget(args.vae_minutes, args.vae_steps)
+        vae = train_vae(drawn.pixels, budget, args.work / "vae-state.safetensors", args.seed)
+        vae.save_pretrained(folder)
+        quality = psnr(vae, to_signal(drawn.pixels[-512:]))
+        entry = {
+            "steps": budget.done,
+            "seconds": round(budget.seconds),
+            "psnr_db": round(quality, 2),
+        }
+        _note(args.out, vae=entry)
+    return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+
+
+def _latents(args: argparse.Namespace, vae: AutoencoderKL, drawn: Pictures) -> torch.Tensor:
+    path: Path = args.work / "latents.safetensors"
+    if not path.exists():
+        parts = [
+            encode(vae, to_signal(drawn.pixels[i : i + 2000]))
+            for i in range(0, len(drawn.pixels), 2000)
+        ]
+        save_file({"latents": torch.cat(parts).half()}, path)
+    return load_file(path)["latents"]
+
+
+def unet_stage(args: argparse.Namespace, vae: AutoencoderKL, drawn: Pictures) -> None:
+    """Train UNet and text encoder; write the model folder every few minutes and at the end."""
+    tokenizer = save_tokenizer(args.work / "tokenizer")
+    data = training_set(_latents(args, vae, drawn), drawn.captions, tokenizer)
+    denoiser = new_denoiser(tokenizer, args.seed)
+    budget = Budget(args.minutes, args.steps, warmup=200)
+
+    def snapshot(averaged: Denoiser, spent: Budget) -> None:
+        save_model(args.out, vae, averaged, tokenizer)
+        logger.info("saved step %d into %s", spent.done, args.out)
+
+    state: Path = args.work / "unet-state.safetensors"
+    loss = train_denoiser(denoiser, data, budget, state, args.seed, snapshot)
+    snapshot(denoiser, budget)
+    entry = {
+        "steps": budget.done,
+        "seconds": round(budget.seconds),
+        "loss": round(loss, 4),
+        "batch": 64,
+    }
+    _note(args.out, unet=entry, seed=args.seed, pictures=args.pictures, versions=_versions())
+
+
+def main() -> None:
+    """Run the asked stages."""
+    args = _arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(args.threads)
+    if args.stage in ("all", "vae", "unet"):
+        drawn = pictures(args.pictures, args.seed, args.work)
+        vae = vae_stage(args, drawn)
+        if args.stage != "vae":
+            unet_stage(args, vae, drawn)
+    if args.stage in ("all", "probe"):
+        result = train_probe(steps=2500, seed=args.seed + 7919)
+        logger.info("probe accuracy on fresh drawn pictures: %s", result)
+        _note(args.out, probe=result)
+
+
+if __name__ == "__main__":
+    main()

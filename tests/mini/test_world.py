@@ -1,0 +1,117 @@
+"""The drawn world: deterministic, readable, and clear of what is kept for evaluation."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from cidm_core.mini.captions import caption
+from cidm_core.mini.draw import STYLES, TEXTURES, Background, Placed, Scene, Style, Thing, draw
+from cidm_core.mini.looks import CONCEPTS, DEMO_LOOKS, reference_scene, resembles_look
+from cidm_core.mini.shapes import KINDS
+from cidm_core.mini.tokenizer import merges_for
+from cidm_core.mini.world import (
+    COLORS,
+    HELD_OUT_LOOKS,
+    HELD_OUT_PAIRS,
+    any_scene,
+    is_held_out,
+    random_scene,
+)
+
+
+def _pixels(scene: Scene, size: int = 32) -> np.ndarray:
+    return np.asarray(draw(scene, size), dtype=np.int16)
+
+
+def _single(thing: Thing, style: Style | None = None) -> Scene:
+    sky = (0.8, 0.85, 0.9)
+    return Scene((Placed(thing, 0.5, 0.5, 0.45),), Background("plain", sky, sky), style or Style())
+
+
+def test_scene_picture_and_caption_follow_from_the_seed() -> None:
+    first, second = random.Random(7), random.Random(7)
+    for _ in range(20):
+        a, b = random_scene(first), random_scene(second)
+        assert a == b
+        assert caption(a, first) == caption(b, second)
+        assert np.array_equal(_pixels(a), _pixels(b))
+
+
+def test_training_scenes_avoid_held_out_combinations_and_concepts() -> None:
+    rng = random.Random(11)
+    for _ in range(3000):
+        scene = random_scene(rng)
+        assert not is_held_out(scene)
+        assert not resembles_look(scene)
+
+
+def test_held_out_combinations_exist_and_are_recognised() -> None:
+    assert len(HELD_OUT_LOOKS) == round(0.1 * len(COLORS) * len(KINDS))
+    assert HELD_OUT_PAIRS
+    rng = random.Random(3)
+    assert any(is_held_out(any_scene(rng)) for _ in range(200))
+
+
+def test_a_picture_can_be_drawn_at_any_size() -> None:
+    scene = random_scene(random.Random(5))
+    large = draw(scene, 128)
+    assert large.size == (128, 128)
+    reduced = np.asarray(large.resize((32, 32)), dtype=np.int16)
+    assert np.abs(reduced - _pixels(scene)).mean() < 12
+
+
+def test_kinds_differ_even_when_small() -> None:
+    red, white = COLORS["red"], COLORS["white"]
+    drawn = [_pixels(_single(Thing(kind, red, white, white))) for kind in KINDS]
+    for i, a in enumerate(drawn):
+        for b in drawn[i + 1 :]:
+            assert np.abs(a - b).mean() > 2.0
+
+
+@pytest.mark.parametrize("texture", TEXTURES[1:])
+def test_each_texture_changes_the_body(texture: str) -> None:
+    plain = Thing("ball", COLORS["red"], COLORS["white"], COLORS["blue"])
+    other = Thing("ball", COLORS["red"], COLORS["white"], COLORS["blue"], texture)
+    assert np.abs(_pixels(_single(plain)) - _pixels(_single(other))).mean() > 2.0
+
+
+@pytest.mark.parametrize("mode", STYLES[1:])
+def test_each_style_changes_the_whole_picture(mode: str) -> None:
+    thing = Thing("cat", COLORS["red"], COLORS["white"], COLORS["blue"])
+    flat, styled = _single(thing), _single(thing, Style(mode, (0.1, 0.1, 0.4), (1.0, 0.8, 0.4)))
+    assert np.abs(_pixels(flat) - _pixels(styled)).mean() > 8.0
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_reference_pictures_of_a_concept_vary_and_use_its_class_word(name: str) -> None:
+    look, rng = CONCEPTS[name], random.Random(1)
+    drawn = [reference_scene(look, rng) for _ in range(6)]
+    assert len({picture.tobytes() for picture in (_pixels(scene) for scene, _ in drawn)}) == 6
+    for scene, text in drawn:
+        assert resembles_look(scene)
+        assert look.kind in text.split()
+
+
+def test_the_demo_teaches_two_look_alikes_and_a_style() -> None:
+    first, second, style = (CONCEPTS[name] for name in DEMO_LOOKS)
+    assert first.kind == second.kind
+    assert first.thing != second.thing
+    assert style.style is not None
+
+
+def test_captions_are_short_and_plain() -> None:
+    rng = random.Random(2)
+    texts = [caption(random_scene(rng), rng) for _ in range(500)]
+    assert max(len(text.replace(",", " ,").split()) for text in texts) < 46
+    assert all(text == text.lower() and text.isascii() for text in texts)
+
+
+def test_later_merges_never_split_an_earlier_word() -> None:
+    words = ["the", "other", "she", "shed", "heather"]
+    from cidm_core.mini.tokenizer import _split
+
+    rank = {pair: index for index, pair in enumerate(merges_for(words))}
+    assert [_split(word, rank) for word in words] == [[f"{word}</w>"] for word in words]
