@@ -132,6 +132,18 @@ def gram_directions(
     return vectors[:, kept].to(dtype), energy[kept].sqrt().to(dtype)
 
 
+def complete(basis: Float[Tensor, "rows found"], count: int) -> Float[Tensor, "rows columns"]:
+    """Fill up to `count` (at most rows) orthonormal directions, drawn from a fixed seed."""
+    rows, found = basis.shape
+    missing = min(count, rows) - found
+    if missing <= 0:
+        return basis
+    free = torch.randn(rows, missing, generator=torch.Generator().manual_seed(0)).to(basis)
+    for _ in range(2):  # twice is enough to lose what rounding leaves of the basis
+        free = torch.linalg.qr(project_out(free, basis)).Q
+    return torch.cat([basis, free], dim=1)
+
+
 def project_out(
     up: Float[Tensor, "*layers out rank"], basis: Float[Tensor, "*layers out basis"]
 ) -> Float[Tensor, "*layers out rank"]:

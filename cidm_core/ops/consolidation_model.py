@@ -134,7 +134,7 @@ class CommonSubspace:
     "closed_form": W_* is the best rank-k subspace of the earlier deltas and stays; H_g is the best
     one for the new delta. The cost does not depend on the number of earlier concepts.
     "gradient": the paper's two steps. `loss` takes H and W_* as constants, `step` moves them.
-    They start at the closed form, H_g at 0 like the new delta.
+    They start at the closed form, W_* filled up to k rows, H_g at 0 like the new delta.
     """
 
     mode: str
@@ -168,8 +168,11 @@ class CommonSubspace:
                     yield key, consolidation.compact(pair.scale * pair.up, pair.down).mT
 
         spans = gather_spans(rows())
-        bases = pad_columns({key: span.directions(k)[0] for key, span in spans.items()}, shapes)
-        stacks = stack_layers({key: b.mT for key, b in bases.items()}, device, dtype, shapes)
+        bases = {key: span.directions(k)[0] for key, span in spans.items()}
+        if mode == "gradient":  # a zero row would never learn
+            bases = {key: consolidation.complete(basis, k) for key, basis in bases.items()}
+        w = {key: basis.mT for key, basis in pad_columns(bases, shapes).items()}
+        stacks = stack_layers(w, device, dtype, shapes)
         if mode == "closed_form":
             return cls(mode, stacks, ())
         roots = pad_columns({key: span.root() for key, span in spans.items()}, shapes)
