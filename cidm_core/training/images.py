@@ -175,7 +175,6 @@ def _first_frame(file: BinaryIO, where: str) -> Image.Image:
     with _open(file, where) as image:
         check_size(image.size, where)
         image.load()
-        check_size(image.size, where)  # a GIF's frame or a TIFF's orientation may change it
         upright = _upright(image, where)
         if image.format != "MPO" and _is_animated(image):  # an MPO's second picture is a preview
             logger.warning("%s has several frames; only the first one is used.", where)

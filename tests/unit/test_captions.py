@@ -91,6 +91,7 @@ def test_the_limit_counts_what_remains():
     [
         ("c.txt", "# all dogs\n1.jpg: a dog, 10:30\n\n2.png\ta cat\n"),
         ("c.json", json.dumps({"1.jpg": "a dog, 10:30", "2.png": "a cat"})),
+        ("c.json", "\ufeff" + json.dumps({"1.jpg": "a dog, 10:30", "2.png": "a cat"})),
         (
             "c.jsonl",
             '{"file_name": "1.jpg", "text": "a dog, 10:30"}\n\n'

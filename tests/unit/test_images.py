@@ -143,6 +143,11 @@ def test_sixteen_bits_are_scaled_not_saturated(tmp_path, suffix, dtype):
     )
 
 
+def test_a_dark_sixteen_bit_picture_stays_dark(tmp_path):
+    Image.fromarray(np.full((20, 20), 0x2000, np.uint16)).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png").getpixel((5, 5)) == (32, 32, 32)
+
+
 def test_sixteen_bit_colour_keeps_its_high_bytes(tmp_path):
     """Pillow writes no 16-bit RGB; the row is the filter byte and 32 pixels of 6 bytes."""
     row = b"\0" + struct.pack(">HHH", 0x4012, 0x8034, 0xFFFF) * 32
