@@ -120,6 +120,16 @@ def read_wish(args: argparse.Namespace) -> Wish:
     return Wish(**found)
 
 
+def own_device(asked: str | None) -> str | None:
+    """The device of this process: under `accelerate launch` each has a GPU of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    if asked or rank is None or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        return asked
+    import torch
+
+    return f"cuda:{rank}" if torch.cuda.is_available() else None
+
+
 def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Train and describe the concept.
 
@@ -140,7 +150,8 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     started = time.monotonic()
     photos = Photo.from_folder(wish.photos, wish.captions, wish.masks)
     bank = Bank(args.bank)
-    base = load_base(args.model, device=args.device, dtype=args.dtype, tokenizer=args.tokenizer)
+    device = own_device(args.device)
+    base = load_base(args.model, device=device, dtype=args.dtype, tokenizer=args.tokenizer)
     config = TrainConfig.for_family(base.family.recipe, **wish.settings)
     console.note(
         f"{len(photos)} photos of {wish.class_words!r} become {wish.words!r}: {config.steps} steps "

@@ -34,10 +34,11 @@ def page(
     ]
     side = studio.base.family.resolution_px
     names = [concept.name for concept in plan.concepts]
+    prompts = [slot for slot in plan.slots if slot.prompt]
+    heads = ["Weight of each concept, prompt by prompt", *[""] * len(prompts)]
     weights = [
-        Panel("", weights_picture(names, plan.layers, slot.weights.tolist(), slot.prompt, 528))
-        for slot in plan.slots
-        if slot.prompt
+        Panel(head, weights_picture(names, plan.layers, slot.weights.tolist(), slot.prompt, 528))
+        for head, slot in zip(heads, prompts, strict=False)
     ]
     runs = {each.name: studio.losses(each.name) for each in learned}
     panels = [
@@ -54,13 +55,13 @@ def page(
             f"After the last training ({learned[-1].name}), same seeds",
         ),
         panels,
-        "Three concepts learned one after another; none forgotten",
+        f"Three concepts learned one after another{'' if _change(learned) else '; none forgotten'}",
         _subtitle(studio, learned),
     )
 
 
 def _subtitle(studio: Studio, learned: Sequence[Learned]) -> str:
-    change = max(each.change for each in learned)
+    change = _change(learned)
     kept = (
         "The two columns of drawn pictures are equal in every pixel."
         if change == 0
@@ -70,6 +71,10 @@ def _subtitle(studio: Studio, learned: Sequence[Learned]) -> str:
         f"Drawn by {studio.base.name}, {studio.training.steps} steps per concept, seed "
         f"{studio.seed}. While one concept is learned, no photo of the others is at hand. {kept}"
     )
+
+
+def _change(learned: Sequence[Learned]) -> float:
+    return max(each.change for each in learned)
 
 
 def _note(each: Learned, number: int) -> str:

@@ -1,0 +1,614 @@
+"""The command line, run in this process on a tiny model; two runs in a process of their own."""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from make import random_concept
+from PIL import Image
+
+import cidm_core
+from cidm_core.bank import Bank
+from cidm_core.cli import FAILED, INTERRUPTED, OK, build_parser, main
+from cidm_core.commands import flags
+from cidm_core.commands.console import Console
+from cidm_core.commands.progress_bar import ProgressBar, details, duration
+from cidm_core.commands.train import own_device, read_wish
+from cidm_core.config import SampleConfig, TrainConfig
+from cidm_core.errors import CidmError
+from cidm_core.training.progress import Progress
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("demo", "train", "generate", "bank", "evaluate", "benchmark")
+TRAIN = ("train", "--bank", "b", "--photos", "p", "--words", "w", "--class-words", "c")
+SMALL = ("--steps", "2", "--width", "64", "--height", "64")
+
+
+@pytest.fixture(scope="module")
+def bank(tiny_base, tmp_path_factory):
+    """Two concepts of random weights; tests only read it."""
+    found = Bank(tmp_path_factory.mktemp("banks") / "bank")
+    found.add(random_concept(tiny_base, "<dog1> <dog2>", 1, class_words="dog", name="dog"))
+    found.add(random_concept(tiny_base, "<ink1>", 2, class_words="ink", kind="style", name="ink"))
+    return found
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        pixels = rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a photo of a dog on grass")
+    return folder
+
+
+def result(capsys):
+    """The JSON object on standard output."""
+    return json.loads(capsys.readouterr().out)
+
+
+def python(code_or_flags, **options):
+    return subprocess.run(
+        [sys.executable, *code_or_flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        **options,
+    )
+
+
+# --- parsing -------------------------------------------------------------------------------------
+
+
+def test_parsing_and_the_public_names_load_nothing_heavy():
+    code = """
+import sys, cidm_core
+from cidm_core.cli import build_parser
+build_parser().format_help()
+cidm_core.TrainConfig(steps=3), cidm_core.CidmError
+heavy = {"torch", "diffusers", "transformers", "numpy", "PIL"} & set(sys.modules)
+assert not heavy, heavy
+cidm_core.Region("a dog", box=(0, 0, 1, 1)), cidm_core.Bank, cidm_core.Concept, cidm_core.Photo
+assert "diffusers" not in sys.modules
+"""
+    done = python(["-c", code])
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there():
+    for name in cidm_core.__all__:
+        assert getattr(cidm_core, name).__name__ == name if name != "__version__" else True
+    assert set(dir(cidm_core)) == set(cidm_core.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'Dank'"):
+        cidm_core.Dank  # noqa: B018
+    text = (ROOT / "pyproject.toml").read_text()
+    assert f'version = "{cidm_core.__version__}"' in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_enough_to_use_it(verb, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([verb, "--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    assert "example" in text
+    assert f"cidm {verb}" in text
+
+
+@pytest.mark.parametrize(("verb", "settings"), [("train", TrainConfig), ("generate", SampleConfig)])
+def test_help_tells_every_setting_its_default_and_limits(verb, settings, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for f in dataclasses.fields(settings):
+        assert f"--{f.name.replace('_', '-')}" in text
+    shown = "[800; 1 to 100000]" if verb == "train" else "[7.5; 0 to 100]"
+    assert shown in text
+
+
+@pytest.mark.parametrize("settings", [TrainConfig, SampleConfig])
+def test_every_setting_can_be_given_and_nothing_else_is(settings):
+    parser = argparse.ArgumentParser()
+    flags.add_settings(parser, settings)
+    assert flags.given(parser.parse_args([])) == {}
+    other = {}
+    words = []
+    for f in dataclasses.fields(settings):
+        name, default = f.name, f.default
+        flag = f"--{name.removesuffix('_px').replace('_', '-')}"
+        if isinstance(default, bool):
+            other[name] = not default
+            words.append(flag if other[name] else f"--no-{flag[2:]}")
+            continue
+        choices = f.metadata["choices"]
+        text = "str" in str(f.type)
+        other[name] = (
+            choices[-1] if choices else "euler" if text else 0.25 if "float" in str(f.type) else 64
+        )
+        words += [flag, str(other[name])]
+    found = flags.given(parser.parse_args(words))
+    assert found == other
+    assert {k: type(v) for k, v in found.items()} == {k: type(v) for k, v in other.items()}
+    settings.from_dict(found)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["train"],
+        ["generate", "--prompt", "x", "--steps", "many"],
+        ["generate", "--prompt", "x", "--weights", "loud"],
+        ["generate", "--prompt", "x", "--step", "3"],
+        ["bank"],
+        ["bank", "show", "--bank", "b"],
+    ],
+)
+def test_a_wrong_command_line_is_code_2(words, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(words)
+    assert done.value.code == 2
+    assert "usage: cidm" in capsys.readouterr().err
+
+
+# --- errors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["bank", "list", "--bank", "{tmp}/none"], "There is no bank"),
+        (["bank", "show", "cat", "--bank", "{bank}"], "it holds dog, ink"),
+        (["bank", "export", "dog", "--bank", "{bank}", "--out", "{tmp}/x.pth"], ".safetensors"),
+        (["bank", "import", "{tmp}/none.safetensors", "--bank", "{tmp}/b"], "none.safetensors"),
+        (["bank", "import", "{tmp}/x.pth", "--bank", "{tmp}/b"], "--class-words is missing"),
+        (
+            ["bank", "import", "{tmp}/x.pth", "--bank", "{tmp}/b", "--class-words", "dog"],
+            "Give --model",
+        ),
+        (["train", "--bank", "{tmp}/b"], "--photos is missing"),
+        (["train", "--bank", "{tmp}/b", "--photos", "x", "--words", "<a>"], "--class-words"),
+        (
+            [*TRAIN, "--steps", "0"],
+            "steps is 0",
+        ),
+        (["generate", "--prompt", "a dog", "--top-k", "0"], "top_k is 0"),
+        (["generate", "--prompt", "a dog", "--alpha", "nan"], "alpha is nan"),
+        (["generate", "--prompt", "a dog", "--model", "{tmp}/none.safetensors"], "no model at"),
+        (["generate", "--prompt", "a dog", "--out", "{tmp}/x.gif"], "picture format"),
+        (["generate", "--prompt", "a dog", "--out", "{file}/x.png"], "is a file"),
+        (["generate", "--prompt", "a dog", "--region", "0,0,2,1:a"], "outside the picture"),
+        (["generate", "--prompt", "a dog", "--region", "0,0,1:a"], "Cannot read the region"),
+        (["generate", "--prompt", "a dog", "--region", "0,0,nan,1:a"], "finite"),
+        (["generate", "--prompt", "a dog", "--mask", "regions"], "--image"),
+        (["generate", "--prompt", "a dog", "--image", "{tmp}/none.png"], "none.png"),
+        (["evaluate", "--bank", "{tmp}/none", "--clip", "x"], "holds no concept"),
+        (["evaluate", "--bank", "{bank}", "--clip", "x", "--photos", "{tmp}"], "NAME=DIR"),
+        (["evaluate", "--bank", "{bank}", "--clip", "{tmp}/x"], "CLIP"),
+        (["benchmark", "--bank", "{bank}", "--prompts", "{file}"], "hold no line"),
+        (["benchmark", "--bank", "{bank}", "--prompts", "a=x", "--prompts", "y"], "a name"),
+        (["demo", "--out", "{file}"], "is a file"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_clear_message(words, says, bank, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    names = {"{tmp}": tmp_path, "{bank}": bank.path, "{file}": file}
+    for key, value in names.items():
+        words = [word.replace(key, str(value)) for word in words]
+    assert main(words) == FAILED
+    err = capsys.readouterr().err
+    assert says in err
+    assert "Traceback" not in err
+    assert re.match(r"[A-Za-z]+Error: ", err)
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_errors_as_json_and_the_traceback_on_demand(tmp_path, capsys):
+    words = ["bank", "list", "--bank", str(tmp_path / "none"), "--json"]
+    assert main(words) == FAILED
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["error"]["kind"] == "BankError"
+    assert told["error"]["message"] in err
+    assert told["exit_code"] == 1
+    main([*words, "--verbose"])
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "--preset low-vram"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), "--preset low-vram"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "--preset low-vram"),
+        (OSError(28, "No space left on device", "x.png"), "disk is full"),
+    ],
+)
+def test_problems_of_the_machine_are_explained(error, says, monkeypatch, tmp_path, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("cidm_core.bank.Bank.entries", fail)
+    assert main(["bank", "list", "--bank", str(tmp_path)]) == FAILED
+    assert says in capsys.readouterr().err
+
+
+def test_mistakes_of_the_program_are_not_hidden(monkeypatch, tmp_path):
+    def fail(*_):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr("cidm_core.bank.Bank.entries", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(["bank", "list", "--bank", str(tmp_path)])
+
+
+# --- bank ----------------------------------------------------------------------------------------
+
+
+def test_bank_list_and_show(bank, capsys):
+    assert main(["bank", "list", "--bank", str(bank.path)]) == OK
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["order", "name", "words"]
+    assert lines[1].split() == ["0", "dog", "<dog1>", "<dog2>", "dog", "object", "SD15", "2"]
+    assert main(["bank", "list", "--bank", str(bank.path), "--json"]) == OK
+    listed = result(capsys)["concepts"]
+    assert [c["name"] for c in listed] == ["dog", "ink"]
+    assert listed[1]["kind"] == "style"
+    assert main(["bank", "show", "dog", "--bank", str(bank.path)]) == OK
+    text = capsys.readouterr().out
+    for part in ("<dog1> <dog2>", "class_words", "object", "SD15", "created"):
+        assert part in text
+
+
+def test_a_broken_file_is_named_and_hides_no_other(bank, tmp_path, capsys):
+    copy = tmp_path / "bank"
+    copy.mkdir()
+    for file in bank.path.glob("*.safetensors"):
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "torn.safetensors").write_bytes(b"\x00" * 100)
+    assert main(["bank", "list", "--bank", str(copy), "--json"]) == OK
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert len(told["concepts"]) == 2
+    assert told["broken"][0]["file"].endswith("torn.safetensors")
+    assert "torn.safetensors" in err
+
+
+def test_export_import_remove(bank, tmp_path, capsys):
+    source, target = str(bank.path), str(tmp_path / "other")
+    lora = tmp_path / "new folder" / "dog_lora.safetensors"
+    assert main(["bank", "export", "dog", "--bank", source, "--out", str(lora)]) == OK
+    assert lora.stat().st_size > 1000
+    assert main(["bank", "import", str(lora), "--bank", target]) == FAILED
+    assert (
+        main(["bank", "import", f"{source}/dog.safetensors", "--bank", target, "--name", "rex"])
+        == OK
+    )
+    torch.testing.assert_close(Bank(target)["rex"].tokens, bank["dog"].tokens, rtol=0, atol=0)
+    capsys.readouterr()
+    assert main(["bank", "remove", "rex", "--bank", target, "--json"]) == OK
+    assert result(capsys) == {"removed": "rex"}
+    assert list(Bank(target)) == []
+
+
+def test_remove_asks_on_a_terminal(bank, tmp_path, monkeypatch, capsys):
+    target = str(tmp_path / "other")
+    main(["bank", "import", str(bank.path / "dog.safetensors"), "--bank", target])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, left in (("n\n", 1), ("y\n", 0)):
+        monkeypatch.setattr("sys.stdin.readline", lambda a=answer: a, raising=False)
+        assert main(["bank", "remove", "dog", "--bank", target]) == OK
+        assert len(Bank(target)) == left
+    assert "cannot be undone" in capsys.readouterr().err
+
+
+def test_import_of_a_public_pth(tiny_folder, tmp_path, capsys):
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
+    unet = {
+        f"{layer}.lora_down.weight": torch.ones(4, 320),
+        f"{layer}.lora_up.weight": torch.ones(320, 4),
+    }
+    tokens = {"<dog1>": torch.ones(16, 768), "<dog2>": torch.ones(16, 768)}
+    file = tmp_path / "edlora_model-latest.pth"
+    torch.save({"params": {"new_concept_embedding": tokens, "unet": unet, "lag": {}}}, file)
+    words = ["bank", "import", str(file), "--bank", str(tmp_path / "b"), "--class-words", "dog"]
+    assert main([*words, "--model", str(tiny_folder), "--scale", "0.8", "--json"]) == OK
+    told = result(capsys)
+    assert (told["name"], told["words"]) == ("dog", ["<dog1>", "<dog2>"])
+    assert told["alpha"] == pytest.approx(3.2)
+
+
+# --- generate ------------------------------------------------------------------------------------
+
+
+def test_generate_writes_pictures_that_tell_how_they_were_made(tiny_folder, bank, tmp_path, capsys):
+    out = tmp_path / "new" / "p.png"
+    words = ["generate", "--model", str(tiny_folder), "--bank", str(bank.path), *SMALL, "--json"]
+    prompt = "a photo of a <dog1> <dog2> in <ink1> ink"
+    words += [
+        "--prompt",
+        prompt,
+        "--region",
+        "0,0,.5,1:a <dog1> <dog2>",
+        "--region",
+        ".5,0,1,1:<ink1>",
+    ]
+    words += ["--out", str(out), "--num-images", "2", "--seed", "5"]
+    charts = {name: str(tmp_path / f"{name}.png") for name in ("weights", "layout")}
+    words += ["--show-weights", charts["weights"], "--show-layout", charts["layout"]]
+    assert main(words) == OK
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["files"] == [str(tmp_path / "new" / f"p-{i}.png") for i in (1, 2)]
+    assert told["concepts"] == ["dog", "ink"]
+    assert re.search(rf"weights  {prompt}: (dog|ink) 0\.[5-9]\d, (dog|ink) 0\.[5-9]", captured.err)
+    rows = {row["prompt"]: row["weights"] for row in told["weights"]}
+    assert rows["a <dog1> <dog2>"] == pytest.approx({"dog": 1.0, "ink": 0.0})
+    first, second = (Image.open(file) for file in told["files"])
+    assert first.size == (64, 64)
+    assert np.abs(np.asarray(first, int) - np.asarray(second, int)).max() > 0
+    inside = json.loads(second.info["cidm"])
+    assert (inside["prompt"], inside["seed"]) == (prompt, 6)
+    assert inside["settings"]["steps"] == 2
+    assert inside["regions"][1]["prompt"] == "<ink1>"
+    assert Image.open(charts["weights"]).width == 760
+    assert Image.open(charts["layout"]).width > 480
+
+    again = [*words[: words.index("--region")], "--region", "0,0,.5,1:a <dog1> <dog2>"]
+    again += ["--region", ".5,0,1,1:<ink1>", "--seed", "6", "--out", str(tmp_path / "q.png")]
+    assert main(again) == OK
+    difference = np.asarray(Image.open(tmp_path / "q.png"), int) - np.asarray(second, int)
+    assert np.abs(difference).max() <= 1, "a numbered picture can be drawn again by its own seed"
+
+
+def test_generate_edits_a_photo_inside_a_mask_only(tiny_folder, bank, photos, tmp_path):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    regions = [
+        {"prompt": "a <dog1> <dog2>", "mask": "mask.png", "negative": "ink"},
+        {"prompt": "grass", "box": [0, 0, 0.5, 1]},
+    ]
+    (tmp_path / "regions.json").write_text(json.dumps(regions))
+    words = ["generate", "--model", str(tiny_folder), "--bank", str(bank.path), *SMALL, "--quiet"]
+    words += ["--prompt", "a <dog1> <dog2>", "--image", str(photos / "0.png")]
+    words += ["--regions-json", str(tmp_path / "regions.json")]
+    results = []
+    for chosen in (str(tmp_path / "mask.png"), "regions"):
+        out = tmp_path / "edited.png"
+        assert main([*words, "--mask", chosen, "--out", str(out)]) == OK
+        results.append(np.asarray(Image.open(out), int))
+    photo = Image.open(photos / "0.png").resize((90, 64), Image.Resampling.LANCZOS)
+    left = np.asarray(photo.crop((13, 0, 77, 64)), int)[:, :31]
+    np.testing.assert_array_equal(results[0][:, :31], left)
+    assert np.abs(results[1][:, :31] - left).mean() > 5, "the second region redraws the left half"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "no JSON"),
+        ("{}", "no list"),
+        ('[{"box": [0, 0, 1, 1]}]', "Region 1"),
+        ('[{"prompt": "a", "boks": []}]', "boks"),
+        ('[{"prompt": "a", "box": 3}]', "Region 1"),
+        ('[{"prompt": "a", "box": [0, 0, 1, 1]}, {"prompt": "b"}]', "Region 2"),
+        ('[{"prompt": "a", "mask": "none.png"}]', "none.png"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_regions_files_that_cannot_be_used(text, says, tmp_path, capsys):
+    file = tmp_path / "regions.json"
+    file.write_text(text)
+    assert main(["generate", "--prompt", "a dog", "--regions-json", str(file)]) == FAILED
+    assert says in capsys.readouterr().err
+
+
+def test_pictures_as_jpeg_and_without_a_bank(tiny_folder, tmp_path, capsys):
+    out = tmp_path / "p.jpg"
+    words = [
+        "generate",
+        "--model",
+        str(tiny_folder),
+        "--prompt",
+        "a dog",
+        *SMALL,
+        "--out",
+        str(out),
+    ]
+    assert main(words) == OK
+    captured = capsys.readouterr()
+    assert captured.out.split() == [str(out)]
+    assert "base model only" in captured.err
+    described = json.loads(Image.open(out).getexif()[0x010E])
+    assert described["prompt"] == "a dog"
+
+
+# --- train ---------------------------------------------------------------------------------------
+
+
+def train(tiny_folder, photos, bank, *more):
+    words = ["train", "--model", str(tiny_folder), "--bank", str(bank), "--photos", str(photos)]
+    words += ["--words", "<rex1> <rex2>", "--class-words", "dog", "--steps", "4", "--variants", "1"]
+    return main([*words, "--resolution", "32", "--seed", "3", *more])
+
+
+def test_train_adds_a_concept_and_says_what_next(tiny_folder, photos, tmp_path, capsys):
+    assert train(tiny_folder, photos, tmp_path / "bank", "--rank", "2", "--json") == OK
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert (told["concept"], told["words"]) == ("rex", ["<rex1>", "<rex2>"])
+    assert told["facts"]["steps"] == 4
+    assert told["config"]["rank"] == 2
+    assert Path(told["file"]).exists()
+    assert "cidm generate --model" in captured.err
+    assert "Learning 4/4" in captured.err
+    assert Bank(tmp_path / "bank")["rex"].factors
+    runs = tmp_path / "bank" / ".runs" / "rex"
+    assert len((runs / "log.jsonl").read_text().splitlines()) == 4
+    assert Image.open(runs / "loss.png").width == 760
+    assert train(tiny_folder, photos, tmp_path / "bank") == FAILED
+    assert "overlap" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
+def test_an_interrupted_training_goes_on_to_the_same_bits(
+    how, tiny_folder, photos, tmp_path, monkeypatch, capsys
+):
+    def interrupt(self, event):
+        if event.phase == "learning" and event.step == 2:
+            if how == "ctrl-c":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressBar, "__call__", interrupt)
+        assert train(tiny_folder, photos, tmp_path / "bank", "--json") == INTERRUPTED
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["kind"] == "Interrupted"
+    assert "state is kept" in err
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert len(Bank(tmp_path / "bank")) == 0
+    assert train(tiny_folder, photos, tmp_path / "bank") == OK
+    assert "Learning 3/4" in capsys.readouterr().err, "goes on at step 3"
+    assert train(tiny_folder, photos, tmp_path / "straight") == OK
+    ours, straight = (Bank(tmp_path / name)["rex"] for name in ("bank", "straight"))
+    torch.testing.assert_close(ours.tokens, straight.tokens, rtol=0, atol=0)
+    for path, pair in straight.factors.items():
+        torch.testing.assert_close(ours.factors[path].up, pair.up, rtol=0, atol=0)
+
+
+def wish(*words):
+    return read_wish(build_parser().parse_args(["train", "--bank", "b", *words]))
+
+
+def test_flags_go_before_presets_before_options(tmp_path):
+    (tmp_path / "shots").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "shots" / "1.png")
+    options = tmp_path / "task.yml"
+    options.write_text(
+        f"""
+name: my_task
+manual_seed: 7
+gradient_accumulation_steps: 1
+datasets:
+  train:
+    data_dir: {tmp_path}/shots
+    batch_size_per_gpu: 2
+    replace_mapping:
+      dog: <dog1> <dog2>
+models:
+  new_concept_token: <dog1>+<dog2>
+  initializer_token: <rand-0.013>+dog
+  noise_offset: 0.02
+train:
+  total_iter: 30
+"""
+    )
+    found = wish("--options", str(options))
+    assert (found.words, found.class_words, found.name) == ("<dog1> <dog2>", "dog", "my_task")
+    assert found.mapping == {"dog": "<dog1> <dog2>"}
+    assert found.settings["steps"] == 30
+    assert found.settings["batch_size"] == 2
+    found = wish(
+        "--options", str(options), "--preset", "low-vram", "--steps", "9", "--kind", "style"
+    )
+    assert found.settings["batch_size"] == 1
+    assert found.settings["gradient_checkpointing"] is True
+    assert found.settings["steps"] == 9
+    assert found.settings["noise_offset"] == 0.02
+    assert found.kind == "style"
+    other = wish("--options", str(options), "--words", "<rex>", "--name", "rex")
+    assert (other.words, other.name, other.mapping) == ("<rex>", "rex", None)
+    with pytest.raises(CidmError, match="--words is missing"):
+        wish("--photos", "p", "--class-words", "dog")
+
+
+def test_each_launched_process_takes_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert own_device(None) is None
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device(None) == "cuda:1"
+    assert own_device("cpu") == "cpu"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert own_device(None) is None
+
+
+# --- messages ------------------------------------------------------------------------------------
+
+
+def test_progress_without_a_terminal_is_plain_lines(capsys):
+    event = Progress(1, 30, loss=0.25, steps_per_second=4.0, remaining_seconds=70, skipped=2)
+    assert details(event) == "loss 0.2500  4.0 steps/s  1:10 left  2 skipped"
+    slow = Progress(30, 30, steps_per_second=0.2, remaining_seconds=0)
+    assert details(slow) == "5.0 s/step"
+    bar = ProgressBar()
+    for step in range(1, 31):
+        bar(dataclasses.replace(event, step=step))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Learning 1/30  loss 0.2500")
+    assert lines[-1].startswith("Learning 30/30")
+    assert len(lines) == 2, "one at once, one at the end, others only every ten seconds"
+    ProgressBar(enabled=False)(event)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_a_terminal_is_one_bar(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with ProgressBar() as bar:
+        for step in (1, 2, 3):
+            bar(Progress(step, 3, loss=0.5, phase="preparing"))
+        bar(Progress(1, 2, loss=0.5))
+        bar(Progress(2, 2, loss=0.4))
+    text = capsys.readouterr().err
+    assert "Encoding photos 3/3" in text
+    assert "Learning 2/2" in text
+    assert "loss 0.4000" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (65, "1:05"), (7384, "2:03:04")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_quiet_and_other_processes_say_nothing(bank, monkeypatch, capsys):
+    console = Console(quiet=True)
+    console.note("hidden")
+    console.say("a result")
+    assert capsys.readouterr() == ("a result\n", "")
+    monkeypatch.setenv("RANK", "1")
+    assert main(["bank", "list", "--bank", str(bank.path), "--json"]) == OK
+    assert capsys.readouterr() == ("", "")
+
+
+def test_json_has_no_nan(capsys):
+    Console(as_json=True).result({"a": float("nan"), "b": [float("inf"), 1.5, Path("x"), True]})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5, "x", True]}
+
+
+def test_as_a_program(bank):
+    done = python(["-m", "cidm_core", "bank", "list", "--bank", str(bank.path), "--json"])
+    assert done.returncode == OK, done.stderr
+    assert len(json.loads(done.stdout)["concepts"]) == 2
+    assert done.stderr.splitlines()[0].split()[0] == "order", "words for people go elsewhere"
