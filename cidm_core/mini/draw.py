@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from PIL import Image, ImageFilter
 from .shapes import SHAPES
 
 RGB = tuple[float, float, float]
-Pixels = NDArray[np.float32]
+Pixels = NDArray[np.floating[Any]]
 
 TEXTURES = ("plain", "striped", "spotted", "checked", "two-tone")
 GROUNDS = ("grass", "sand", "snow", "night", "sea", "jungle")

@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
@@ -61,7 +61,7 @@ def sample(
 ) -> Tensor:
     """Draw one picture per prompt, shape (N, 3, 32, 32) in [-1, 1], by classifier-free guidance."""
     kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
-    scheduler = kinds[sampler].from_config(model.scheduler.config)
+    scheduler: Any = kinds[sampler].from_config(model.scheduler.config)
     scheduler.set_timesteps(steps)
     ids = torch.cat(
         [token_ids(model.tokenizer, [""] * len(prompts)), token_ids(model.tokenizer, prompts)]
@@ -76,6 +76,10 @@ def sample(
     return model.vae.decode(x).sample.clamp(-1, 1)  # type: ignore[union-attr]
 
 
+def _named(color: str, kind: str) -> str:
+    return f"{'an' if color[0] in 'aeiou' else 'a'} {color} {kind}"
+
+
 def held_out_prompts(count: int, things: int, seed: int) -> list[tuple[str, list[Named]]]:
     """Return (caption, things in it); things in a pair are named from left to right."""
     rng = random.Random(seed)
@@ -84,12 +88,12 @@ def held_out_prompts(count: int, things: int, seed: int) -> list[tuple[str, list
     for index in range(count):
         if things == 1:
             color, kind = looks[index % len(looks)]
-            prompts.append((f"a {color} {kind}", [(color, kind)]))
+            prompts.append((_named(color, kind), [(color, kind)]))
             continue
         left, right = rng.sample(pairs[index % len(pairs)], 2)
         colors = rng.sample(COLOR_WORDS, 2)
         named = list(zip(colors, (left, right), strict=True))
-        text = f"a {colors[0]} {left} on the left and a {colors[1]} {right} on the right"
+        text = f"{_named(*named[0])} on the left and {_named(*named[1])} on the right"
         prompts.append((text, named))
     return prompts
 

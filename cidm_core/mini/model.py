@@ -15,7 +15,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .tokenizer import CONTEXT
+from .tokenizer import CONTEXT, END, START
 from .train_vae import LATENT_CHANNELS
 
 FOLDER = Path(__file__).parent / "sd"
@@ -25,6 +25,7 @@ STEPS = 1000
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Return an untrained CLIP text model of 3 layers, 128 wide, 48 positions."""
+    start, end = (int(tokenizer.convert_tokens_to_ids(token)) for token in (START, END))
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
@@ -32,9 +33,9 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         num_hidden_layers=3,
         num_attention_heads=4,
         max_position_embeddings=CONTEXT,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=start,
+        eos_token_id=end,
+        pad_token_id=end,
     )
     return CLIPTextModel(config)
 

@@ -24,7 +24,7 @@ from .model import FOLDER, Denoiser, save_model
 from .probe import train_probe
 from .tokenizer import save_tokenizer
 from .train_unet import new_denoiser, train_denoiser, training_set
-from .train_vae import encode, psnr, to_signal, train_vae
+from .train_vae import encode, psnr, refine_decoder, to_signal, train_vae
 from .training import Budget
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=0, help="UNet steps; replaces --minutes")
     parser.add_argument("--vae-minutes", type=float, default=10.0)
     parser.add_argument("--vae-steps", type=int, default=0)
+    parser.add_argument("--decoder-minutes", type=float, default=5.0)
+    parser.add_argument("--decoder-steps", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
@@ -73,14 +75,19 @@ def vae_stage(args: argparse.Namespace, drawn: Pictures) -> AutoencoderKL:
     if not (folder / "config.json").exists():
         budget = Budget(args.vae_minutes, args.vae_steps)
         vae = train_vae(drawn.pixels, budget, args.work / "vae-state.safetensors", args.seed)
+        refining = Budget(args.decoder_minutes, args.decoder_steps)
+        refine_decoder(vae, drawn.pixels, refining, args.seed)
         vae.save_pretrained(folder)
         quality = psnr(vae, to_signal(drawn.pixels[-512:]))
-        entry = {
-            "steps": budget.done,
-            "seconds": round(budget.seconds),
-            "psnr_db": round(quality, 2),
-        }
-        _note(args.out, vae=entry)
+        _note(
+            args.out,
+            vae={
+                "steps": budget.done,
+                "seconds": round(budget.seconds),
+                "psnr_db": round(quality, 2),
+            },
+            decoder={"steps": refining.done, "seconds": round(refining.seconds)},
+        )
     return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
 
 
@@ -91,7 +98,7 @@ def _latents(args: argparse.Namespace, vae: AutoencoderKL, drawn: Pictures) -> t
             encode(vae, to_signal(drawn.pixels[i : i + 2000]))
             for i in range(0, len(drawn.pixels), 2000)
         ]
-        save_file({"latents": torch.cat(parts).half()}, path)
+        save_file({"latents": torch.cat(parts).half().contiguous()}, path)
     return load_file(path)["latents"]
 
 
