@@ -284,6 +284,21 @@ def test_hostile_and_broken_files_get_one_kind_of_error(tmp_path, monkeypatch, t
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("more: &a [x]\nyet: *a\n", "an alias"),
+        ("more: &a {x: 1}\nyet: {<<: *a}\n", "an alias"),
+        ("more: " + "[" * 30 + "]" * 30, "over 20 levels"),
+        ("more: !!python/tuple [1]\n", "no plain YAML"),
+        ("more: !!python/name:os.system\n", "no plain YAML"),
+    ],
+)
+def test_tricks_are_refused_in_files_that_are_whole_otherwise(tmp_path, extra, words):
+    with pytest.raises(CidmError, match=words):
+        read_options(save(tmp_path, OPTIONS + extra))
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(CidmError, match=r"gone\.yml' cannot be read"):
         read_options(tmp_path / "gone.yml")
