@@ -7,7 +7,7 @@ the autoencoder can leave the device meanwhile.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -111,7 +111,7 @@ def _posterior(base: Base, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def parked(base: Base) -> Iterator[None]:
+def parked(base: Base) -> Generator[None]:
     """The VAE off the device for a while, to leave its memory to learning."""
     base.vae.to("cpu")
     try:
@@ -121,7 +121,7 @@ def parked(base: Base) -> Iterator[None]:
 
 
 @contextmanager
-def unparked(base: Base) -> Iterator[None]:
+def unparked(base: Base) -> Generator[None]:
     """The VAE back on the device for a while, for a preview."""
     base.vae.to(base.device)
     try:

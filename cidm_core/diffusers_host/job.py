@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..bank import Bank
+from ..bank import Bank, free_name
 from ..concept import Concept
 from ..config import TrainConfig
 from ..errors import HostError, PhotoError, TrainingError
 from ..fit import check_words
 from ..methods.base import Task
-from ..names import clean_name, default_name, file_stem, free_name
+from ..names import clean_name, default_name, file_stem
 from ..training.data import Photo, bind_photos
 from ..training.processes import Processes
 from ..training.state import RunFolder, run_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -113,7 +113,7 @@ class LearningHost:
     @contextmanager
     def attached(
         self, adapters: Mapping[str, Adapter], *, checkpointing: bool = False
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Put adapters into the UNet and make the model ready to learn; undone on leaving.
 
         Args:
@@ -144,7 +144,7 @@ class LearningHost:
             self._maps.clear()
 
     @contextmanager
-    def suspended(self) -> Iterator[None]:
+    def suspended(self) -> Generator[None]:
         """The bare model for a while, for a preview; learning goes on afterwards."""
         if self._injection is None:
             yield

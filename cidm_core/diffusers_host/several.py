@@ -22,7 +22,7 @@ class Launched:
 
     def __init__(self, device: torch.device) -> None:
         self._state = PartialState(cpu=device.type == "cpu")
-        mine = self._state.device
+        mine = self._state.device or device
         if self.count > 1 and device.type == "cuda" and device.index not in (None, mine.index):
             raise HostError(
                 f"Process {self.rank} of {self.count} has its model on {device}, but {mine} is its "

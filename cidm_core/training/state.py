@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..atomic import explain, write_atomic
 from ..errors import BankError, TrainingError
-from ..pictures import loss_picture
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +148,8 @@ class RunFolder:
         if not self.writes:
             return
         try:
+            from ..pictures import loss_picture
+
             self.state_path.unlink(missing_ok=True)
             buffer = io.BytesIO()
             loss_picture(self.rows, title).save(buffer, "PNG")

@@ -1,0 +1,48 @@
+"""One process of a launched run: `learning_worker.py MODEL FOLDER`; see test_distributed.py."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from learning_samples import learn, state_digest
+
+from cidm_core.bank import Bank
+from cidm_core.diffusers_host.load import load_base
+from cidm_core.errors import CidmError
+
+GIVEN = {"steps": 5, "batch_size": 4, "seed": 2}
+
+
+def run(base, bank, stop_at=10**6):
+    """Learn, and tell what this process saw of it."""
+    steps: list[int] = []
+    found = {"steps": steps}
+    try:
+        concept = learn(
+            Bank(bank),
+            base=base,
+            given=GIVEN,
+            on_progress=lambda e: steps.append(e.step) if e.phase == "learning" else None,
+            should_stop=lambda: len(steps) >= stop_at,
+        )
+        found["digest"] = state_digest(concept)
+    except CidmError as error:
+        found["error"] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def main(model, folder):
+    torch.set_num_threads(1)
+    folder = Path(folder)
+    base = load_base(model, device="cpu", dtype="fp32")
+    found = {"whole": run(base, folder / "whole"), "stopped": run(base, folder / "bank", 2)}
+    found["left"] = [path.name for path in (folder / "bank").glob("*.safetensors")]
+    found["resumed"] = run(base, folder / "bank")
+    rank = int(os.environ["RANK"])
+    (folder / f"rank-{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,66 @@
+"""Two CPU processes under `accelerate launch` learn what one process learns."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from learning_samples import learn, small_folder
+from learning_worker import GIVEN
+
+from cidm_core.bank import Bank
+
+WORKER = Path(__file__).with_name("learning_worker.py")
+ALL_STEPS = list(range(1, GIVEN["steps"] + 1))
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The folder two processes worked in, and what each of them saw."""
+    folder = tmp_path_factory.mktemp("together")
+    # With --cpu, `accelerate launch` starts one process only, unless there is MPI. --multi_gpu
+    # means torchrun; without a GPU the processes meet on the CPU all the same.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    # Port 0: one of its own choice, so that several test runs do not meet.
+    command += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    command += [str(WORKER), str(small_folder()), str(folder)]
+    folders = [str(WORKER.parent), str(WORKER.parents[1]), str(WORKER.parents[2])]
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(folders)}
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+def losses(bank):
+    path = bank / ".runs" / "dog" / "log.jsonl"
+    return [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+
+
+def test_the_curve_is_that_of_one_process(together, tmp_path):
+    folder, _ = together
+    alone = learn(tmp_path, given=GIVEN)
+    assert losses(folder / "whole") == pytest.approx(losses(tmp_path), rel=1e-4)
+    stored = Bank(folder / "whole")["dog"]
+    for key, pair in alone.factors.items():
+        assert (stored.factors[key].down - pair.down).abs().max() < 1e-3, key
+
+
+def test_one_file_is_written_and_both_return_it(together):
+    folder, ranks = together
+    assert [path.name for path in (folder / "whole").glob("*.safetensors")] == ["dog.safetensors"]
+    assert len(losses(folder / "whole")) == GIVEN["steps"]
+    assert ranks[0]["whole"]["digest"] == ranks[1]["whole"]["digest"]
+    assert ranks[0]["whole"]["steps"] == ALL_STEPS
+    assert ranks[1]["whole"]["steps"] == []  # only the main process talks
+
+
+def test_both_stop_when_the_main_one_is_asked_to_and_both_go_on(together):
+    _, ranks = together
+    for rank in ranks:
+        assert "Stopped at step 2 of 5" in rank["stopped"]["error"]
+        assert rank["resumed"]["digest"] == rank["whole"]["digest"]
+    assert ranks[0]["left"] == []
+    assert ranks[0]["resumed"]["steps"] == ALL_STEPS[2:]
