@@ -121,7 +121,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         ),
         "MINI": Family(
             name="MINI",
-            geometry=Geometry((96, 192), (1, 1), 1, 1),
+            geometry=Geometry((96, 96), (1, 1), 1, 1),
             encoders=(TextEncoderRow("text_encoder", 128, 48),),
             latent_channels=8,
             latent_px=4,

@@ -138,7 +138,7 @@ def test_diffusers_applies_the_very_deltas(tmp_path):
     unet = diffusers.UNet2DConditionModel(
         in_channels=8,
         out_channels=8,
-        block_out_channels=(96, 192),
+        block_out_channels=(96, 96),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),

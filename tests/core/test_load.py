@@ -628,8 +628,18 @@ def test_mini_sd_by_its_name(monkeypatch, tmp_path):
     make.write_diffusers(tmp_path, "mini", "fp16")
     base = cpu("mini-sd")
     assert base.family is FAMILIES["MINI"]
-    assert [layer.path for layer in base.layers] == [
-        layer.path for layer in FAMILIES["MINI"].layers
-    ]
+    assert base.layers == FAMILIES["MINI"].layers
     assert base.name == "mini-sd"
     assert base.tokenizers[0].model_max_length == 48
+
+
+def test_the_embedded_mini_sd_is_the_family_s_standard_member():
+    base = cpu("mini-sd")
+    assert base.layers == FAMILIES["MINI"].layers
+    assert base.scheduler_config["timestep_spacing"] == "trailing"
+    with torch.no_grad():
+        ids = torch.tensor([base.tokenizers[0]("a red dog", padding="max_length").input_ids])
+        states = base.text_encoders[0](ids).last_hidden_state
+        eps = base.unet(torch.zeros(1, 8, 8, 8), 500, states).sample
+    assert states.shape == (1, 48, 128)
+    assert eps.isfinite().all()
