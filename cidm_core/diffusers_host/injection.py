@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import HostError
 from ..methods.base import Adapter
@@ -22,38 +23,49 @@ from .base import Base
 ADAPTER = "cidm"
 
 
+_CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
+
+
 class Flags:
     """What `requires_grad`, `training` and checkpointing were, module by module."""
 
-    def __init__(self, modules: Sequence[Any]) -> None:
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        parts = [part for module in modules for part in module.modules()]
         self._grads = [(p, p.requires_grad) for m in modules for p in m.parameters()]
-        self._modes = [(s, s.training) for m in modules for s in m.modules()]
-        self._checkpointing = [(m, _checkpoints(m)) for m in modules]
+        self._modes = [(part, part.training) for part in parts]
+        self._checkpointing = [
+            (part, name, part.__dict__.get(name, _CHECKPOINTING))
+            for part in parts
+            if hasattr(part, "gradient_checkpointing")
+            for name in _CHECKPOINTING
+        ]
 
     def restore(self) -> None:
         for parameter, value in self._grads:
             parameter.requires_grad_(value)
         for module, value in self._modes:
             module.training = value
-        for module, value in self._checkpointing:
-            if not value and _checkpoints(module):
-                disable = getattr(module, "disable_gradient_checkpointing", None)
-                (disable or module.gradient_checkpointing_disable)()
+        for module, name, value in self._checkpointing:
+            if value is not _CHECKPOINTING:
+                setattr(module, name, value)
+            elif name in module.__dict__:  # only its class had it
+                delattr(module, name)
 
 
-def _checkpoints(module: nn.Module) -> bool:
-    return any(getattr(part, "gradient_checkpointing", False) for part in module.modules())
+def checkpoint_activations(modules: Sequence[nn.Module]) -> None:
+    """Have activations recomputed in the backward pass; `Flags.restore` ends it.
 
-
-def checkpoint(base: Base) -> None:
-    base.unet.enable_gradient_checkpointing()
-    for encoder in base.text_encoders:
-        encoder.gradient_checkpointing_enable({"use_reentrant": False})
-    for module in (base.unet, *base.text_encoders):
+    The parts are told themselves: the models' own switches differ between versions, and that of
+    transformers makes the embeddings require gradients besides.
+    """
+    recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    for module in modules:
         for part in module.modules():
-            if getattr(part, "gradient_checkpointing", False):
-                # Some versions checkpoint in training mode only. The part alone: a dropout
-                # somewhere below must not wake up.
+            if hasattr(part, "gradient_checkpointing"):
+                part.gradient_checkpointing = True  # type: ignore[assignment] - a plain attribute
+                part._gradient_checkpointing_func = recompute  # type: ignore[assignment]
+                # Some versions recompute in training mode only. The part alone: a dropout somewhere
+                # below must not wake up.
                 part.training = True
 
 

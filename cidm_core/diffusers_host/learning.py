@@ -15,7 +15,7 @@ from ..methods.base import Adapter, Batch, Prediction
 from ..ops.diffusion import add_noise
 from .base import Base
 from .encode import encode, word_positions
-from .injection import Flags, Injection, checkpoint
+from .injection import Flags, Injection, checkpoint_activations
 from .patches import layer_size
 
 
@@ -133,7 +133,7 @@ class LearningHost:
                 module.eval()
             injection.build(adapters)
             if checkpointing:
-                checkpoint(base)
+                checkpoint_activations((base.unet, *base.text_encoders))
             self._injection = injection
             yield
         finally:

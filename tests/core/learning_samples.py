@@ -44,7 +44,7 @@ def photos(count=3, size=(40, 32), masks=False, seed=0):
 
 
 def config(**given):
-    values = {"steps": 6, "batch_size": 2, "resolution_px": 32, "variants": 2, "save_every": 0}
+    values = {"steps": 6, "batch_size": 1, "resolution_px": 32, "variants": 2, "save_every": 0}
     values |= {"lr_lora": 1e-3, "token_norm_limit": 100.0}
     return TrainConfig(**{**values, **given})
 

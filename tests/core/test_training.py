@@ -21,7 +21,7 @@ from make import random_concept
 from cidm_core.bank import Bank
 from cidm_core.concept import Concept
 from cidm_core.diffusers_host import encode as encode_module
-from cidm_core.diffusers_host import learning
+from cidm_core.diffusers_host import injection, learning
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.errors import (
@@ -192,20 +192,30 @@ def test_layers_read_their_own_context():
             assert not torch.equal(host.predict(batch, moved, watch=False).value, start), layer
 
 
-def test_gradient_checkpointing_gives_the_same_gradients():
-    grads = []
+def test_gradient_checkpointing_gives_the_same_gradients(monkeypatch):
+    base, grads, recomputed = small_base(), [], []
+    plain = injection.checkpoint
+
+    def counted(run, *args, **kwargs):
+        recomputed.append(run)
+        return plain(run, *args, **kwargs)
+
+    monkeypatch.setattr(injection, "checkpoint", counted)
     for checkpointing in (False, True):
         method, host = make_method()
         for pair in method.adapters.values():
             torch.nn.init.normal_(pair.up, generator=torch.Generator().manual_seed(0))
+        before = weights(base)
         with host.attached(method.adapters, checkpointing=checkpointing):
-            assert small_base().unet.is_gradient_checkpointing == checkpointing
             sum(method.losses(make_batch()).values()).backward()
+            assert bool(recomputed) == checkpointing
+        same_weights(before, weights(base))
         grads.append([group.grad.clone() for group in method.groups])
-    assert not small_base().unet.is_gradient_checkpointing
+    assert any("CLIP" in repr(run) for run in recomputed)  # the text encoder too
+    assert not base.unet.is_gradient_checkpointing
     assert all(grad.abs().max() > 0 for grad in grads[0])
-    for plain, recomputed in zip(*grads, strict=True):
-        torch.testing.assert_close(plain, recomputed)
+    for whole, again in zip(*grads, strict=True):
+        torch.testing.assert_close(whole, again)
 
 
 def test_accumulation_is_a_larger_batch(tmp_path):
@@ -738,7 +748,7 @@ def test_out_of_memory_names_the_way_out_and_restores_the_model(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(base.unet, "forward", full)
         with pytest.raises(HostError, match=r"gradient_checkpointing=True, batch_size=1, prec"):
-            learn(tmp_path)
+            learn(tmp_path, given={"batch_size": 2})
     same_weights(before, weights(base))
 
 
