@@ -25,7 +25,8 @@ STEPS = 1000
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Return an untrained CLIP text model of 3 layers, 128 wide, 48 positions."""
-    start, end = (int(tokenizer.convert_tokens_to_ids(token)) for token in (START, END))
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    start, end = vocabulary[START], vocabulary[END]
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,

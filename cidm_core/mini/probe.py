@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .draw import Scene, Style, draw
+from .draw import Placed, Scene, Style, draw
 from .shapes import KINDS
 from .world import COLORS, any_scene
 
@@ -33,11 +34,11 @@ class Probe(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (3, 24, 32, 48, 64)
+        widths = (3, 32, 40, 56, 64)
         layers: list[nn.Module] = []
         for index, (before, after) in enumerate(itertools.pairwise(widths)):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
-            if index:
+            if index < 3:
                 layers.append(nn.MaxPool2d(2))
         self.trunk = nn.Sequential(*layers)
         self.mix = nn.Linear(64 * 16, 64)
@@ -74,11 +75,22 @@ def _scene(rng: random.Random) -> Scene:
     while True:
         scene = any_scene(rng, rng.choice((1, 2)), plain=1.0)
         if len(scene.things) == 1 or scene.things[0].where == "left":
-            return Scene(scene.things, scene.background, style, scene.seed)
+            things = tuple(_plainer(placed, rng) for placed in scene.things)
+            return Scene(things, scene.background, style, scene.seed)
 
 
-def labelled(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pictures (N, 3, 32, 32) uint8, kinds and colours (N, 3); -100 = not asked."""
+def _plainer(placed: Placed, rng: random.Random) -> Placed:
+    """Drop half of the textures: half-and-half patterns have no one colour to read."""
+    if rng.random() < 0.5:
+        return placed
+    return replace(placed, thing=replace(placed.thing, texture="plain"))
+
+
+def labelled(count: int, seed: int, plain: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pictures (N, 3, 32, 32) uint8, kinds and colours (N, 3); -100 = not asked.
+
+    With `plain`, only the colours of untextured things are asked.
+    """
     rng = random.Random(seed)
     pixels = np.empty((count, 32, 32, 3), np.uint8)
     kinds = torch.full((count, 3), _UNNAMED)
@@ -89,7 +101,8 @@ def labelled(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         for index, placed in enumerate(scene.things):
             question = index + (len(scene.things) == 2)
             kinds[row, question] = KINDS.index(placed.thing.kind)
-            if placed.thing.color_word:
+            asked = not plain or placed.thing.texture == "plain"
+            if placed.thing.color_word and asked:
                 colors[row, question] = COLOR_WORDS.index(placed.thing.color_word)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), kinds, colors
 
@@ -102,7 +115,17 @@ def _augment(x: Tensor, generator: torch.Generator) -> Tensor:
     return x + share * (blurred - x) + noise * torch.randn(x.shape, generator=generator)
 
 
-def train_probe(steps: int, seed: int, count: int = 24000) -> dict[str, float]:
+def _mirror(
+    x: Tensor, kinds: Tensor, colors: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Reflect half of the batches; left and right change places in the answers too."""
+    if torch.rand(1, generator=generator) < 0.5:
+        return x, kinds, colors
+    order = [0, 2, 1]
+    return x.flip(-1), kinds[:, order], colors[:, order]
+
+
+def train_probe(steps: int, seed: int, count: int = 60000) -> dict[str, float]:
     """Train the probe, save it, and return its accuracies on freshly drawn pictures."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -112,10 +135,10 @@ def train_probe(steps: int, seed: int, count: int = 24000) -> dict[str, float]:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for step in range(steps):
         rows = torch.randint(count, (128,), generator=generator)
-        x = _augment(pixels[rows].float() / 127.5 - 1, generator)
-        kind_logits, color_logits = probe(x)
-        loss = F.cross_entropy(kind_logits.flatten(0, 1), kinds[rows].flatten())
-        loss = loss + F.cross_entropy(color_logits.flatten(0, 1), colors[rows].flatten())
+        x, kind, color = _mirror(pixels[rows], kinds[rows], colors[rows], generator)
+        kind_logits, color_logits = probe(_augment(x.float() / 127.5 - 1, generator))
+        loss = F.cross_entropy(kind_logits.flatten(0, 1), kind.flatten())
+        loss = loss + F.cross_entropy(color_logits.flatten(0, 1), color.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -129,8 +152,8 @@ def train_probe(steps: int, seed: int, count: int = 24000) -> dict[str, float]:
 
 @torch.no_grad()
 def accuracy(probe: Probe, seed: int, count: int = 3000) -> dict[str, float]:
-    """Return the shares of fresh drawn things whose kind, and whose named colour, is read right."""
-    pixels, kinds, colors = labelled(count, seed)
+    """Return the shares of fresh drawn things whose kind, and whose plain colour, is read right."""
+    pixels, kinds, colors = labelled(count, seed, plain=True)
     guesses = probe(pixels.float() / 127.5 - 1)
     result: dict[str, float] = {}
     for name, guess, truth in zip(("kind", "color"), guesses, (kinds, colors), strict=True):

@@ -136,7 +136,7 @@ def main() -> None:
         if args.stage != "vae":
             unet_stage(args, vae, drawn)
     if args.stage in ("all", "probe"):
-        result = train_probe(steps=2500, seed=args.seed + 7919)
+        result = train_probe(steps=4000, seed=args.seed + 7919)
         logger.info("probe accuracy on fresh drawn pictures: %s", result)
         _note(args.out, probe=result)
 
