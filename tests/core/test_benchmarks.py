@@ -1,0 +1,80 @@
+"""Every benchmark script runs and writes what its readers rely on; times mean nothing here."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+COMMON = {"benchmark", "command", "date", "timing", "machine"}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A script's `main` with arguments; returns its report."""
+    threads = torch.get_num_threads()
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def call(name, *arguments):
+        out = tmp_path / f"{name}.json"
+        main = runpy.run_path(str(FOLDER / f"{name}.py"))["main"]
+        main([*arguments, "--out", str(out)])
+        report = json.loads(out.read_text())
+        assert set(report) >= COMMON
+        assert report["benchmark"] == name
+        assert {"torch", "processor", "threads", "load_average"} <= set(report["machine"])
+        return report
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+def met(report, *names):
+    """Whether the targets that need no clock are met."""
+    verdicts = {row["target"]: row["met"] for row in report["targets"]}
+    return all(verdicts[name] for name in names)
+
+
+def test_sampling(run):
+    report = run("sampling", "--quick")
+    assert set(report["results"]) == set(report["raw_seconds"])
+    assert set(report["results"]) == {
+        "merged",
+        "per sample",
+        "two prompts",
+        "released way",
+        "regions",
+        "once per prompt",
+    }
+    assert met(
+        report,
+        "bytes changed by merging and un-merging",
+        "aggregations in the step loop",
+        "key/value projections in the step loop",
+        "UNet rows per step, 1 regions",
+        "UNet calls per step with regions",
+    )
+    # The port of the released way draws the same picture, so it does the same work.
+    assert max(report["facts"]["agreement"].values()) < 1e-4
+    calls = report["facts"]["calls_regions"]
+    assert calls["unet_rows"] == calls["steps"] * (calls["regions"] + 2)
+
+
+def test_bank_scale(run):
+    report = run("bank_scale", "--quick")
+    assert set(report["results"]) == {"open and list", "open and list, wall", "prompt"}
+    assert {"resident_growth_mb", "adding"} <= set(report["facts"])
+    assert len(report["targets"]) == 3
+
+
+def test_training_step(run):
+    report = run("training_step", "--quick")
+    result = report["results"]["tiny"]
+    assert set(result["steps"]) == {"ours", "plain peft LoRA step", "released way"}
+    # All three predict the same noise, and count what they do.
+    assert max(result["facts"]["agreement"].values()) < 1e-5
+    assert set(result["facts"]["tflop_per_step"]) == set(result["steps"])
+    assert set(result["facts"]["kernels_per_step"]) == set(result["steps"])
+    assert {"denoise", "R1", "R2"} <= set(result["facts"]["last_losses"])
