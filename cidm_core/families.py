@@ -128,7 +128,15 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             resolution_px=32,
             modelspec="mini-sd",
             recipe=MappingProxyType(
-                {"steps": 300, "batch_size": 4, "resolution_px": 32, "lr_lora": 1e-3}
+                # Its embeddings are 1.1 long (CLIP-L's 0.4), so tokens start and stop longer.
+                {
+                    "steps": 500,
+                    "batch_size": 4,
+                    "lr_lora": 2e-3,
+                    "lr_tokens": 1e-2,
+                    "token_init_std": 0.1,
+                    "token_norm_limit": 4.0,
+                }
             ),
             sampling=MappingProxyType({"steps": 30, "guidance_scale": 4.0}),
         ),

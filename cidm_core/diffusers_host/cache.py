@@ -49,7 +49,7 @@ def cache_latents(
     draws = config.steps * config.accumulation * config.batch_size
     count = min(config.variants, -(-draws // len(photos)))
     at_once = max(1, _PIXELS_AT_ONCE // size_px**2)
-    rows: list[tuple[Tensor, Tensor]] = []
+    rows: list[Tensor] = []
     masks: list[Tensor] = []
     concepts: list[Tensor | None] = []
     for number, photo in enumerate(photos):
@@ -68,8 +68,7 @@ def cache_latents(
     found = any(mask is not None for mask in concepts)
     filled = [torch.ones_like(masks[0]) if mask is None else mask for mask in concepts]
     return Latents(
-        mean=torch.stack([mean for mean, _ in rows]),
-        deviation=torch.stack([deviation for _, deviation in rows]),
+        clean=torch.stack(rows),
         image_masks=torch.stack(masks),
         concept_masks=torch.stack(filled) if found else None,
     )
@@ -84,30 +83,33 @@ def _concept_masks(variants: Sequence[Variant], cell: int) -> Tensor | None:
     return torch.stack([to_latent_mask(mask, cell) for mask in held]) if held else None
 
 
-def _encode(base: Base, pictures: Sequence[Tensor], at_once: int) -> tuple[Tensor, Tensor]:
-    """Posterior mean and deviation, each (pictures, channels, height, width), on the CPU."""
+def _encode(base: Base, pictures: Sequence[Tensor], at_once: int) -> Tensor:
+    """Clean latents (pictures, channels, height, width) on the CPU."""
     keys = [hashlib.sha256(picture.numpy().tobytes()).digest() for picture in pictures]
     distinct = dict(zip(keys, pictures, strict=True))
     parts = torch.stack(list(distinct.values())).split(at_once)
-    means, deviations = zip(*(_posterior(base, part) for part in parts), strict=True)
+    latents = torch.cat([_latents(base, part) for part in parts])
     order = {key: i for i, key in enumerate(distinct)}
-    places = [order[key] for key in keys]
-    return torch.cat(means)[places], torch.cat(deviations)[places]
+    return latents[[order[key] for key in keys]]
 
 
 @torch.no_grad()
-def _posterior(base: Base, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def _latents(base: Base, pixels: Tensor) -> Tensor:
+    """The posterior's mode, as sampling and ComfyUI's VAE Encode use it.
+
+    Sampling the posterior instead adds noise that the model would have to predict too; SD's is so
+    narrow that it makes no difference.
+    """
     config = base.vae.config
     shift = getattr(config, "shift_factor", None) or 0.0
     found = base.vae.encode(pixels.to(base.device, base.vae.dtype)).latent_dist
-    mean = (found.mean.float() - shift) * config.scaling_factor
-    deviation = found.std.float() * config.scaling_factor
-    if not (torch.isfinite(mean).all() and torch.isfinite(deviation).all()):
+    latents = (found.mode().float() - shift) * config.scaling_factor
+    if not torch.isfinite(latents).all():
         raise HostError(
             f"The VAE of {base.name} gives NaN in {str(base.vae.dtype).removeprefix('torch.')}. "
             "Load the model in fp32 or bf16."
         )
-    return mean.cpu(), deviation.cpu()
+    return latents.cpu()
 
 
 @contextmanager

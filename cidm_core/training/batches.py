@@ -24,19 +24,15 @@ from .processes import Processes
 class Latents:
     """The cache: `variants` seeded augmentations of each photo, encoded once.
 
-    Mean and deviation of the autoencoder's posterior are both kept, so that each step can draw
-    its own sample, as training with the autoencoder in the loop does; it doubles a cache of a few
-    MB. Photos without a concept mask have ones there.
+    Photos without a concept mask have ones there.
 
     Attributes:
-        mean: (photos, variants, channels, height, width), in the model's units.
-        deviation: Same shape.
+        clean: (photos, variants, channels, height, width), in the model's units.
         image_masks: 1 where the photo is, 0 on padding, (photos, variants, height, width).
         concept_masks: 1 where the concept is; None if no photo has a mask.
     """
 
-    mean: Tensor
-    deviation: Tensor
+    clean: Tensor
     image_masks: Tensor
     concept_masks: Tensor | None
 
@@ -102,15 +98,15 @@ class CachedSource:
             photos.tolist(), generator(self._draws.seed, self._label, "words", index)
         )
         source = generator(self._draws.seed, self._label, "tensors", index)
-        variants = torch.randint(cache.mean.shape[1], (size,), generator=source)
+        variants = torch.randint(cache.clean.shape[1], (size,), generator=source)
         timesteps = torch.randint(self._draws.timesteps, (size,), generator=source)
-        sample = torch.randn(size, *cache.mean.shape[2:], generator=source)
-        noise = noise_with_offset(sample, self._draws.noise_offset, source)
+        like = cache.clean.new_empty(size, *cache.clean.shape[2:])
+        noise = noise_with_offset(like, self._draws.noise_offset, source)
         mine = self._mine(size)
         at = (photos[mine], variants[mine])
         concept = cache.concept_masks
         return Batch(
-            latents=(cache.mean[at] + cache.deviation[at] * sample[mine]).to(self._device),
+            latents=cache.clean[at].to(self._device),
             noise=noise[mine].to(self._device),
             timesteps=timesteps[mine].to(self._device),
             prompts=tuple(prompts[mine]),
