@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,57 +69,64 @@ def backward(loss: Callable[[], Tensor], leaves: list[Tensor]) -> Step:
     return run
 
 
-def variants(shapes: Shapes, count: int) -> tuple[dict[str, Step], dict[str, float]]:
-    """One callable per way of computing the losses, and the seconds each took to prepare."""
-    new = next(iter(concepts(shapes, 1)))
-    ups = {key: pair.up.clone().requires_grad_() for key, pair in new.items()}
-    pairs = {key: (ups[key], pair.down.clone().requires_grad_()) for key, pair in new.items()}
-    steps: dict[str, Step] = {}
-    prepared: dict[str, float] = {}
+class Variants:
+    """Ways of computing the losses for one bank size, and the seconds each took to prepare."""
 
-    def timed(name: str, make: Callable[[], object]) -> object:
+    def __init__(self, shapes: Shapes, count: int) -> None:
+        self.old = lambda: concepts(shapes, count)
+        new = next(concepts(shapes, 1))
+        self.ups = {key: pair.up.clone().requires_grad_() for key, pair in new.items()}
+        self.pairs = {
+            key: (self.ups[key], pair.down.clone().requires_grad_()) for key, pair in new.items()
+        }
+        self.steps: dict[str, Step] = {}
+        self.prepared: dict[str, float] = {}
+        if count <= SLOW_UP_TO:
+            self.released_loop()
+            self.r1("released")
+        self.r1("subspace")
+        for directions in (None, DIRECTIONS):
+            self.r1("energy", directions)
+            self.projection(directions)
+        for mode in ("closed_form", "gradient"):
+            self.r2(mode)
+
+    def prepare(self, name: str, make: Callable[[], Any]) -> Any:
         started = time.process_time()
         made = make()
-        prepared[name] = time.process_time() - started
+        self.prepared[name] = time.process_time() - started
         return made
 
-    def r1(mode: str, directions: int | None = None) -> None:
+    def released_loop(self) -> None:
+        old = [{key: pair.up for key, pair in concept.items()} for concept in self.old()]
+        run = backward(lambda: released_loop(self.ups, old), list(self.ups.values()))
+        self.steps["released loop"] = run
+
+    def r1(self, mode: str, directions: int | None = None) -> None:
         name = f"{mode}, {directions} directions" if directions else mode
-        old = concepts(shapes, count)
-        held = timed(name, lambda: Orthogonality.prepare(old, mode, directions=directions))
-        steps[name] = backward(lambda: held.loss(ups), list(ups.values()))
+        held = self.prepare(
+            name, lambda: Orthogonality.prepare(self.old(), mode, directions=directions)
+        )
+        self.steps[name] = backward(lambda: held.loss(self.ups), list(self.ups.values()))
 
-    def projection(directions: int | None = None) -> None:
+    def projection(self, directions: int | None) -> None:
         name = f"projection, {directions} directions" if directions else "projection"
-        old = concepts(shapes, count)
-        held = timed(name, lambda: Projection.prepare(old, RANK, directions=directions))
-        steps[name] = lambda: held.apply(ups)
+        held = self.prepare(
+            name, lambda: Projection.prepare(self.old(), RANK, directions=directions)
+        )
+        self.steps[name] = lambda: held.apply(self.ups)
 
-    def r2(mode: str) -> None:
+    def r2(self, mode: str) -> None:
         name = f"common subspace, {mode}"
-        old = concepts(shapes, count)
-        held = timed(name, lambda: CommonSubspace.prepare(old, COMMON_RANK, mode))
-        leaves = [tensor for pair in pairs.values() for tensor in pair]
-        run = backward(lambda: held.loss(pairs), leaves)
+        held = self.prepare(name, lambda: CommonSubspace.prepare(self.old(), COMMON_RANK, mode))
+        leaves = [tensor for pair in self.pairs.values() for tensor in pair]
+        run = backward(lambda: held.loss(self.pairs), leaves)
 
-        def both() -> None:
+        def both_steps() -> None:
             run()
-            held.step(1e-4, pairs)
+            held.step(1e-4, self.pairs)
 
-        steps[name] = both if mode == "gradient" else run
-
-    if count <= SLOW_UP_TO:
-        old = [{k: pair.up for k, pair in c.items()} for c in concepts(shapes, count)]
-        steps["released loop"] = backward(lambda: released_loop(ups, old), list(ups.values()))
-        r1("released")
-    r1("subspace")
-    r1("energy")
-    r1("energy", DIRECTIONS)
-    projection()
-    projection(DIRECTIONS)
-    r2("closed_form")
-    r2("gradient")
-    return steps, prepared
+        self.steps[name] = both_steps
 
 
 def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
@@ -137,34 +145,31 @@ def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
 
 
 def table(results: list[dict]) -> str:
-    """Milliseconds by variant and bank size, and the ratio to the released loop."""
+    """The figures by way and bank size."""
     sizes = [row["earlier_concepts"] for row in results]
-    names = list(dict.fromkeys(name for row in results for name in row["milliseconds"]))
-    lines = [
-        "ms per step (forward + backward)".ljust(34) + "".join(f"g={g}".rjust(11) for g in sizes)
-    ]
-    for name in names:
-        cells = [row["milliseconds"].get(name) for row in results]
-        lines.append(name.ljust(34) + "".join(f"{c:11.2f}" if c else "-".rjust(11) for c in cells))
-    lines.append("times faster than the released loop")
-    for name in names[1:]:
-        cells = [row["faster_than_released_loop"].get(name) for row in results]
-        if any(cells):
-            text = "".join(f"{c:10.0f}x" if c else "-".rjust(11) for c in cells)
-            lines.append("  " + name.ljust(32) + text)
+    sections = {
+        "milliseconds": "ms per step (forward + backward)",
+        "faster_than_released_loop": "times faster than the released loop",
+        "prepare_seconds": "seconds to prepare, once per training",
+    }
+    lines = [" " * 40 + "".join(f"g={size}".rjust(9) for size in sizes)]
+    for section, title in sections.items():
+        lines.append(title)
+        for name in dict.fromkeys(name for row in results for name in row[section]):
+            cells = [row[section].get(name) for row in results]
+            shown = ["-" if c is None else f"{c:.2f}" if c < 100 else f"{c:.0f}" for c in cells]
+            lines.append("  " + name.ljust(38) + "".join(c.rjust(9) for c in shown))
     return "\n".join(lines)
 
 
 def result(count: int, seconds: dict[str, list[float]], prepared: dict[str, float]) -> dict:
     best = {name: min(values) for name, values in seconds.items()}
     loop = best.get("released loop")
-    others = [n for n in best if n != "released loop" and not n.startswith("common")]
+    r1 = [name for name in best if name != "released loop" and not name.startswith("common")]
     return {
         "earlier_concepts": count,
         "milliseconds": {name: value * 1e3 for name, value in best.items()},
-        "faster_than_released_loop": {n: loop / best[n] for n in others if n in best}
-        if loop
-        else {},
+        "faster_than_released_loop": {n: loop / best[n] for n in r1} if loop else {},
         "prepare_seconds": prepared,
         "raw_seconds": seconds,
     }
@@ -183,22 +188,20 @@ def main() -> None:
     shapes = layer_shapes(options.family)
     results = []
     for count in sizes:
-        steps, prepared = variants(shapes, count)
-        results.append(result(count, measure(steps, rounds), prepared))
-        print(
-            f"g={count}: prepared in " + json.dumps({k: round(v, 2) for k, v in prepared.items()})
-        )
+        ways = Variants(shapes, count)
+        results.append(result(count, measure(ways.steps, rounds), ways.prepared))
+        print(f"g={count}: done", flush=True)
     print(table(results))
     if options.out:
         report = {
             "benchmark": "consolidation",
-            "command": "python benchmarks/consolidation.py " + " ".join(sys.argv[1:]),
+            "command": "python benchmarks/consolidation.py",
+            "options": {"sizes": sizes, "rounds": rounds},
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "family": options.family,
             "layers": len(shapes),
             "rank": RANK,
             "common_rank": COMMON_RANK,
-            "rounds": rounds,
             "timing": "time.process_time, one thread, variants interleaved, minimum of the rounds",
             "torch": torch.__version__,
             "python": platform.python_version(),

@@ -164,7 +164,6 @@ def _checked_mask(mask: Any, prompt: str) -> Float[Tensor, "height width"]:
         )
     whole = not (values.is_floating_point() or values.dtype == torch.bool)
     values = values.float() / (torch.iinfo(values.dtype).max if whole else 1)
-    values = values.clone()
     if not values.isfinite().all():
         raise RegionError(f"The mask of region {prompt!r} holds NaN or infinite values.")
     low, high = float(values.min()), float(values.max())
