@@ -21,9 +21,8 @@ from ..methods.base import Adapter
 from .base import Base
 
 ADAPTER = "cidm"
-
-
 _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
+_MISSING = object()
 
 
 class Flags:
@@ -34,7 +33,7 @@ class Flags:
         self._grads = [(p, p.requires_grad) for m in modules for p in m.parameters()]
         self._modes = [(part, part.training) for part in parts]
         self._checkpointing = [
-            (part, name, part.__dict__.get(name, _CHECKPOINTING))
+            (part, name, part.__dict__.get(name, _MISSING))
             for part in parts
             if hasattr(part, "gradient_checkpointing")
             for name in _CHECKPOINTING
@@ -46,7 +45,7 @@ class Flags:
         for module, value in self._modes:
             module.training = value
         for module, name, value in self._checkpointing:
-            if value is not _CHECKPOINTING:
+            if value is not _MISSING:
                 setattr(module, name, value)
             elif name in module.__dict__:  # only its class had it
                 delattr(module, name)

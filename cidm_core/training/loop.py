@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -182,23 +182,26 @@ class Loop:
         share = 1.0 / self.config.accumulation
         totals: dict[str, Tensor] = {}
         for micro in range(self.config.accumulation):
-            with self._autocast():
-                terms = self._losses(micro)
-            self._backward(terms, share)
-            for name, term in terms.items():
-                part = term.detach().float() * share
-                totals[name] = totals[name] + part if name in totals else part
+            # Each batch goes backward before the next goes forward: recomputed activations read
+            # the contexts that the host holds for the batch under way.
+            for terms in self._losses(self.step * self.config.accumulation + micro):
+                self._backward(terms, share)
+                for name, term in terms.items():
+                    part = term.detach().float() * share
+                    totals[name] = totals[name] + part if name in totals else part
         penalties = self.method.penalties()
         self._backward(penalties, 1.0)
         return totals | {name: term.detach().float() for name, term in penalties.items()}
 
-    def _losses(self, micro: int) -> dict[str, Tensor]:
-        index = self.step * self.config.accumulation + micro
-        terms = self.method.losses(self.source.batch(index))
+    def _losses(self, index: int) -> Iterator[dict[str, Tensor]]:
+        """Terms of a micro-step's batch and, for methods that want it, of a prior batch."""
+        with self._autocast():
+            terms = self.method.losses(self.source.batch(index))
+        yield terms
         if self.prior is not None and self.method.prior_weight > 0:
-            prior = self.method.losses(self.prior.batch(index))
-            terms["prior"] = self.method.prior_weight * _total(prior)
-        return terms
+            with self._autocast():
+                prior = self.method.losses(self.prior.batch(index))
+            yield {"prior": self.method.prior_weight * _total(prior)}
 
     def _backward(self, terms: Mapping[str, Tensor], share: float) -> None:
         if terms and (loss := _total(terms)).requires_grad:

@@ -62,6 +62,7 @@ class RunFolder:
     def __init__(self, folder: Path, run: str, *, writes: bool = True) -> None:
         self.folder, self.run, self.writes = folder, run, writes
         self.rows: list[Row] = []
+        self._logs = True
 
     @property
     def state_path(self) -> Path:
@@ -121,11 +122,16 @@ class RunFolder:
             write_atomic(self.log_path, text.encode(), error=TrainingError)
 
     def log(self, row: Row) -> None:
-        """Append one step to the log."""
+        """Append one step to the log; a disk that refuses costs the log, not the run."""
         self.rows.append(row)
-        if self.writes:
+        if not self.writes or not self._logs:
+            return
+        try:
             with self.log_path.open("a", encoding="utf-8") as file:
                 file.write(_line(row))
+        except OSError as error:
+            self._logs = False
+            logger.warning("The loss log ends here. %s", explain(error, f"write {self.log_path}"))
 
     def save(self, state: State) -> None:
         """Write the state, never with a number that is not finite.

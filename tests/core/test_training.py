@@ -620,6 +620,12 @@ def test_prior_preservation_adds_its_own_batches(tmp_path):
     rows = run_loop(tmp_path, method, host, given, prior=prior)
     assert rows[0]["prior"] == pytest.approx(expected)
     assert rows[0]["loss"] == pytest.approx(rows[0]["denoise"] + expected)
+    # Recomputed activations must belong to their own batch.
+    again = WithPrior(task, config(**given), [], host)
+    checkpointed = {**given, "gradient_checkpointing": True}
+    run_loop(tmp_path / "recomputed", again, host, checkpointed, prior=prior)
+    for one, other in zip(method.groups, again.groups, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 # Previews

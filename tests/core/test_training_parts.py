@@ -281,6 +281,14 @@ def test_other_processes_write_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_disk_that_refuses_costs_the_log_only(tmp_path, caplog):
+    folder = RunFolder(tmp_path / "run", "x")
+    folder.log({"step": 1, "loss": 1.0, "skipped": False})  # the folder is gone
+    folder.log({"step": 2, "loss": 1.0, "skipped": False})
+    assert caplog.text.count("The loss log ends here") == 1
+    assert len(folder.rows) == 2
+
+
 def test_final_loss_is_the_mean_of_the_last_twentieth():
     rows = [{"loss": float(i), "skipped": False} for i in range(100)]
     assert final_loss(rows) == 97.0
