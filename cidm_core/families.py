@@ -136,6 +136,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                     "lr_tokens": 1e-2,
                     "token_init_std": 0.1,
                     "token_norm_limit": 4.0,
+                    # R1 and R2 are sums over layers; beside this small loss they need to be less.
+                    "gamma1": 0.01,
+                    "gamma2": 0.03,
                 }
             ),
             sampling=MappingProxyType({"steps": 30, "guidance_scale": 4.0}),

@@ -25,7 +25,8 @@ def random_concept(model, words: str, seed: int, *, rank: int = 2, size: float =
             )
     parts = tuple(words.split())
     tokens = {
-        row.name: rand(len(parts), len(model.layers), row.dim) * 0.05 for row in model.family.encoders
+        row.name: rand(len(parts), len(model.layers), row.dim) * 0.05
+        for row in model.family.encoders
     }
     values = {
         "name": parts[0].strip("<>"),

@@ -109,6 +109,7 @@ def show_concept(args: argparse.Namespace, console: Console) -> dict[str, object
     entry = next(entry for entry in bank.entries() if entry.name == args.name)
     facts = _facts(entry)
     shown = {key: value for key, value in facts.items() if key not in ("facts", "config")}
+    shown["base"] = f"{entry.base[:48]}..." if len(entry.base) > 51 else entry.base
     shown |= {f"  {key}": value for key, value in entry.facts.items()}
     width = max(len(key) for key in shown)
     console.say("\n".join(f"{key.ljust(width)}  {_words(value)}" for key, value in shown.items()))
