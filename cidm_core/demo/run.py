@@ -20,7 +20,7 @@ from ..training.progress import Progress
 from .page import page
 from .studio import WORDS, Learned, Studio
 
-BOXES = ((0.02, 0.1, 0.48, 0.95), (0.52, 0.1, 0.98, 0.95))
+BOXES = {"on the left": (0.02, 0.1, 0.48, 0.9), "on the right": (0.52, 0.1, 0.98, 0.9)}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def run_demo(
     for each in learned:
         each.after_last.extend(studio.draw(each.words, each.kind))
     regions = _regions(learned)
-    prompt = " and ".join(f"a {each.words}" for each in learned[: len(regions)])
+    prompt = " and ".join(region.prompt for region in regions) + ", green background"
     note("Two concepts in one picture, each in its region")
     pairs = studio.compose(prompt, regions)
     plan = make_plan(base, bank, prompt, regions, studio.sampling)
@@ -124,7 +124,11 @@ def _new_bank(folder: Path) -> Bank:
 
 
 def _regions(learned: Sequence[Learned]) -> list[Region]:
-    return [Region(f"a {each.words}", box=box) for each, box in zip(learned, BOXES, strict=False)]
+    # The words say the place too: mini-sd never drew a thing for a bare prompt at the border.
+    return [
+        Region(f"a {each.words} {place}", box=box)
+        for each, (place, box) in zip(learned, BOXES.items(), strict=False)
+    ]
 
 
 def _silent(_text: str) -> None:
