@@ -180,7 +180,13 @@ def _participants(
     _check_words(texts, owners)
     if config.weights != "gate":
         return tuple(bank[name] for name in bank)
-    named = {name for word, name in owners.items() if any(contains(t, word) for t in texts)}
+    plain = [normalise(text) for text in texts]
+    # A plain look-up first: matching every word of a large bank by pattern takes far longer.
+    named = {
+        name
+        for word, name in owners.items()
+        if any(word in text and contains(text, word) for text in plain)
+    }
     return tuple(bank[name] for name in bank if name in named)
 
 
