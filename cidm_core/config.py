@@ -127,6 +127,12 @@ class TrainConfig(_Checked):
         "Form of R1: the paper's intent, its squares, the released code's, or by projection.",
         choices=("subspace", "energy", "released", "projection", "none"),
     )
+    directions: int = setting(
+        64,
+        "R1 by energy or projection: strongest directions of earlier concepts kept per layer.",
+        low=1,
+        high=4096,
+    )
     common_subspace: str = setting(
         "closed_form",
         "Form of R2: truncated SVD once, or the paper's two-step gradient.",

@@ -212,7 +212,12 @@ Weigher = Callable[[str, Tensor], tuple[Tensor, Tensor]]  # text, context -> rel
 def _weigher(encoder: TextEncoder, concepts: tuple[Concept, ...], config: SampleConfig) -> Weigher:
     """A function from prompt and context to relevance and weights, each (layers, concepts)."""
     if not concepts:
-        return lambda _text, context: (context.new_zeros(len(context), 0),) * 2
+
+        def none(_text: str, context: Tensor) -> tuple[Tensor, Tensor]:
+            empty = context.new_zeros(len(context), 0)
+            return empty, empty
+
+        return none
     tokens, words = encoder.concept_tokens(concepts, config.encoding == "joint")
     tokens = tokens.transpose(0, 1).double()  # (layers, concepts, words, dim)
 

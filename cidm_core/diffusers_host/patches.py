@@ -8,7 +8,7 @@ weights (*merged*) or as one concatenated low-rank branch whose columns are scal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +131,7 @@ def layer_size(cells: int, latent_size: tuple[int, int]) -> tuple[int, int]:
 
 
 @contextmanager
-def attach(base: Base, plan: Plan, execution: str = "auto") -> Iterator[Attached]:
+def attach(base: Base, plan: Plan, execution: str = "auto") -> Generator[Attached]:
     """Install a plan on the UNet; on leaving, all modules and weights are what they were.
 
     Args:

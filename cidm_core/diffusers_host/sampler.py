@@ -98,7 +98,8 @@ def sample(
     latents = _first(scheduler, noise, start, timesteps[:1], begin > 0)
     options = _step_options(scheduler, config.seed)
     with torch.no_grad(), attach(base, plan, config.execution) as attached:
-        estimate = _Estimate(base, attached, len(noise), tuple(noise.shape[-2:]), config)
+        size = (noise.shape[-2], noise.shape[-1])
+        estimate = _Estimate(base, attached, len(noise), size, config)
         for i, timestep in enumerate(timesteps):
             eps = estimate(scheduler.scale_model_input(latents, timestep), timestep)
             latents = scheduler.step(eps, timestep, latents, **options).prev_sample

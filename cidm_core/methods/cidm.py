@@ -76,9 +76,13 @@ class Cidm:
     def _consolidate(self, old: _Factors) -> None:
         config, device = self._config, self._host.device
         if config.orthogonality == "projection":
-            self._projection = Projection.prepare(old, config.rank, device)
+            self._projection = Projection.prepare(
+                old, config.rank, device, directions=config.directions
+            )
         elif config.orthogonality != "none" and config.gamma1 > 0:
-            self._r1 = Orthogonality.prepare(old, config.orthogonality, device)
+            mode = config.orthogonality
+            kept = config.directions if mode == "energy" else None
+            self._r1 = Orthogonality.prepare(old, mode, device, directions=kept)
         if config.common_subspace != "none" and config.gamma2 > 0:
             rank, mode = config.common_rank, config.common_subspace
             self._r2 = CommonSubspace.prepare(old, rank, mode, device)
