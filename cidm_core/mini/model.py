@@ -12,10 +12,11 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .tokenizer import CONTEXT, END, START
+from .tokenizer import CONTEXT, END, START, write_vocabulary
 from .train_vae import LATENT_CHANNELS
 
 FOLDER = Path(__file__).parent / "sd"
@@ -107,16 +108,31 @@ def save_model(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         pipeline.save_pretrained(scratch, safe_serialization=True)
-        # Without this, transformers would load half precision while diffusers loads float32.
-        config = Path(scratch) / "text_encoder" / "config.json"
-        config.write_text(
-            json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2)
-        )
+        _suit_all_versions(Path(scratch))
         for file in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
             target = folder / file.relative_to(scratch)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.chmod(0o644)
             file.replace(target)
+
+
+def _suit_all_versions(folder: Path) -> None:
+    """Make a folder written by transformers 5 load alike in 4.50 and later."""
+    write_vocabulary(folder / "tokenizer")
+    weights = folder / "text_encoder" / "model.safetensors"
+    # Version 5 leaves the prefix out, accepts it, and version 4 draws random weights without it.
+    named = {
+        f"text_model.{name.removeprefix('text_model.')}": t
+        for name, t in load_file(weights).items()
+    }
+    save_file(named, weights, metadata={"format": "pt"})
+    # Otherwise transformers would load half precision while diffusers loads float32.
+    _edit(folder / "text_encoder" / "config.json", {"dtype": "float32", "torch_dtype": "float32"})
+    _edit(folder / "vae" / "config.json", {"_name_or_path": ""})
+
+
+def _edit(config: Path, entries: dict[str, str]) -> None:
+    config.write_text(json.dumps(json.loads(config.read_text()) | entries, indent=2) + "\n")
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:

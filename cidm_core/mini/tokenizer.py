@@ -87,8 +87,8 @@ def merges_for(words: list[str]) -> list[tuple[str, str]]:
     return list(rank)
 
 
-def save_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write vocab.json and merges.txt to the folder and return the tokenizer."""
+def write_vocabulary(folder: Path) -> None:
+    """Write vocab.json and merges.txt to the folder."""
     symbols = _byte_symbols()
     merges = merges_for(_words())
     tokens = [
@@ -103,6 +103,11 @@ def save_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     lines = ["#version: 0.2", *[" ".join(pair) for pair in merges]]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+
+
+def save_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Write the tokenizer to the folder and return it."""
+    write_vocabulary(folder)
     tokenizer = CLIPTokenizer.from_pretrained(
         folder,
         model_max_length=CONTEXT,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cidm_core.mini.evaluate import MiniSd, held_out_prompts, load_mini_sd, sample
 from cidm_core.mini.model import FOLDER, token_ids
@@ -34,6 +35,13 @@ def test_words_of_the_world_are_single_tokens(mini_sd: MiniSd) -> None:
     ids = token_ids(mini_sd.tokenizer, ["a cat, naïve 猫 ☃"])
     assert ids.shape == (1, 48)
     assert ids[0, 0] == mini_sd.tokenizer.bos_token_id
+
+
+def test_the_folder_loads_with_transformers_4_as_with_5() -> None:
+    assert (FOLDER / "tokenizer" / "vocab.json").exists()
+    assert (FOLDER / "tokenizer" / "merges.txt").exists()
+    names = load_file(FOLDER / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in names)
 
 
 def test_the_schedule_ends_in_pure_noise(mini_sd: MiniSd) -> None:
