@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ..training.progress import Progress
 from .page import page
 from .studio import WORDS, Learned, Studio
 
+FACTS = "demo.json"
 BOXES = {"on the left": (0.02, 0.1, 0.48, 0.9), "on the right": (0.52, 0.1, 0.98, 0.9)}
 
 
@@ -74,6 +75,8 @@ def run_demo(
 ) -> DemoResult:
     """Learn three concepts one after another and draw the contact sheet.
 
+    An interrupted demo goes on where it stopped when it is asked for the same again.
+
     Args:
         folder: For all results; made if it is not there.
         seed: Of photos, training and pictures.
@@ -83,12 +86,13 @@ def run_demo(
         on_note: Hears what is being done.
 
     Raises:
-        CidmError: If the folder holds concepts already or cannot be written.
+        CidmError: If the folder holds other concepts already or cannot be written.
     """
     started = time.monotonic()
-    note = on_note or (_silent)
-    bank = _new_bank(folder)
+    note = on_note or _silent
     base = load_base(model)
+    asked: dict[str, object] = {"seed": seed, "quick": quick, "model": base.name}
+    bank = _open_bank(folder, asked)
     studio = Studio(base, bank, folder, seed, quick)
     learned: list[Learned] = []
     for number, name in enumerate(DEMO_LOOKS, start=1):
@@ -108,19 +112,29 @@ def run_demo(
     result = DemoResult(
         folder, sheet, bank.path, time.monotonic() - started, tuple(learned), prompt
     )
-    facts: dict[str, object] = {"seed": seed, "quick": quick, "model": base.name}
-    write_atomic(folder / "demo.json", json.dumps(facts | result.to_dict(), indent=2).encode())
+    _write_facts(folder, asked | result.to_dict())
     return result
 
 
-def _new_bank(folder: Path) -> Bank:
+def _open_bank(folder: Path, asked: Mapping[str, object]) -> Bank:
+    """The demo's bank: a new one, or that of an earlier demo which asked for the same."""
     bank = Bank(make_folder(folder) / "bank")
     if len(bank):
-        raise CidmError(
-            f"'{bank.path}' holds {', '.join(bank)} already. Give the demo a new folder, or remove "
-            "that one."
-        )
+        try:
+            found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = {}
+        if not isinstance(found, dict) or {**found, **asked} != found:
+            raise CidmError(
+                f"'{bank.path}' holds {', '.join(bank)} already, and not from this same demo. "
+                "Give the demo a new folder, or remove that one."
+            )
+    _write_facts(folder, asked)
     return bank
+
+
+def _write_facts(folder: Path, facts: Mapping[str, object]) -> None:
+    write_atomic(folder / FACTS, json.dumps(facts, indent=2).encode())
 
 
 def _regions(learned: Sequence[Learned]) -> list[Region]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..mini.looks import CONCEPTS, reference_scene
 from ..pictures.files import make_folder, save_picture
 from ..regions import Region
 from ..training.data import Photo
+from ..training.images import read_image
 from ..training.progress import Progress
 
 PHOTOS = 4
@@ -39,6 +39,7 @@ THING_PROMPTS = (
     "a {} on the right, in the snow",
 )
 STYLE_PROMPTS = ("a {} of a house", "a {} of a fish", "a {} of a flower", "a {} of a boat")
+PICTURES = 4  # of each concept, one per prompt
 _PAIRS = 4  # pictures with two regions
 
 
@@ -84,25 +85,45 @@ class Studio:
         return SampleConfig.for_family(self.base.family.sampling, **few)
 
     def learn(self, name: str, on_progress: Callable[[Progress], None] | None) -> Learned:
-        """Draw the photos, train, and draw the concept with what is learned so far."""
+        """Draw the photos, train, and draw the concept with what is learned so far.
+
+        What an interrupted demo has done already is kept.
+        """
         look = CONCEPTS[name]
         kind = "style" if look.style is not None else "object"
-        shots = self._photograph(name)
-        started = time.monotonic()
-        train_concept(
-            self.base,
-            self.bank,
-            Photo.from_folder(shots),
-            words=WORDS[name],
-            class_words=look.kind,
-            kind=kind,
-            name=name,
-            config=self.training,
-            on_progress=on_progress,
+        photos = Photo.from_folder(self._photograph(name))
+        if name not in self.bank:
+            train_concept(
+                self.base,
+                self.bank,
+                photos,
+                words=WORDS[name],
+                class_words=look.kind,
+                kind=kind,
+                name=name,
+                config=self.training,
+                on_progress=on_progress,
+            )
+        seconds = self.bank[name].facts.get("seconds")
+        return Learned(
+            name,
+            WORDS[name],
+            kind,
+            [photo.image for photo in photos],
+            self._after_own(name, kind),
+            float(seconds) if isinstance(seconds, int | float) else 0.0,
         )
-        seconds = round(time.monotonic() - started, 1)
-        photos = [photo.image for photo in Photo.from_folder(shots)]
-        return Learned(name, WORDS[name], kind, photos, self.draw(WORDS[name], kind), seconds)
+
+    def _after_own(self, name: str, kind: str) -> list[Image.Image]:
+        """Pictures right after the concept's own training, from the disk if they are there."""
+        folder = make_folder(self.folder / "pictures" / name)
+        paths = [folder / f"after-own-training-{i}.png" for i in range(1, PICTURES + 1)]
+        if all(path.exists() for path in paths):
+            return [read_image(path) for path in paths]
+        pictures = self.draw(WORDS[name], kind)
+        for picture, path in zip(pictures, paths, strict=True):
+            save_picture(picture, path)
+        return pictures
 
     def _photograph(self, name: str) -> Path:
         """A folder of pictures and captions, as a user would bring one."""

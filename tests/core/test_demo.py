@@ -82,11 +82,30 @@ def test_files_are_where_the_summary_says(demo):
     assert (result.bank / ".runs" / "harbour" / "loss.png").exists()
 
 
-def test_an_earlier_demo_is_left_alone(demo, capsys):
+def test_an_interrupted_demo_goes_on(demo, model):
     result, _, _ = demo
-    before = sorted(result.folder.rglob("*"))
+    listing = sorted(p.name for p in result.bank.iterdir())
+    Bank(result.bank).remove("harbour")
+    result.sheet.unlink()
+    for picture in (result.folder / "pictures" / "harbour").iterdir():
+        picture.unlink()
+    events = []
+    again = run_demo(result.folder, quick=True, model=model, on_progress=events.append)
+    assert sum(event.phase == "learning" for event in events) == 6, "only harbour is learned again"
+    assert sorted(p.name for p in result.bank.iterdir()) == listing
+    assert [c.change for c in again.concepts] == [0, 0, 0]
+    shown, before = (
+        np.asarray(c.after_own[0], int) for c in (again.concepts[0], result.concepts[0])
+    )
+    np.testing.assert_array_equal(shown, before)
+    assert result.sheet.exists()
+
+
+def test_another_demo_is_left_alone(demo, capsys):
+    result, _, _ = demo
+    before = {p: p.stat().st_mtime_ns for p in result.folder.rglob("*")}
     with pytest.raises(CidmError, match="already"):
-        run_demo(result.folder, quick=True)
-    assert main(["demo", "--out", str(result.folder), "--quick"]) == 1
+        run_demo(result.folder, quick=True, seed=5)
+    assert main(["demo", "--out", str(result.folder)]) == 1
     assert "Give the demo a new folder" in capsys.readouterr().err
-    assert sorted(result.folder.rglob("*")) == before
+    assert {p: p.stat().st_mtime_ns for p in result.folder.rglob("*")} == before
