@@ -182,12 +182,12 @@ def _participants(
         return tuple(bank[name] for name in bank)
     plain = [normalise(text) for text in texts]
     # A plain look-up first: matching every word of a large bank by pattern takes far longer.
-    named = {
+    named = dict.fromkeys(  # in learning order, as the bank lists its words
         name
         for word, name in owners.items()
         if any(word in text and contains(text, word) for text in plain)
-    }
-    return tuple(bank[name] for name in bank if name in named)
+    )
+    return tuple(bank[name] for name in named)
 
 
 def _owners(bank: Mapping[str, Concept]) -> dict[str, str]:
