@@ -103,7 +103,9 @@ def _learn(
     job: Job, hooks: Hooks, render: Render, on_preview: OnPreview | None, resume: bool
 ) -> Concept:
     base, config = job.base, job.config
+    job.processes.wait()  # the main process may still be writing the state of a stopped run
     state = job.folder.load() if resume else None
+    job.processes.wait()  # nor may it clear that away before all have read it
     if state is None:
         job.folder.start_over()
     host = LearningHost(base, job.task.words)
