@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import platform
-import subprocess
 from pathlib import Path
 
 import diffusers
@@ -49,11 +48,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _versions() -> Record:
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=FOLDER.parent
-    )
     return {
-        "commit": commit.stdout.strip(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
