@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,19 @@ def test_training_step(run):
     assert set(result["facts"]["tflop_per_step"]) == set(result["steps"])
     assert set(result["facts"]["kernels_per_step"]) == set(result["steps"])
     assert {"denoise", "R1", "R2"} <= set(result["facts"]["last_losses"])
+
+
+def test_consolidation(tmp_path, monkeypatch):
+    out = tmp_path / "consolidation.json"
+    arguments = ["--family", "MINI", "--sizes", "2", "--rounds", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["consolidation.py", *arguments])
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(FOLDER / "consolidation.py"), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    report = json.loads(out.read_text())
+    assert set(report) >= COMMON
+    [row] = report["results"]
+    assert {"released loop", "subspace", "projection"} <= set(row["milliseconds"])
+    assert set(row["raw_seconds"]) == set(row["milliseconds"])
