@@ -6,8 +6,6 @@ once per step. Paper: CIDM sections 4.2 (weights) and 4.3 (regions).
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,27 +13,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .bank import Bank
 from .concept import Concept
 from .config import SampleConfig
 from .errors import PromptError
-from .ops import aggregation, guidance
+from .ops import guidance
 from .regions import Region, masks_at
-from .words import contains, normalise
+from .weighing import ConceptEncoder, check_words, named, owners_of, participants, weigher
+from .words import contains
 
 NEGATIVE, GLOBAL = 0, 1  # rows every scene starts with
-_LOOKS_LIKE_WORD = re.compile(r"<[^<>\s]{1,40}>")
 
 
-class TextEncoder(Protocol):
+class TextEncoder(ConceptEncoder, Protocol):
     """What a host offers: text to layer-wise context, for prompts and for concept tokens."""
 
     def prompts(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
         """(prompts, layers, tokens, dim), concept words bound to their layer-wise rows."""
-        ...
-
-    def concept_tokens(self, concepts: Sequence[Concept], joint: bool) -> tuple[Tensor, Tensor]:
-        """Encoded concept words (concepts, layers, words, dim), padded, and (concepts, words)."""
         ...
 
 
@@ -154,9 +147,16 @@ def build_plan(
     texts = [config.negative_prompt, *prompts, *(r.prompt for r in regions)]
     texts += [r.negative for r in regions if r.negative is not None]
     texts = list(dict.fromkeys(texts))
-    concepts = _participants(bank, texts, config)
-    weigh = _weigher(encoder, concepts, config)
+    owners = owners_of(bank)
+    check_words(texts, owners)
+    concepts = participants(bank, named(texts, owners), config)
     contexts = encoder.prompts(texts, concepts)
+    weigh_context = weigher(encoder, concepts, config)
+
+    def weigh(text: str, context: Tensor) -> tuple[Tensor, Tensor]:
+        present = [any(contains(text, word) for word in c.words) for c in concepts]
+        return weigh_context(context, torch.tensor(present))
+
     layout = _Layout(texts, contexts, weigh)
     masks = masks_at(regions, *latent_size, config.feather, latent_px)
     scenes = tuple(layout.scene(prompt, regions, masks, config) for prompt in prompts)
@@ -172,76 +172,13 @@ def build_plan(
     )
 
 
-def _participants(
-    bank: Mapping[str, Concept], texts: Sequence[str], config: SampleConfig
-) -> tuple[Concept, ...]:
-    """The concepts that can get a weight: all of them in dense modes, the named ones gated."""
-    owners = _owners(bank)
-    _check_words(texts, owners)
-    if config.weights != "gate":
-        return tuple(bank[name] for name in bank)
-    plain = [normalise(text) for text in texts]
-    # A plain look-up first: matching every word of a large bank by pattern takes far longer.
-    named = dict.fromkeys(  # in learning order, as the bank lists its words
-        name
-        for word, name in owners.items()
-        if any(word in text and contains(text, word) for text in plain)
-    )
-    return tuple(bank[name] for name in named)
-
-
-def _owners(bank: Mapping[str, Concept]) -> dict[str, str]:
-    if isinstance(bank, Bank):
-        return dict(bank.words())
-    return {word: name for name, concept in bank.items() for word in concept.words}
-
-
-def _check_words(texts: Sequence[str], owners: Mapping[str, str]) -> None:
-    for text in texts:
-        for word in _LOOKS_LIKE_WORD.findall(normalise(text)):
-            if word in owners:
-                continue
-            near = difflib.get_close_matches(word, owners, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else "The bank holds no such word."
-            raise PromptError(f"No concept has the word {word!r} of the prompt {text!r}. {hint}")
-
-
-Weigher = Callable[[str, Tensor], tuple[Tensor, Tensor]]  # text, context -> relevance, weights
-
-
-def _weigher(encoder: TextEncoder, concepts: tuple[Concept, ...], config: SampleConfig) -> Weigher:
-    """A function from prompt and context to relevance and weights, each (layers, concepts)."""
-    if not concepts:
-
-        def none(_text: str, context: Tensor) -> tuple[Tensor, Tensor]:
-            empty = context.new_zeros(len(context), 0)
-            return empty, empty
-
-        return none
-    tokens, words = encoder.concept_tokens(concepts, config.encoding == "joint")
-    tokens = tokens.transpose(0, 1).double()  # (layers, concepts, words, dim)
-
-    def weigh(text: str, context: Tensor) -> tuple[Tensor, Tensor]:
-        mode = "released" if config.weights == "released" else "paper"
-        relevance = aggregation.relevance(context.double(), tokens, words, mode)
-        present = torch.tensor(
-            [any(contains(text, w) for w in c.words) for c in concepts], device=relevance.device
-        )
-        weights = aggregation.normalise(
-            relevance,
-            config.weights,
-            present=present if config.weights == "gate" else None,
-            top_k=config.top_k if config.weights == "gate" else None,
-        )
-        return relevance.float(), weights.float()
-
-    return weigh
+Weigh = Callable[[str, Tensor], tuple[Tensor, Tensor]]  # text, context -> relevance, weights
 
 
 class _Layout:
     """Collects slots, each distinct (prompt, weighing prompt) once, and arranges them in rows."""
 
-    def __init__(self, texts: Sequence[str], contexts: Tensor, weigh: Weigher) -> None:
+    def __init__(self, texts: Sequence[str], contexts: Tensor, weigh: Weigh) -> None:
         self._contexts = dict(zip(texts, contexts, strict=True))
         self._weigh = weigh
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}

@@ -16,36 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..attend import Branch, Insert, branches
 from ..errors import HostError
-from ..ops import aggregation, attention
+from ..ops import attention
 from ..plan import Plan
 from .load import Base
-
-
-@dataclass(frozen=True)
-class Branch:
-    """The concatenated low-rank factors of one linear layer, and its weights per slot."""
-
-    down: Tensor  # (columns, in_features)
-    up: Tensor  # (out_features, columns)
-    weights: Tensor  # (slots, columns)
-
-    def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
-        """What the concepts add for features x (rows, tokens, in), one slot per row."""
-        return aggregation.low_rank_branch(x, self.down, self.up, self.weights[slots])
-
-    def delta(self, slot: int) -> Tensor:
-        """The merged update of a slot (Eq. 3), (out_features, in_features)."""
-        return (self.up * self.weights[slot]) @ self.down
-
-
-@dataclass(frozen=True)
-class Insert:
-    """Regional cross-attention of one row: the slots to put in and their masks."""
-
-    row: int
-    slots: Tensor  # (regions,)
-    masks: Tensor  # (regions, height, width) at latent size
 
 
 @dataclass
@@ -155,10 +130,10 @@ def attach(base: Base, plan: Plan, execution: str = "auto") -> Generator[Attache
     contexts = torch.stack([slot.context for slot in plan.slots]).to(base.device, base.dtype)
     try:
         for index, (module, layer) in enumerate(zip(modules, plan.layers, strict=True)):
-            branches = _branches(base, plan, index, layer)
-            module.processor = PlanAttention(module, contexts[:, index], branches, merged, attached)
+            held = _branches(base, plan, index, layer)
+            module.processor = PlanAttention(module, contexts[:, index], held, merged, attached)
             if merged:
-                saved += _merge(module, branches)
+                saved += _merge(module, held)
         yield attached
     finally:
         for module, processor in zip(modules, processors, strict=True):
@@ -173,22 +148,8 @@ def _project(linear: nn.Linear, branch: Branch | None, x: Tensor, slots: Tensor)
 
 
 def _branches(base: Base, plan: Plan, index: int, layer: str) -> dict[str, Branch]:
-    """The branch of each projection of a layer that some concept changes."""
     weights = torch.stack([slot.weights[index] for slot in plan.slots]) * plan.strength
-    result: dict[str, Branch] = {}
-    for projection in ("to_q", "to_k", "to_v", "to_out.0"):
-        pairs = [concept.factors.get(f"{layer}.{projection}") for concept in plan.concepts]
-        held = [(i, pair) for i, pair in enumerate(pairs) if pair is not None]
-        if not held:
-            continue
-        down, up, columns = aggregation.concatenate([pair for _, pair in held])
-        owner = torch.tensor([i for i, _ in held])[columns]
-        result[projection] = Branch(
-            down.to(base.device, base.dtype),
-            up.to(base.device, base.dtype),
-            weights[:, owner.to(weights.device)].to(base.device, base.dtype),
-        )
-    return result
+    return branches(plan.concepts, layer, weights, base.device, base.dtype)
 
 
 def _merge(module: Any, branches: dict[str, Branch]) -> list[tuple[nn.Linear, Tensor]]:

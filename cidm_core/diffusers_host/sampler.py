@@ -13,11 +13,12 @@ import diffusers
 import torch
 from torch import Tensor
 
+from ..attend import Insert
 from ..config import SampleConfig
 from ..errors import HostError
 from ..plan import Plan
 from .load import Base
-from .patches import Attached, Insert, Rows, attach
+from .patches import Attached, Rows, attach
 
 log = logging.getLogger(__name__)
 

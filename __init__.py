@@ -1,0 +1,10 @@
+"""ComfyUI's entry to the pack. Nothing heavy is imported before the host asks for the nodes."""
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():  # noqa: ANN201 - the type belongs to the host
+    """The V3 extension of this pack."""
+    from .nodes.extension import ConceptExtension
+
+    return ConceptExtension()

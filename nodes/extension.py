@@ -1,0 +1,49 @@
+"""The list of nodes ComfyUI shows. Ids are permanent; inputs are only ever appended."""
+
+from __future__ import annotations
+
+import os
+
+import folder_paths
+from comfy_api.latest import ComfyExtension, io
+
+BANKS = "concept_banks"
+
+
+class ConceptExtension(ComfyExtension):
+    """Everything the pack adds to ComfyUI."""
+
+    async def on_load(self) -> None:
+        """Register the folder of concept banks; users may add others in extra_model_paths.yaml."""
+        folder = os.path.join(folder_paths.models_dir, BANKS)
+        os.makedirs(folder, exist_ok=True)
+        folder_paths.add_model_folder_path(BANKS, folder, is_default=True)
+        # A new folder would list files of every kind.
+        folder_paths.folder_names_and_paths[BANKS][1].add(".safetensors")
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes, in the order of the menu."""
+        from .apply import ApplyConceptBank, ShowConceptWeights
+        from .bank import ConceptInfo, LoadConceptBank, RemoveConcept
+        from .evaluate import EvaluateConcepts
+        from .exchange import ExportConcept, ImportConcept
+        from .guider import RegionalNoiseGuider
+        from .mini import LoadMiniModel
+        from .regions import ConceptRegion, ConceptRegions
+        from .train import TrainConcept
+
+        return [
+            LoadConceptBank,
+            TrainConcept,
+            ApplyConceptBank,
+            ConceptRegion,
+            ConceptRegions,
+            RegionalNoiseGuider,
+            ShowConceptWeights,
+            EvaluateConcepts,
+            ConceptInfo,
+            RemoveConcept,
+            ImportConcept,
+            ExportConcept,
+            LoadMiniModel,
+        ]
