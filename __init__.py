@@ -3,7 +3,7 @@
 WEB_DIRECTORY = "./web"
 
 
-async def comfy_entrypoint():  # noqa: ANN201 - the type belongs to the host
+async def comfy_entrypoint():
     """The V3 extension of this pack."""
     from .nodes.extension import ConceptExtension
 

@@ -18,6 +18,7 @@ from ..families import (
     fingerprint_paths,
 )
 
+_MID = "UNetMidBlock2DCrossAttn"
 SCHEDULE: Mapping[str, Any] = {  # Stable Diffusion 1.x; single files do not carry it
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -83,7 +84,7 @@ def assemble(
         HostError: If the parts do not fit together.
     """
     family = family_of(name, unet.config)
-    layers = layers_of(name, unet)
+    layers = layers_of(name, unet.config)
     for row, encoder in zip(family.encoders, text_encoders, strict=True):
         config = encoder.config
         if config.hidden_size != row.dim or config.max_position_embeddings < row.max_tokens:
@@ -145,24 +146,24 @@ def family_of(name: str, config: Mapping[str, Any]) -> Family:
     return family
 
 
-def layers_of(name: str, unet: Any) -> tuple[CrossAttention, ...]:
-    """The attn2 modules of a UNet in execution order.
+def layers_of(name: str, config: Mapping[str, Any]) -> tuple[CrossAttention, ...]:
+    """The attn2 modules of a UNet in execution order, from its diffusers configuration.
 
     Raises:
         FamilyError: If its blocks are not the mirrored ones of Stable Diffusion.
     """
-    config = unet.config
-    widths = tuple(config.block_out_channels)
-    count, depth = config.layers_per_block, config.transformer_layers_per_block
+    widths = tuple(config["block_out_channels"])
+    count, depth = config["layers_per_block"], config.get("transformer_layers_per_block", 1)
     depths = (depth,) * len(widths) if isinstance(depth, int) else tuple(depth)
-    down = [("CrossAttn" in block) for block in config.down_block_types]
-    up = [("CrossAttn" in block) for block in config.up_block_types]
-    mid = config.mid_block_type == "UNetMidBlock2DCrossAttn"
+    down = [("CrossAttn" in block) for block in config["down_block_types"]]
+    up = [("CrossAttn" in block) for block in config["up_block_types"]]
+    mid = config.get("mid_block_type", _MID) == _MID
     if not mid or down != up[::-1] or not isinstance(count, int):
         raise FamilyError(
-            f"The UNet of {name} has blocks {config.down_block_types}, {config.mid_block_type}, "
-            f"{config.up_block_types}; Stable Diffusion mirrors them around a middle block with "
-            "cross-attention. Give a Stable Diffusion 1.x checkpoint."
+            f"The UNet of {name} has blocks {config['down_block_types']}, "
+            f"{config.get('mid_block_type')}, {config['up_block_types']}; Stable Diffusion mirrors "
+            "them around a middle block with cross-attention. Give a Stable Diffusion 1.x "
+            "checkpoint."
         )
     geometry = Geometry(
         widths=widths,
