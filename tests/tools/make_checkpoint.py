@@ -1,6 +1,6 @@
 """Write a Stable Diffusion 1.x checkpoint of random weights, in the formats real ones have.
 
-    python tests/tools/make_checkpoint.py OUT [--preset tiny|slim|mini|l16|full] [--dtype fp16]
+    python tests/tools/make_checkpoint.py OUT [--preset tiny|slim|mini|host|l16|full] [--dtype fp16]
                                           [--seed 0] [--layout compvis|diffusers]
 
 compvis writes OUT (a `.safetensors` file) with a folder `tokenizer` beside it, diffusers writes
@@ -10,6 +10,7 @@ preset hold the same model. Tensors are made and written one by one.
 tiny  SD 1.5 family, but 32 and 64 wide, one layer per block, a text encoder of one layer
 slim  the blocks of SD 1.5 and its 16 cross-attention layers, 32 and 64 wide
 mini  the family of mini-sd (diffusers layout only)
+host  the smallest that ComfyUI loads as SD 1.5: one level 320 wide, 4 cross-attention layers
 l16   all 16 cross-attention layers of SD 1.5, every level 320 wide (ComfyUI loads it as SD 1.5)
 full  the real geometry, 1.07 billion parameters, 2.1 GB in fp16
 """
@@ -112,6 +113,11 @@ PRESETS = {
             "num_attention_heads": 4,
             "max_position_embeddings": 48,
         },
+    },
+    "host": {
+        "unet": unet_config((320,), (1,), 1),
+        "vae": _FULL_VAE,
+        "text_encoder": _FULL_CLIP,
     },
     "l16": {
         "unet": unet_config((320,) * 4, (1, 1, 1, 0), 2),
@@ -232,11 +238,12 @@ def write_tokenizer(folder, size):
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1), "utf-8")
 
 
-def write_compvis(out, preset="tiny", dtype="fp16", seed=0):
+def write_compvis(out, preset="tiny", dtype="fp16", seed=0, tokenizer=True):
     out.parent.mkdir(parents=True, exist_ok=True)
     found = [(key, shape, make) for _, key, shape, make in rows(preset, seed, "compvis")]
     write_safetensors(out, found, DTYPES[dtype])
-    write_tokenizer(out.parent / "tokenizer", PRESETS[preset]["text_encoder"]["vocab_size"])
+    if tokenizer:
+        write_tokenizer(out.parent / "tokenizer", PRESETS[preset]["text_encoder"]["vocab_size"])
 
 
 def write_diffusers(out, preset="tiny", dtype="fp16", seed=0, variant=""):

@@ -1,0 +1,103 @@
+"""Tests against a real ComfyUI. One server and one checkpoint for all of them, in one worker."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+import server as host
+from filelock import FileLock
+from tools import make_checkpoint
+
+HERE = Path(__file__).parent
+CHECKPOINT = "sd15-random.safetensors"
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    reason = host.absent()
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.host)
+            item.add_marker(pytest.mark.xdist_group("host"))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def checkpoint():
+    """A random SD 1.5 checkpoint both hosts open, made once per version of its generator."""
+    source = Path(make_checkpoint.__file__).read_bytes()
+    folder = Path(tempfile.gettempdir()) / f"cidm-tests-{hashlib.sha256(source).hexdigest()[:12]}"
+    folder.mkdir(exist_ok=True)
+    path = folder / CHECKPOINT
+    with FileLock(folder / ".lock"):
+        if not path.is_file():
+            half = folder / f"{os.getpid()}.safetensors"
+            make_checkpoint.write_compvis(half, "host", "fp16", tokenizer=False)
+            half.replace(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory, checkpoint):
+    """ComfyUI's base directory; the checkpoint has ComfyUI's own tokenizer beside it."""
+    base = tmp_path_factory.mktemp("comfy")
+    models = base / "models" / "checkpoints"
+    models.mkdir(parents=True)
+    host.link(models / CHECKPOINT, checkpoint)
+    host.link(models / "tokenizer", host.COMFY / "comfy" / "sd1_tokenizer")
+    return base
+
+
+@pytest.fixture(scope="session")
+def server(base):
+    """The running host; see `server.Server`."""
+    running = host.Server(base)
+    try:
+        running.wait()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def in_host():
+    """`server.in_host`."""
+    return host.in_host
+
+
+@pytest.fixture
+def stock_prompt():
+    """Function (text, px, steps, seed) -> prompt of stock nodes; node "save" shows the picture."""
+
+    def make(text="a cat", px=64, steps=2, seed=1):
+        def node(kind, **inputs):
+            return {"class_type": kind, "inputs": inputs}
+
+        return {
+            "load": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+            "positive": node("CLIPTextEncode", clip=["load", 1], text=text),
+            "negative": node("CLIPTextEncode", clip=["load", 1], text=""),
+            "latent": node("EmptyLatentImage", width=px, height=px, batch_size=1),
+            "sample": node(
+                "KSampler",
+                model=["load", 0],
+                positive=["positive", 0],
+                negative=["negative", 0],
+                latent_image=["latent", 0],
+                seed=seed,
+                steps=steps,
+                cfg=4.0,
+                sampler_name="euler",
+                scheduler="normal",
+                denoise=1.0,
+            ),
+            "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
+            "save": node("SaveImage", images=["decode", 0], filename_prefix="test"),
+        }
+
+    return make
