@@ -79,7 +79,7 @@ def make_proportional(size: Proportions) -> Base:
     depths, blocks = ((1, 1, 1, 0), 2) if len(size.unet) == 4 else ((1, 1), 1)
     config = unet_config(size.unet, depths, blocks)
     unet = UNet2DConditionModel(**{**config, "cross_attention_dim": size.text_dim})
-    layers = layers_of("benchmark", unet)
+    layers = layers_of("benchmark", unet.config)
     modules = {
         "unet": unet,
         "vae": AutoencoderKL(**vae_config(size.vae, 2), norm_num_groups=size.vae[0]),

@@ -171,4 +171,4 @@ def layers_of(name: str, config: Mapping[str, Any]) -> tuple[CrossAttention, ...
         layers_per_block=count,
         mid_depth=depths[-1],
     )
-    return geometry.cross_attention(config.cross_attention_dim)
+    return geometry.cross_attention(config["cross_attention_dim"])

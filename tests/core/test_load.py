@@ -157,7 +157,7 @@ def test_layers_are_numbered_in_execution_order(preset):
             part.register_forward_hook(lambda *_, path=path: ran.append(path))
     with torch.no_grad():
         unet(torch.zeros(1, 4, 16, 16), 10, torch.zeros(1, 5, 48))
-    layers = layers_of("x", unet)
+    layers = layers_of("x", unet.config)
     assert [layer.path for layer in layers] == ran
     for layer in layers:
         attention = unet.get_submodule(layer.path)
@@ -178,7 +178,7 @@ def test_depths_and_a_level_without_attention_are_read_off_the_file():
     assert {n: p.shape for n, p in found.named_parameters()} == {
         n: p.shape for n, p in unet.named_parameters()
     }
-    assert layers_of("x", found) == layers_of("x", unet)
+    assert layers_of("x", found.config) == layers_of("x", unet.config)
 
 
 # Precision and device
