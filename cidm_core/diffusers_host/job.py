@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -38,6 +39,7 @@ class Job:
     size_px: int
     processes: Processes
     folder: RunFolder
+    taught: str  # names photos, words, settings and model, but not the bank's other concepts
 
 
 def prepare(
@@ -70,10 +72,51 @@ def prepare(
     bound = bind_photos(photos, task.words, task.class_words, mapping)
     for photo in bound:
         check_caption(base, photo.caption, task.words)
-    run = _run_id(base, bank, bound, task, config, size_px)
-    folder = RunFolder(bank.path / RUNS / file_stem(task.name), run, writes=processes.rank == 0)
+    inputs = _inputs(base, bound, task.words, class_words, kind, size_px)
+    old = [(entry.name, entry.index, entry.created) for entry in bank.entries()]
+    run = run_id(config.to_dict(), **inputs, old=old)
+    folder = RunFolder(folder_of(bank, task.name), run, writes=processes.rank == 0)
     folder.prepare()
-    return Job(base, bank, bound, task, config, size_px, processes, folder)
+    taught = run_id(config.to_dict(), **inputs)
+    return Job(base, bank, bound, task, config, size_px, processes, folder, taught)
+
+
+def folder_of(bank: Bank, name: str) -> Path:
+    """Where the run of a concept keeps its state, log and pictures."""
+    return bank.path / RUNS / file_stem(name)
+
+
+def find_taught(
+    base: Base,
+    bank: Bank,
+    photos: Sequence[Photo],
+    *,
+    words: str | Sequence[str],
+    class_words: str,
+    kind: str = "object",
+    name: str | None = None,
+    config: TrainConfig,
+    mapping: Mapping[str, str] | None = None,
+) -> Concept | None:
+    """The bank's concept that these very inputs of `train_concept` have taught, if there is one.
+
+    What else the bank holds does not count: a concept stays the one that was learned.
+
+    Raises:
+        BankError: If its file is damaged.
+        ConceptError: The words cannot be used.
+        PhotoError: A photo or caption cannot be used.
+    """
+    parsed = parse_words(words)
+    named = None if name is None else clean_name(name)
+    for entry in bank.entries():
+        if entry.words == parsed and named in (None, entry.name) and "taught" in entry.facts:
+            config = replace(config, precision=_precision(config, base))
+            bound = bind_photos(photos, parsed, class_words, mapping)
+            inputs = _inputs(base, bound, parsed, class_words, kind, _size_px(config, base))
+            if entry.facts["taught"] == run_id(config.to_dict(), **inputs):
+                return bank[entry.name]
+    return None
 
 
 def check_caption(base: Base, caption: str, words: Sequence[str]) -> None:
@@ -143,19 +186,23 @@ def _task(
     )
 
 
-def _run_id(
-    base: Base, bank: Bank, photos: Sequence[Photo], task: Task, config: TrainConfig, size_px: int
-) -> str:
-    return run_id(
-        config.to_dict(),
-        words=task.words,
-        class_words=task.class_words,
-        kind=task.kind,
-        photos=[(_digest(photo), photo.caption) for photo in photos],
-        base=(base.fingerprint, str(base.dtype)),
-        old=[(entry.name, entry.index, entry.created) for entry in bank.entries()],
-        size_px=size_px,
-    )
+def _inputs(
+    base: Base,
+    photos: Sequence[Photo],
+    words: Sequence[str],
+    class_words: str,
+    kind: str,
+    size_px: int,
+) -> dict[str, object]:
+    """What decides the result of a run, beside the settings and the bank's earlier concepts."""
+    return {
+        "words": list(words),
+        "class_words": class_words,
+        "kind": kind,
+        "photos": [(_digest(photo), photo.caption) for photo in photos],
+        "base": (base.fingerprint, str(base.dtype)),
+        "size_px": size_px,
+    }
 
 
 def _digest(photo: Photo) -> str:

@@ -106,9 +106,9 @@ def _from_file(path: Path, target: Target, given: Path | None) -> Base:
     limit = family.encoders[0].max_tokens
     tokenizer = load_tokenizer(path.parent, given, clip["vocab_size"], limit)
     return assemble(
-        _unet(unet, weights, lambda key: (single_file.unet_name(key, unet),), target),
+        build_unet(unet, weights, lambda key: (single_file.unet_name(key, unet),), target),
         _vae(vae, weights, lambda key: (single_file.vae_name(key, vae),), target),
-        (_text_encoder(clip, weights, single_file.clip_names, target),),
+        (build_text_encoder(clip, weights, single_file.clip_names, target),),
         (tokenizer,),
         name=path.stem,
     )
@@ -130,16 +130,17 @@ def _from_folder(path: Path, target: Target, given: Path | None) -> Base:
     schedule = path / "scheduler" / "scheduler_config.json"
     settings = _json(schedule) if schedule.is_file() else SCHEDULE
     return assemble(
-        _unet(unet, _part(path / "unet"), lambda key: (key,), target),
+        build_unet(unet, _part(path / "unet"), lambda key: (key,), target),
         _vae(vae, _part(path / "vae"), _vae_names, target),
-        (_text_encoder(clip, _part(path / "text_encoder"), _clip_names, target),),
+        (build_text_encoder(clip, _part(path / "text_encoder"), _clip_names, target),),
         (tokenizer,),
         name=name,
         scheduler_config={k: v for k, v in settings.items() if not k.startswith("_")},
     )
 
 
-def _unet(config: dict[str, Any], weights: Weights, names: Names, target: Target) -> Any:
+def build_unet(config: dict[str, Any], weights: Weights, names: Names, target: Target) -> Any:
+    """A frozen UNet2DConditionModel of these weights; see `weights.build`."""
     return build(lambda: _new(UNet2DConditionModel, config), weights, names, target, "UNet")
 
 
@@ -147,7 +148,11 @@ def _vae(config: dict[str, Any], weights: Weights, names: Names, target: Target)
     return build(lambda: _new(AutoencoderKL, config), weights, names, target, "VAE")
 
 
-def _text_encoder(config: dict[str, Any], weights: Weights, names: Names, target: Target) -> Any:
+def build_text_encoder(
+    config: dict[str, Any], weights: Weights, names: Names, target: Target
+) -> Any:
+    """A frozen CLIPTextModel of these weights; see `weights.build`."""
+
     def make() -> Any:
         return CLIPTextModel(CLIPTextConfig.from_dict(config))
 

@@ -19,23 +19,33 @@ from .base import Base
 from .cache import unparked
 from .learning import LearningHost
 from .pipeline import generate
+from .sampler import OnStep
 
 Render = Callable[[Concept], Image.Image | Sequence[Image.Image]]
 OnPreview = Callable[[int, Sequence[Image.Image]], None]
 
 
-def default_render(base: Base, bank: Bank, config: TrainConfig) -> Render:
-    """Draws `config.preview_prompt`, or the concept's own words, at the training size."""
+def default_render(
+    base: Base, bank: Bank, config: TrainConfig, on_step: OnStep | None = None, **sampling: object
+) -> Render:
+    """Draws `config.preview_prompt`, or the concept's own words, at the training size.
+
+    Args:
+        base: The model.
+        bank: Where earlier concepts that the prompt names come from.
+        config: Settings of the run.
+        on_step: Called after every denoising step; may raise to end the run.
+        sampling: Settings of `SampleConfig` to use instead of the family's.
+    """
 
     def render(concept: Concept) -> list[Image.Image]:
         prompt = config.preview_prompt or concept.trigger
         named = {name for word, name in bank.words().items() if contains(prompt, word)}
         concepts = {name: bank[name] for name in named} | {concept.name: concept}
         side = config.resolution_px or base.family.resolution_px
-        settings = SampleConfig.for_family(
-            base.family.sampling, width_px=side, height_px=side, seed=config.seed
-        )
-        return generate(base, concepts, prompt, config=settings)
+        given = {"width_px": side, "height_px": side, "seed": config.seed, **sampling}
+        settings = SampleConfig.for_family(base.family.sampling, **given)
+        return generate(base, concepts, prompt, config=settings, on_step=on_step)
 
     return render
 

@@ -76,12 +76,7 @@ def check_kind(name: str, shapes: Shapes) -> None:
             f"{name} is a LoRA or a similar adapter, not a model. Give the checkpoint it was made "
             "for; a concept file goes into a bank."
         )
-    for mark, kind in _OTHER_MODELS.items():
-        if any(mark in key for key in shapes):
-            raise FamilyError(
-                f"{name} is {kind}. Concepts can be learned on Stable Diffusion 1.x for now; "
-                "give such a checkpoint."
-            )
+    refuse_other_models(name, shapes)
     has = {part: any(key.startswith(prefix) for key in shapes) for part, prefix in _PARTS.items()}
     if not any(has.values()):
         raise HostError(f"{name} holds {_guess(shapes)}, not a whole model. {_WHOLE}")
@@ -93,6 +88,20 @@ def check_kind(name: str, shapes: Shapes) -> None:
         )
     if any(key.startswith(f"{VAE}taesd_") for key in shapes):
         raise HostError(f"{name} has a TAESD instead of a VAE. {_WHOLE}")
+
+
+def refuse_other_models(name: str, shapes: Shapes) -> None:
+    """Refuse a model that is known to be of another kind, saying which.
+
+    Raises:
+        FamilyError: If it is one.
+    """
+    for mark, kind in _OTHER_MODELS.items():
+        if any(mark in key for key in shapes):
+            raise FamilyError(
+                f"{name} is {kind}. Concepts can be learned on Stable Diffusion 1.x for now; "
+                "give such a checkpoint."
+            )
 
 
 _PARTS = {"UNet": UNET, "VAE": VAE, "text encoder": CLIP}

@@ -89,7 +89,7 @@ def train_concept(
     hooks = Hooks(on_progress, should_stop) if processes.rank == 0 else Hooks()
     try:
         # A host may call from inference mode, whose tensors cannot be learned with.
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), job.folder.held():
             return _learn(job, hooks, render, on_preview, resume)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_how_to_resume(job.folder)) from error
@@ -150,6 +150,7 @@ def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
             "skipped": loop.skipped,
             "photos": len(job.photos),
             "base_name": job.base.name,
+            "taught": job.taught,
             "version": __version__,
         }
         try:

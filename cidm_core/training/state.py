@@ -7,12 +7,15 @@ import io
 import json
 import logging
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -23,6 +26,9 @@ from ..errors import BankError, TrainingError
 logger = logging.getLogger(__name__)
 
 FORMAT = "1"
+LOG_NAME = "log.jsonl"
+# No ending of model files: programs that search the folder must not list it as a LoRA.
+_SUFFIX = ".cidm"
 _COSMETIC = ("save_every", "preview_every", "preview_prompt")
 Row = dict[str, Any]
 
@@ -66,11 +72,11 @@ class RunFolder:
 
     @property
     def state_path(self) -> Path:
-        return self.folder / "state.safetensors"
+        return self.folder / f"state{_SUFFIX}"
 
     @property
     def log_path(self) -> Path:
-        return self.folder / "log.jsonl"
+        return self.folder / LOG_NAME
 
     def prepare(self) -> None:
         """Make the folder.
@@ -86,6 +92,31 @@ class RunFolder:
             raise BankError(explain(error, f"make the folder '{self.folder}'")) from error
         about = json.dumps({"format": FORMAT, "run": self.run})
         write_atomic(self.folder / "run.json", about.encode(), error=BankError)
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Be the only run in this folder for a while; ends by itself when the process dies.
+
+        Raises:
+            BankError: If another run of the same concept is going on.
+        """
+        if not self.writes:
+            yield
+            return
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise BankError(
+                f"Another program is learning '{self.folder.name}' in this bank just now. Wait "
+                "for it or end it, then start again; or use another name and other words."
+            ) from error
+        except OSError as error:
+            raise BankError(explain(error, f"lock '{self.folder}'")) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def load(self) -> State | None:
         """The state of this very run, or None; a damaged or foreign one is moved aside."""
@@ -111,7 +142,7 @@ class RunFolder:
     def _move_aside(self, label: str, why: str) -> None:
         if not self.writes:
             return
-        target = self.state_path.with_name(f"state-{label}.safetensors")
+        target = self.state_path.with_name(f"state-{label}{_SUFFIX}")
         logger.warning("The saved state '%s' %s; starting over.", self.state_path, why)
         self.state_path.replace(target)
 
@@ -195,6 +226,11 @@ def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
 def _line(row: Row) -> str:
     safe = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(safe) + "\n"
+
+
+def read_log(folder: Path) -> list[Row]:
+    """All rows of a run's log, one per step; none if there is no log."""
+    return _read_rows(folder / LOG_NAME, sys.maxsize)
 
 
 def _read_rows(path: Path, step: int) -> list[Row]:

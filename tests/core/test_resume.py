@@ -214,13 +214,13 @@ def test_a_new_concept_in_the_bank_makes_another_run(tmp_path):
 def test_a_damaged_state_is_put_aside(tmp_path, caplog):
     with pytest.raises(Stopped):
         learn(tmp_path, given={"steps": 3}, should_stop=stop_after(2))
-    path = tmp_path / ".runs" / "dog" / "state.safetensors"
+    path = tmp_path / ".runs" / "dog" / "state.cidm"
     path.write_bytes(path.read_bytes()[:-7])
     steps = []
     learn(tmp_path, given={"steps": 3}, on_progress=lambda e: steps.append((e.phase, e.step)))
     assert "cannot be read" in caplog.text
     assert ("learning", 1) in steps
-    assert path.with_name("state-damaged.safetensors").exists()
+    assert path.with_name("state-damaged.cidm").exists()
 
 
 def test_resume_false_starts_over(tmp_path):

@@ -112,7 +112,7 @@ def test_log_and_loss_picture_stay_and_the_state_goes(taught):
     wanted = {"loss", "denoise", "lr_lora", "lr_tokens.text_encoder", "grad_norm", "seconds"}
     assert all(wanted <= row.keys() for row in rows)
     assert (folder / "loss.png").exists()
-    assert not (folder / "state.safetensors").exists()
+    assert not (folder / "state.cidm").exists()
 
 
 def test_same_seed_same_bits_and_another_seed_others(taught, tmp_path):

@@ -223,7 +223,7 @@ def test_the_state_of_another_run_is_moved_aside(tmp_path, caplog):
     folder.save(state())
     assert RunFolder(tmp_path, "bbbbbbbb2").load() is None
     assert "other photos, words, settings or concepts" in caplog.text
-    assert (tmp_path / "state-aaaaaaaa.safetensors").exists()
+    assert (tmp_path / "state-aaaaaaaa.cidm").exists()
     assert not folder.state_path.exists()
 
 
