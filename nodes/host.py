@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import comfy.model_management as _management
 import folder_paths
+import torch
 from comfy.conds import CONDRegular as CONDRegular
 from comfy.patcher_extension import WrappersMP as WrappersMP
 from comfy.samplers import CFGGuider as CFGGuider
 from comfy.samplers import calc_cond_batch as calc_cond_batch
 from comfy.samplers import cfg_function as cfg_function
+from comfy_api.latest import ComfyAPISync, io
 
 from ..cidm_core.errors import HostError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 BANKS = "concept_banks"
 
@@ -89,3 +98,98 @@ def say_on_node(text: str, node_id: object) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None and hasattr(server, "send_progress_text"):
         server.send_progress_text(text, str(node_id))
+
+
+# Schemas.
+
+
+def shows_result() -> dict[str, bool]:
+    """Schema options of a node that shows something on itself without being an output node."""
+    known = {f.name for f in dataclasses.fields(io.Schema)}
+    return {"has_intermediate_output": True} if "has_intermediate_output" in known else {}
+
+
+# Text encoders.
+
+
+def encode_text(clip: Any, text: str) -> list[Any]:
+    """CONDITIONING of a prompt, as the stock text encode node makes it.
+
+    Raises:
+        HostError: If no text encoder is connected.
+    """
+    if clip is None:
+        raise HostError(
+            "There is no CLIP: this checkpoint has no text encoder. Load one with Load CLIP."
+        )
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+# Memory and interruption.
+
+
+def torch_device() -> torch.device:
+    """Where the host computes."""
+    return _management.get_torch_device()
+
+
+def unload_models() -> None:
+    """Take all of the host's models off the device; the host loads them again when needed."""
+    _management.unload_all_models()
+    _management.soft_empty_cache()
+
+
+def free_memory() -> None:
+    """Give back what nobody refers to any more."""
+    gc.collect()
+    _management.soft_empty_cache()
+
+
+def is_interrupted() -> bool:
+    """Whether the user pressed Cancel; the host's flag stays as it is."""
+    return _management.processing_interrupted()
+
+
+def interrupt() -> None:
+    """End the prompt as the host's own nodes do when the user cancels; clears the flag."""
+    _management.throw_exception_if_processing_interrupted()
+    raise _management.InterruptProcessingException
+
+
+# Progress.
+
+
+def show_progress(done: int, of: int, picture: Image | None, node_id: object) -> None:
+    """Move a node's progress bar, and show a picture on it; outside a prompt nothing happens."""
+    if node_id is None:
+        return
+    ComfyAPISync().execution.set_progress(done, of, node_id=str(node_id), preview_image=picture)
+
+
+# The input directory.
+
+
+def input_folders() -> list[str]:
+    """Sub-folders of the input directory, relative to it, with forward slashes."""
+    root = folder_paths.get_input_directory()
+    found: list[str] = []
+    for place, folders, _ in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [os.path.relpath(os.path.join(place, name), root) for name in folders]
+    return sorted(name.replace(os.sep, "/") for name in found)
+
+
+def input_folder(name: str) -> Path:
+    """A sub-folder of the input directory.
+
+    Raises:
+        HostError: If there is none of that name, or the name leads out of the directory.
+    """
+    root = Path(folder_paths.get_input_directory())
+    found = inside(root, name.strip())
+    if found is None or not found.is_dir():
+        raise HostError(
+            f"There is no folder {name!r} in the input directory '{root}'. Put the photos into a "
+            "sub-folder there and give its name."
+        )
+    return found
