@@ -1,0 +1,29 @@
+"""Load the pack as ComfyUI does, from a symlink of an odd name, and time it over torch."""
+
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import inside
+
+import nodes  # the host's; brings torch and all the host needs
+
+
+def main(root: str) -> None:
+    folder = Path(tempfile.mkdtemp()) / "x y-1"
+    folder.symlink_to(root, target_is_directory=True)
+    import folder_paths
+
+    folder_paths.models_dir = tempfile.mkdtemp()
+    before, start = set(sys.modules), time.perf_counter()
+    if not asyncio.run(nodes.load_custom_node(str(folder))):
+        raise SystemExit("ComfyUI refused the pack.")
+    seconds = time.perf_counter() - start
+    new = {name.partition(".")[0] for name in set(sys.modules) - before}
+    ids = [name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("CIDM_")]
+    inside.report({"ids": ids, "seconds": seconds, "imported": sorted(new)})
+
+
+main(sys.argv[1])
