@@ -1,0 +1,224 @@
+"""The same pictures in both hosts: latents of ComfyUI against those of the diffusers host."""
+
+import sys
+import tempfile
+from functools import cache
+
+import comfy.samplers
+import comfy.sd
+import torch
+from inside import pack, report
+
+checkpoint, tokenizer, *wanted = sys.argv[1:]
+torch.set_num_threads(1)
+torch.set_grad_enabled(False)
+
+Bank = pack("cidm_core.bank").Bank
+Concept = pack("cidm_core.concept").Concept
+LoraFactors = pack("cidm_core.lora").LoraFactors
+Region = pack("cidm_core.regions").Region
+SampleConfig = pack("cidm_core.config").SampleConfig
+apply, guider_node, sockets = pack("nodes.apply"), pack("nodes.guider"), pack("nodes.sockets")
+patches, sampler = (
+    pack("cidm_core.diffusers_host.patches"),
+    pack("cidm_core.diffusers_host.sampler"),
+)
+pipeline = pack("cidm_core.diffusers_host.pipeline")
+
+PX, SIGMAS, SCALE = 64, (10.0, 1.0, 0.0), 5.0
+model, clip, *_ = comfy.sd.load_checkpoint_guess_config(checkpoint, output_vae=False)
+base = pack("cidm_core.diffusers_host.load").load_base(
+    checkpoint, device="cpu", dtype="fp32", tokenizer=tokenizer
+)
+
+
+def random(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def concept(number, words):
+    layers, factors = base.layers, {}
+    for i, layer in enumerate(layers):
+        for j, projection in enumerate(("to_q", "to_k", "to_v", "to_out.0")):
+            out, into = layer.shape(projection)
+            seed = 1000 * number + 10 * i + j
+            factors[f"{layer.path}.{projection}"] = LoraFactors(
+                random(4, into, seed=seed) * into**-0.5, random(out, 4, seed=seed + 5) * 0.5, 4.0
+            )
+    tokens = random(len(words), len(layers), base.family.context_dim, seed=number) * 0.05
+    return Concept(
+        name=f"c{number}",
+        words=words,
+        class_words="thing",
+        kind="object",
+        family=base.family.name,
+        base=base.fingerprint,
+        layers=tuple(layer.path for layer in layers),
+        factors=factors,
+        tokens={"text_encoder": tokens},
+    )
+
+
+bank = Bank(tempfile.mkdtemp())
+for n in (1, 2, 3):
+    bank.add(concept(n, (f"<v{n}1>", f"<v{n}2>")))
+
+ONE = "a photo of a <v11> <v12> in a garden"
+TWO = "a photo of a <v11> <v12> and a <v21> <v22>, oil painting"
+LEFT = Region("a <v11> <v12> on the left", box=(0.0, 0.1, 0.6, 0.9))
+RIGHT = Region("a <v31> <v32> on the right", box=(0.4, 0.0, 1.0, 1.0))
+OWN = Region("a <v31> <v32> on the right", box=(0.4, 0.0, 1.0, 1.0), negative="blurry <v21> <v22>")
+MASK = Region("a <v21> <v22>", mask=torch.linspace(0, 1, 24).repeat(32, 1))
+BOTH = (LEFT, RIGHT)
+CASES = {
+    "plain": ("a cat, best quality", (), {}),
+    "one": (ONE, (), {}),
+    "many": (TWO, (), {"negative_prompt": "a bad <v31> <v32>"}),
+    "dense": (ONE, (), {"weights": "paper"}),
+    "regions": (TWO, BOTH, {}),
+    "mask": (ONE, (LEFT, MASK), {"feather": 0.2, "alpha": 0.4}),
+    "own_negative": (TWO, (LEFT, OWN), {}),
+    "global_weights": (TWO, BOTH, {"region_weights": "global"}),
+    "attention_only": (TWO, BOTH, {"noise_estimation": False}),
+    "noise_only": (TWO, (LEFT, OWN), {"regional_attention": False}),
+    "literal": (TWO, BOTH, {"region_mode": "literal"}),
+    "strength": (TWO, BOTH, {"strength": 0.5}),
+}
+
+
+class Remembering(pipeline.DiffusersEncoder):
+    """Encodes nothing twice: text encoding takes nearly all of this script's time."""
+
+    known = {}
+
+    def prompts(self, prompts, concepts):
+        return torch.cat([self.remember(text, concepts) for text in prompts])
+
+    def remember(self, text, concepts):
+        key = text, tuple(c.name for c in concepts if any(w in text for w in c.words))
+        if key not in self.known:
+            self.known[key] = super().prompts([text], concepts)
+        return self.known[key]
+
+    def concept_tokens(self, concepts, joint):
+        key = tuple(c.name for c in concepts)
+        if key not in self.known:
+            self.known[key] = super().concept_tokens(concepts, joint)
+        return self.known[key]
+
+
+pipeline.DiffusersEncoder = Remembering
+
+
+@cache
+def applied(bare, *settings):
+    names = dict(zip(apply._SETTINGS, settings, strict=True))
+    return apply.ApplyConceptBank.execute(bare, clip, bank, **names).args
+
+
+@cache
+def encode(words, text):
+    return words.encode_from_tokens_scheduled(words.tokenize(text))
+
+
+def comfy_latents(prompt, regions, config, noise, bare=model):
+    taught, words = applied(bare, *(getattr(config, k) for k in apply._SETTINGS))
+    positive, negative = encode(words, prompt), encode(words, config.negative_prompt)
+    if regions:
+        held = tuple(
+            sockets.RegionPrompt(
+                r, encode(words, r.prompt), encode(words, r.negative) if r.negative else None
+            )
+            for r in regions
+        )
+        settings = {k: getattr(config, k) for k in guider_node._SETTINGS}
+        guider = guider_node.RegionalNoiseGuider.execute(
+            taught, positive, negative, held, config.guidance_scale, **settings
+        ).args[0]
+    else:
+        guider = comfy.samplers.CFGGuider(taught)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(config.guidance_scale)
+    found = guider.sample(
+        noise,
+        torch.zeros_like(noise),
+        comfy.samplers.sampler_object("euler"),
+        torch.tensor(SIGMAS),
+        seed=0,
+        disable_pbar=True,
+    )
+    return found * 0.18215
+
+
+def diffusers_latents(prompt, regions, config, noise, execution="auto"):
+    plan = pipeline.make_plan(base, bank, prompt, regions, config)
+    timestep = model.get_model_object("model_sampling").timestep
+    x = noise * SIGMAS[0]
+    with patches.attach(base, plan, execution) as attached:
+        estimate = sampler._Estimate(base, attached, len(x), tuple(x.shape[-2:]), config)
+        for sigma, following in zip(SIGMAS, SIGMAS[1:], strict=False):
+            t = timestep(torch.tensor([sigma]))[0]
+            eps = estimate(x / (sigma**2 + 1) ** 0.5, t)
+            x = x + eps * (following - sigma)
+    return x
+
+
+def with_lora():
+    """An ordinary LoRA on the ComfyUI side, its delta in the weights of the diffusers side."""
+    key = "diffusion_model.middle_block.1.transformer_blocks.0"
+    file, deltas = {}, {}
+    for part in ("attn1.to_q", "attn2.to_k", "attn2.to_out.0"):
+        linear = base.unet.mid_block.attentions[0].transformer_blocks[0].get_submodule(part)
+        out, into = linear.weight.shape
+        up, down = random(out, 2, seed=1) * 0.05, random(2, into, seed=2) * 0.05
+        name = f"{key}.{part}".replace("diffusion_model.", "lora_unet_").replace(".", "_")
+        file |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
+        file[f"{name}.alpha"] = torch.tensor(2.0)
+        deltas[part] = (linear, up @ down)
+    # ComfyUI's names of LoRA keys are those of diffusers modules.
+    file = {
+        k.replace("middle_block_1_", "mid_block_attentions_0_"): value for k, value in file.items()
+    }
+    patched, _ = comfy.sd.load_lora_for_models(model, None, file, 1.0, 1.0)
+    return patched, list(deltas.values())
+
+
+def difference(a, b):
+    """Largest difference as a share of the latents' spread."""
+    return float((a - b).abs().max() / b.std())
+
+
+def settings_of(**given):
+    return SampleConfig(guidance_scale=SCALE, width_px=PX, height_px=PX, **given)
+
+
+found = {}
+noise = random(1, 4, PX // 8, PX // 8, seed=7)
+bare = diffusers_latents("a cat", (), settings_of(), noise)
+for name in wanted or CASES:
+    prompt, regions, settings = CASES[name]
+    config = settings_of(**settings)
+    ours = comfy_latents(prompt, regions, config, noise)
+    theirs = diffusers_latents(prompt, regions, config, noise)
+    found[name] = {"difference": difference(ours, theirs), "effect": difference(theirs, bare)}
+    if name == "one":
+        merged = diffusers_latents(prompt, regions, config, noise, "merged")
+        found["merged"] = {"difference": difference(ours, merged)}
+        per_row = diffusers_latents(prompt, regions, config, noise, "per_sample")
+        found["per_row"] = {"difference": difference(ours, per_row)}
+    if name == "regions":
+        without, patched, deltas = theirs, *with_lora()
+        ours = comfy_latents(prompt, regions, config, noise, patched)
+        for linear, delta in deltas:
+            linear.weight += delta
+        theirs = diffusers_latents(prompt, regions, config, noise)
+        for linear, delta in deltas:
+            linear.weight -= delta
+        found["lora"] = {
+            "difference": difference(ours, theirs),
+            "effect": difference(theirs, without),
+        }
+found["left behind"] = [
+    name for name, m in model.model.diffusion_model.named_modules() if "forward" in m.__dict__
+]
+report(found)
