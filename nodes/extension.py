@@ -20,6 +20,9 @@ class ConceptExtension(ComfyExtension):
         folder_paths.add_model_folder_path(BANKS, folder, is_default=True)
         # A new folder would list files of every kind.
         folder_paths.folder_names_and_paths[BANKS][1].add(".safetensors")
+        # A concept file is a LoRA too: the stock loaders list it, after the user's own.
+        for root in folder_paths.get_folder_paths(BANKS):
+            folder_paths.add_model_folder_path("loras", root)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, in the order of the menu."""

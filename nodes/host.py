@@ -150,7 +150,12 @@ def is_interrupted() -> bool:
     return _management.processing_interrupted()
 
 
-def interrupt() -> None:
+def is_interruption(error: BaseException) -> bool:
+    """Whether an exception is the host's way of ending a prompt."""
+    return isinstance(error, _management.InterruptProcessingException)
+
+
+def interrupt() -> NoReturn:
     """End the prompt as the host's own nodes do when the user cancels; clears the flag."""
     _management.throw_exception_if_processing_interrupted()
     raise _management.InterruptProcessingException
