@@ -132,7 +132,9 @@ class RemoveConcept(io.ComfyNode):
             not_idempotent=True,
             inputs=[
                 bank_input(),
-                name_input("The concept to delete; a damaged file's name without its ending."),
+                name_input(
+                    "The concept to delete; a damaged file's name without its ending.", False
+                ),
                 io.String.Input(
                     "confirm",
                     default="",
@@ -167,9 +169,9 @@ def bank_input() -> io.Input:
     return BankSocket.Input("bank", tooltip="From Load Concept Bank or Train Concept.")
 
 
-def name_input(tooltip: str) -> io.Input:
+def name_input(tooltip: str, optional: bool = True) -> io.Input:
     """The name of a concept."""
-    return io.String.Input("name", default="", tooltip=tooltip)
+    return io.String.Input("name", default="", optional=optional, tooltip=tooltip)
 
 
 def _objection(name: str, confirm: str) -> str | None:
