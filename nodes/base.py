@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..cidm_core.errors import FamilyError, HostError
+from ..cidm_core.families import Family, fingerprint, fingerprint_paths
 from . import host
-from .model import base_weight
+from .model import base_weight, facts_of
 
 if TYPE_CHECKING:
     from ..cidm_core.diffusers_host.base import Base
@@ -73,6 +74,32 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Iterator[Base]:
         base.unet = base.vae = None
         base.text_encoders = base.tokenizers = ()
         host.free_memory()
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What can be told of a base model before it is built; stands in for it in `find_taught`."""
+
+    family: Family
+    fingerprint: str
+    device: torch.device
+    dtype: torch.dtype
+
+
+def glance_at(model: Any, precision: str) -> Glance:
+    """Family and fingerprint that `base_of` would give.
+
+    Raises:
+        FamilyError: If the model is of another kind.
+    """
+    from ..cidm_core.diffusers_host.devices import DTYPES
+
+    facts, dtype = facts_of(model), DTYPES[precision]
+    paths = dict(zip(facts.names, facts.paths, strict=True))
+    probes = [path.rpartition(".") for path in fingerprint_paths(facts.layers)]
+    keys = [f"diffusion_model.{paths[layer]}.{name}.weight" for layer, _, name in probes]
+    name = fingerprint(base_weight(model, key).to(dtype) for key in keys)
+    return Glance(facts.family, name, host.torch_device(), dtype)
 
 
 def lora_notes(model: Any, clip: Any) -> list[str]:

@@ -14,7 +14,7 @@ from ..cidm_core.bank import Bank
 from ..cidm_core.concept import Concept
 from ..cidm_core.config import TrainConfig
 from . import host
-from .base import base_of, lora_notes
+from .base import base_of, glance_at, lora_notes
 from .train_inputs import config_of, precision_of
 from .train_progress import Reporter
 
@@ -37,6 +37,12 @@ class Wish:
     name: str | None
     preset: str
     settings: Mapping[str, object]
+
+    @property
+    def words_and_name(self) -> dict[str, Any]:
+        """As `train_concept` takes them."""
+        names = ("words", "class_words", "kind", "name")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -78,15 +84,19 @@ def learn(wish: Wish, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Repor
     notes = lora_notes(model, clip)
     for note in notes:
         log.warning("%s", note)
-    host.unload_models()
-    concept = _learn(wish, bank, sockets, reporter, notes)
+    concept = _find(wish, bank, model)
+    if concept is not None:
+        notes.append(f"'{concept.name}' was learned from these very inputs before; not repeated.")
+    else:
+        host.unload_models()
+        concept = _learn(wish, bank, sockets, reporter)
     if concept is None:
         host.interrupt()
     return Learned(concept, read_log(folder_of(bank, concept.name)), notes)
 
 
 def _learn(
-    wish: Wish, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Reporter, notes: list[str]
+    wish: Wish, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Reporter
 ) -> Concept | None:
     """The concept, or None if the user cancelled between two steps."""
     from ..cidm_core.training.loop import Stopped
@@ -94,7 +104,7 @@ def _learn(
     try:
         # Tensors made in the host's inference mode cannot be learned with.
         with torch.inference_mode(False), base_of(*sockets, precision_of(wish.settings)) as base:
-            return _find_or_train(base, wish, bank, reporter, notes)
+            return _train(base, wish, bank, reporter)
     except Stopped as stopped:
         log.info("%s", stopped)
         reporter.say_stopped()
@@ -105,30 +115,26 @@ def _learn(
         raise
 
 
-def _find_or_train(
-    base: Base, wish: Wish, bank: Bank, reporter: Reporter, notes: list[str]
-) -> Concept:
+def _find(wish: Wish, bank: Bank, model: Any) -> Concept | None:
+    """The concept, if an earlier session of the host learned it from these very inputs."""
     from ..cidm_core.diffusers_host.job import find_taught
+
+    base = glance_at(model, precision_of(wish.settings))
+    config = config_of(wish.settings, wish.preset, base.family)
+    return find_taught(base, bank, wish.photos, config=config, **wish.words_and_name)
+
+
+def _train(base: Base, wish: Wish, bank: Bank, reporter: Reporter) -> Concept:
     from ..cidm_core.diffusers_host.previews import default_render
     from ..cidm_core.diffusers_host.train import train_concept
 
     config = config_of(wish.settings, wish.preset, base.family)
-    inputs: dict[str, Any] = {
-        "words": wish.words,
-        "class_words": wish.class_words,
-        "kind": wish.kind,
-        "name": wish.name,
-        "config": config,
-    }
-    found = find_taught(base, bank, wish.photos, **inputs)
-    if found is not None:
-        notes.append(f"'{found.name}' was learned from these very inputs already; nothing to do.")
-        return found
     return train_concept(
         base,
         bank,
         wish.photos,
-        **inputs,
+        **wish.words_and_name,
+        config=config,
         on_progress=reporter.on_progress,
         should_stop=host.is_interrupted,
         on_preview=reporter.on_preview,

@@ -7,9 +7,18 @@ import pytest
 SCRIPT = Path(__file__).parent / "inside" / "parity.py"
 SAME = 1e-4
 # Cases in which concepts, regions or settings must have changed the picture a lot.
-CHANGES = (
-    "one many dense regions mask own_negative global_weights attention_only noise_only literal"
-).split()
+CHANGES = [
+    "one",
+    "many",
+    "dense",
+    "regions",
+    "mask",
+    "own_negative",
+    "global_weights",
+    "attention_only",
+    "noise_only",
+    "literal",
+]
 
 
 @pytest.fixture(scope="module")

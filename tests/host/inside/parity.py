@@ -1,21 +1,18 @@
 """The same pictures in both hosts: latents of ComfyUI against those of the diffusers host."""
 
 import sys
-import tempfile
 from functools import cache
 
-import comfy.samplers
 import comfy.sd
+import concepts
 import torch
+from concepts import random
 from inside import pack, report
 
 checkpoint, tokenizer, *wanted = sys.argv[1:]
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
 
-Bank = pack("cidm_core.bank").Bank
-Concept = pack("cidm_core.concept").Concept
-LoraFactors = pack("cidm_core.lora").LoraFactors
 Region = pack("cidm_core.regions").Region
 SampleConfig = pack("cidm_core.config").SampleConfig
 apply, guider_node, sockets = pack("nodes.apply"), pack("nodes.guider"), pack("nodes.sockets")
@@ -32,36 +29,7 @@ base = pack("cidm_core.diffusers_host.load").load_base(
 )
 
 
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def concept(number, words):
-    layers, factors = base.layers, {}
-    for i, layer in enumerate(layers):
-        for j, projection in enumerate(("to_q", "to_k", "to_v", "to_out.0")):
-            out, into = layer.shape(projection)
-            seed = 1000 * number + 10 * i + j
-            factors[f"{layer.path}.{projection}"] = LoraFactors(
-                random(4, into, seed=seed) * into**-0.5, random(out, 4, seed=seed + 5) * 0.5, 4.0
-            )
-    tokens = random(len(words), len(layers), base.family.context_dim, seed=number) * 0.05
-    return Concept(
-        name=f"c{number}",
-        words=words,
-        class_words="thing",
-        kind="object",
-        family=base.family.name,
-        base=base.fingerprint,
-        layers=tuple(layer.path for layer in layers),
-        factors=factors,
-        tokens={"text_encoder": tokens},
-    )
-
-
-bank = Bank(tempfile.mkdtemp())
-for n in (1, 2, 3):
-    bank.add(concept(n, (f"<v{n}1>", f"<v{n}2>")))
+bank = concepts.bank(base)
 
 ONE = "a photo of a <v11> <v12> in a garden"
 TWO = "a photo of a <v11> <v12> and a <v21> <v22>, oil painting"
@@ -118,7 +86,7 @@ def applied(bare, *settings):
 
 @cache
 def encode(words, text):
-    return words.encode_from_tokens_scheduled(words.tokenize(text))
+    return concepts.encode(words, text)
 
 
 def comfy_latents(prompt, regions, config, noise, bare=model):
@@ -136,18 +104,8 @@ def comfy_latents(prompt, regions, config, noise, bare=model):
             taught, positive, negative, held, config.guidance_scale, **settings
         ).args[0]
     else:
-        guider = comfy.samplers.CFGGuider(taught)
-        guider.set_conds(positive, negative)
-        guider.set_cfg(config.guidance_scale)
-    found = guider.sample(
-        noise,
-        torch.zeros_like(noise),
-        comfy.samplers.sampler_object("euler"),
-        torch.tensor(SIGMAS),
-        seed=0,
-        disable_pbar=True,
-    )
-    return found * 0.18215
+        guider = concepts.plain_guider(taught, positive, negative, config.guidance_scale)
+    return concepts.sample(guider, noise, SIGMAS) * 0.18215
 
 
 def diffusers_latents(prompt, regions, config, noise, execution="auto"):

@@ -1,0 +1,66 @@
+"""Random concepts for any model, and sampling by hand."""
+
+import tempfile
+
+import comfy.samplers
+import torch
+from inside import pack
+
+
+def random(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def concept(facts, number, words):
+    """Concept `c<number>` with large effects, for a model of these family, layers, fingerprint."""
+    factors = {}
+    for i, layer in enumerate(facts.layers):
+        for j, projection in enumerate(("to_q", "to_k", "to_v", "to_out.0")):
+            out, into = layer.shape(projection)
+            seed = 1000 * number + 10 * i + j
+            down, up = random(4, into, seed=seed) * into**-0.5, random(out, 4, seed=seed + 5) * 0.5
+            name = f"{layer.path}.{projection}"
+            factors[name] = pack("cidm_core.lora").LoraFactors(down, up, 4.0)
+    tokens = random(len(words), len(facts.layers), facts.family.context_dim, seed=number) * 0.05
+    return pack("cidm_core.concept").Concept(
+        name=f"c{number}",
+        words=words,
+        class_words="thing",
+        kind="object",
+        family=facts.family.name,
+        base=facts.fingerprint,
+        layers=tuple(layer.path for layer in facts.layers),
+        factors=factors,
+        tokens={"text_encoder": tokens},
+    )
+
+
+def bank(facts, count=3):
+    """A bank of concepts c1 (<v11> <v12>), c2, ..."""
+    made = pack("cidm_core.bank").Bank(tempfile.mkdtemp())
+    for n in range(1, count + 1):
+        made.add(concept(facts, n, (f"<v{n}1>", f"<v{n}2>")))
+    return made
+
+
+def encode(clip, text):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def plain_guider(model, positive, negative, cfg):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def sample(guider, noise, sigmas, sampler="euler", **options):
+    return guider.sample(
+        noise,
+        options.pop("latent_image", torch.zeros_like(noise)),
+        comfy.samplers.sampler_object(sampler),
+        torch.tensor(sigmas),
+        seed=0,
+        disable_pbar=True,
+        **options,
+    )
