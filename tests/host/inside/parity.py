@@ -2,6 +2,8 @@
 
 import sys
 from functools import cache
+from itertools import pairwise
+from typing import ClassVar
 
 import comfy.sd
 import concepts
@@ -57,7 +59,7 @@ CASES = {
 class Remembering(pipeline.DiffusersEncoder):
     """Encodes nothing twice: text encoding takes nearly all of this script's time."""
 
-    known = {}
+    known: ClassVar[dict] = {}
 
     def prompts(self, prompts, concepts):
         return torch.cat([self.remember(text, concepts) for text in prompts])
@@ -114,7 +116,7 @@ def diffusers_latents(prompt, regions, config, noise, execution="auto"):
     x = noise * SIGMAS[0]
     with patches.attach(base, plan, execution) as attached:
         estimate = sampler._Estimate(base, attached, len(x), tuple(x.shape[-2:]), config)
-        for sigma, following in zip(SIGMAS, SIGMAS[1:], strict=False):
+        for sigma, following in pairwise(SIGMAS):
             t = timestep(torch.tensor([sigma]))[0]
             eps = estimate(x / (sigma**2 + 1) ** 0.5, t)
             x = x + eps * (following - sigma)
