@@ -26,7 +26,7 @@ def test_both_hosts_open_the_checkpoint(checkpoint, base):
 def test_a_bad_prompt_is_rejected_and_the_server_lives_on(server):
     result = server.run({"1": {"class_type": "NoSuchNode", "inputs": {}}})
     assert result.status == "rejected"
-    assert result.error["error"]["type"] == "missing_node_type"
+    assert "NoSuchNode" in str(result.error)
     assert server.alive
 
 
