@@ -1,0 +1,173 @@
+"""Scores of finished pictures, whoever drew them: IA, TA, and presence region by region."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+from ..as_text import table
+from ..errors import CidmError
+from ..regions import Region
+from .alignment import image_alignment, text_alignment
+from .encoders import Encoder
+from .presence import crop, present, similarities
+
+_STRANGERS = 0.05
+
+
+@dataclass(frozen=True)
+class Place:
+    """What stands in one region, over all pictures.
+
+    Attributes:
+        prompt: What the region should show.
+        concept: Name of the concept that belongs into it.
+        cosines: Mean similarity to each concept's photos.
+        share: In what share of the pictures its own concept is the nearest.
+    """
+
+    prompt: str
+    concept: str
+    cosines: tuple[float, ...]
+    share: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Scores of a batch of pictures.
+
+    Attributes:
+        concepts: Names of the concepts, in the order of their photos.
+        scores: Name and IA of each concept; with regions, of each region with its own concept.
+        places: With regions: what stands in each.
+        text_alignment: CLIPScore against the prompts; None without prompts.
+        warning: What speaks against the numbers, or nothing.
+    """
+
+    concepts: tuple[str, ...]
+    scores: tuple[tuple[str, float], ...]
+    places: tuple[Place, ...] = ()
+    text_alignment: float | None = None
+    warning: str = ""
+
+    @property
+    def image_alignment(self) -> float:
+        """Mean of all scores."""
+        return sum(score for _, score in self.scores) / len(self.scores)
+
+    @property
+    def presence(self) -> float | None:
+        """Mean share of regions whose own concept is the nearest; None without regions."""
+        if not self.places:
+            return None
+        return sum(place.share for place in self.places) / len(self.places)
+
+    def table(self) -> str:
+        """As printed: IA and TA times 100, presence in percent."""
+        if self.places:
+            rows = [_row(k, place, self.concepts) for k, place in enumerate(self.places)]
+            lines = [table(("region", "concept", "IA", "nearest", "present %"), rows)]
+        else:
+            scores = [(name, 100 * score) for name, score in self.scores]
+            lines = [table(("concept", "IA"), scores)]
+        if self.text_alignment is not None:
+            lines.append(f"TA {100 * self.text_alignment:.3f}")
+        return "\n".join([*lines, *([self.warning] if self.warning else [])])
+
+
+def _row(k: int, place: Place, concepts: Sequence[str]) -> tuple[object, ...]:
+    nearest = max(range(len(concepts)), key=lambda j: place.cosines[j])
+    own = 100 * place.cosines[k]
+    return k + 1, place.concept, own, concepts[nearest], 100 * place.share
+
+
+def judge(
+    encoder: Encoder,
+    pictures: Sequence[Image.Image],
+    photos: Mapping[str, Sequence[Image.Image]],
+    regions: Sequence[Region] = (),
+    texts: Sequence[str] = (),
+) -> Judgement:
+    """Compare pictures with the photos of concepts and with texts.
+
+    Args:
+        encoder: Of pictures, and of texts if there are any.
+        pictures: What was drawn.
+        photos: Reference photos by concept; the k-th concept belongs into the k-th region.
+        regions: Judges each region's part of the pictures on its own; else the pictures whole.
+        texts: For each picture, its prompt in plain words; none: no TA.
+
+    Raises:
+        CidmError: If there is no picture or no photo, more regions than concepts, or a text too
+            few or too many.
+    """
+    _check(len(pictures), photos, len(regions), len(texts))
+    names = tuple(photos)
+    known = [encoder.images(each) for each in photos.values()]
+    places = _places(encoder, pictures, regions, names, known)
+    scores = tuple((place.concept, place.cosines[k]) for k, place in enumerate(places))
+    if places and not texts:
+        return Judgement(names, scores, places)
+    seen = encoder.images(pictures)
+    scores = scores or tuple(
+        (name, float(image_alignment(seen, each))) for name, each in zip(names, known, strict=True)
+    )
+    if not texts:
+        return Judgement(names, scores)
+    said = encoder.texts(texts)
+    warning = _pairing(seen, said)
+    return Judgement(names, scores, places, float(text_alignment(seen, said)), warning)
+
+
+def _check(pictures: int, photos: Mapping[str, Sequence[object]], regions: int, texts: int) -> None:
+    if not pictures or not photos or not all(photos.values()):
+        raise CidmError("Pictures and reference photos are needed. Give at least one of each.")
+    if regions > len(photos):
+        raise CidmError(
+            f"There are {regions} regions, but photos of {len(photos)} concepts. Give photos "
+            "for the concept of each region, in the order of the regions."
+        )
+    if texts not in (0, pictures):
+        raise CidmError(f"There are {texts} texts for {pictures} pictures. Give one for each.")
+
+
+def _places(
+    encoder: Encoder,
+    pictures: Sequence[Image.Image],
+    regions: Sequence[Region],
+    names: Sequence[str],
+    known: Sequence[Tensor],
+) -> tuple[Place, ...]:
+    if not regions:
+        return ()
+    crops = [encoder.images([crop(each, region) for each in pictures]) for region in regions]
+    cosines = similarities(crops, known)
+    means = cosines.mean(0).tolist()
+    shares = present(cosines).float().mean(0).tolist()
+    return tuple(
+        Place(region.prompt, name, tuple(row), share)
+        for region, name, row, share in zip(regions, names, means, shares, strict=False)
+    )
+
+
+def _pairing(pictures: Tensor, texts: Tensor) -> str:
+    """A warning if pictures and texts do not seem to be of one CLIP.
+
+    Raises:
+        CidmError: If they cannot be, because their widths differ.
+    """
+    if pictures.shape[-1] != texts.shape[-1]:
+        raise CidmError(
+            f"Pictures are {pictures.shape[-1]} numbers each, texts {texts.shape[-1]}: the two "
+            "encoders are not of one CLIP. Take both from the same model, or leave the texts out."
+        )
+    # Any text is a little like any picture in one CLIP, 0.1 to 0.3; strangers are around 0.
+    if float(image_alignment(pictures, texts)) > _STRANGERS:
+        return ""
+    return (
+        "Pictures and texts have nothing in common, so TA says little: take picture and text "
+        "encoder, with its text projection, from the same CLIP."
+    )

@@ -1,0 +1,58 @@
+"""Evaluate Concepts with the host's own models, small and random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "inside" / "judging.py"
+
+
+@pytest.fixture(scope="module")
+def found(in_host, checkpoint, tmp_path_factory):
+    return in_host(SCRIPT, checkpoint, tmp_path_factory.mktemp("judging"))
+
+
+def test_whole_pictures(found):
+    assert found["whole"]["table"].splitlines()[0].split() == ["concept", "IA"]
+    assert "dog" in found["whole"]["table"]
+    assert found["whole"]["shown"] == 1
+    ia, ta, presence = found["whole"]["numbers"]
+    assert -1 <= ia < 1
+    assert (ta, presence) == (0.0, 0.0)
+
+
+def test_each_concept_in_its_own_region(found):
+    assert found["right"]["numbers"][0] == pytest.approx(1.0, abs=1e-3)
+    assert found["right"]["numbers"][2] == 1.0
+    assert found["swapped"]["numbers"][2] == 0.0
+    assert found["swapped"]["numbers"][0] < found["right"]["numbers"][0]
+
+
+def test_texts(found):
+    """A CLIP without text projection gives TA with a warning, or is refused."""
+    text = found["text"]
+    told = text if isinstance(text, str) else text["table"]
+    assert "text projection" in told
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("few", "2 regions, but photos of 1 concepts"),
+        ("gap", "references_2 is not connected"),
+        ("no text", "no line in prompts"),
+        ("uneven", "2 lines for 3 pictures"),
+        ("other width", "not of one CLIP"),
+        ("names", "2 names for 1 sets"),
+    ],
+)
+def test_what_is_wrong_is_said(found, case, expected):
+    assert expected in found[case]
+
+
+def test_the_schema_in_a_running_host(server):
+    schema = server.get("/object_info/CIDM_EvaluateConcepts")["CIDM_EvaluateConcepts"]
+    assert list(schema["input"]["required"]) == ["images", "clip_vision", "references"]
+    assert schema["output"] == ["STRING", "IMAGE", "FLOAT", "FLOAT", "FLOAT"]
