@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,8 @@ def say_on_node(text: str, node_id: object) -> None:
 
     server = getattr(PromptServer, "instance", None)
     if server is not None and hasattr(server, "send_progress_text"):
-        server.send_progress_text(text, str(node_id))
+        # The frontend shows it as HTML, where <dog1> would be a tag and vanish.
+        server.send_progress_text(html.escape(text, quote=False), str(node_id))
 
 
 # Schemas.
@@ -123,6 +125,20 @@ def encode_text(clip: Any, text: str) -> list[Any]:
             "There is no CLIP: this checkpoint has no text encoder. Load one with Load CLIP."
         )
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def text_embedding(clip: Any, text: str) -> torch.Tensor | None:
+    """Embedding of a text in the space that pictures share, (1, dim); its first 77 tokens.
+
+    None, zeros or NaN if the CLIP has no text projection, as those in checkpoints.
+    """
+    _, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+    stage = clip.cond_stage_model
+    encoder = getattr(stage, str(getattr(stage, "clip", "")), None)
+    # SD 1.x asks its CLIP for the embedding before the projection.
+    if pooled is None or encoder is None or encoder.options_default[2]:
+        return pooled
+    return encoder.transformer.text_projection(pooled.to(clip.patcher.load_device))
 
 
 # Memory and interruption.
