@@ -21,7 +21,7 @@ from .model import base_weight, facts_of
 if TYPE_CHECKING:
     from ..cidm_core.diffusers_host.base import Base
 
-_NAME = "The model on the MODEL socket"
+_NAME = "the connected model"
 _QUANTISED = ("scale_weight", "weight_scale", "scaled_fp8", "comfy_quant")
 _EDITION = (
     "Load the fp16 or bf16 edition of the checkpoint to learn on; a quantised UNet cannot be "
@@ -168,8 +168,8 @@ def _heads(module: nn.Module, part: str) -> int:
     if len(found) != 1:
         counts = ", ".join(str(count) for count in sorted(found)) or "none"
         raise FamilyError(
-            f"{_NAME} has a {part} with attention heads: {counts}. Stable Diffusion 1.x has one "
-            "number in all layers; load such a checkpoint."
+            f"The connected model has a {part} with attention heads: {counts}. Stable Diffusion "
+            "1.x has one number in all layers; load such a checkpoint."
         )
     return found.pop()
 
@@ -179,8 +179,8 @@ def _prediction(sampling: Any) -> str:
     kinds = {kind.__name__ for kind in type(sampling).__mro__}
     if kinds & {"EDM", "X0", "CONST"} or "EPS" not in kinds:
         raise HostError(
-            f"{_NAME} predicts neither noise nor v ({type(sampling).__mro__[1].__name__}). Connect "
-            "it before any node that changes its sampling."
+            f"The connected model predicts neither noise nor v ({', '.join(sorted(kinds))}). "
+            "Connect it before any node that changes its sampling."
         )
     return "v_prediction" if "V_PREDICTION" in kinds else "epsilon"
 
@@ -196,9 +196,9 @@ def _weights(tensors: Mapping[str, Tensor]) -> Any:
     for key, tensor in tensors.items():
         packed = type(tensor).__name__ in ("QuantizedTensor", "GGMLTensor")
         if packed or not tensor.is_floating_point():
-            raise HostError(f"{_NAME} is quantised ({key}: {tensor.dtype}). {_EDITION}")
+            raise HostError(f"The connected model is quantised ({key}: {tensor.dtype}). {_EDITION}")
         if key.endswith(_QUANTISED):
-            raise HostError(f"{_NAME} is quantised, with scales ({key}). {_EDITION}")
+            raise HostError(f"The connected model is quantised, with scales ({key}). {_EDITION}")
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     return Weights(_NAME, shapes, dict(tensors).__getitem__)
 

@@ -80,17 +80,19 @@ def _none_of(name: str) -> int:
 
 
 def _with_auto(made: io.Input) -> io.Input:
-    """The input with its "auto" value as default, if it needs one."""
-    name = made.id
+    """The input, with its "auto" value as default if it needs one.
+
+    Optional, so that a prompt written by hand may leave it out.
+    """
+    name, made.optional = made.id, True
     if name not in _DECIDED:
         return made
     tooltip = f"{made.tooltip} {_usual(name)}"
-    if isinstance(made, io.Boolean.Input):
-        options = [AUTO, "on", "off"]
-        return io.Combo.Input(name, options, default=AUTO, tooltip=tooltip, advanced=made.advanced)
-    if isinstance(made, io.Combo.Input):
-        options = [AUTO, *_FIELDS[name].metadata["choices"]]
-        return io.Combo.Input(name, options, default=AUTO, tooltip=tooltip, advanced=made.advanced)
+    choices = ("on", "off") if isinstance(made, io.Boolean.Input) else None
+    choices = choices or _FIELDS[name].metadata["choices"]
+    if choices:
+        more = {"tooltip": tooltip, "advanced": made.advanced, "optional": True}
+        return io.Combo.Input(name, [AUTO, *choices], default=AUTO, **more)
     made.tooltip, made.default, made.min = tooltip, _none_of(name), _none_of(name)
     return made
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -13,6 +14,7 @@ from ..bank import Bank, free_name
 from ..concept import Concept
 from ..config import TrainConfig
 from ..errors import HostError, PhotoError, TrainingError
+from ..families import Family
 from ..fit import check_words
 from ..methods.base import Task
 from ..names import clean_name, default_name, file_stem
@@ -25,6 +27,19 @@ from .encode import tokenise
 
 RUNS = ".runs"
 _PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+class Model(Protocol):
+    """What of a base model decides the name of a run; a `Base` has it."""
+
+    @property
+    def family(self) -> Family: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ def folder_of(bank: Bank, name: str) -> Path:
 
 
 def find_taught(
-    base: Base,
+    base: Model,
     bank: Bank,
     photos: Sequence[Photo],
     *,
@@ -101,6 +116,17 @@ def find_taught(
     """The bank's concept that these very inputs of `train_concept` have taught, if there is one.
 
     What else the bank holds does not count: a concept stays the one that was learned.
+
+    Args:
+        base: The model, or what would be known of it.
+        bank: Where to look.
+        photos: As for `train_concept`, like all that follows.
+        words: Concept words.
+        class_words: The plain words they stand for.
+        kind: "object", "style" or "human".
+        name: Name in the bank; None: any.
+        config: Settings.
+        mapping: Replacements in captions.
 
     Raises:
         BankError: If its file is damaged.
@@ -129,7 +155,7 @@ def check_caption(base: Base, caption: str, words: Sequence[str]) -> None:
         tokenise(tokenizer, caption, words, row.max_tokens)
 
 
-def _precision(config: TrainConfig, base: Base) -> str:
+def _precision(config: TrainConfig, base: Model) -> str:
     """The precision asked for; that of the weights if they are no better."""
     held = _PRECISION.get(base.dtype, "fp32")
     precision = held if config.precision == "fp32" else config.precision
@@ -141,7 +167,7 @@ def _precision(config: TrainConfig, base: Base) -> str:
     return precision
 
 
-def _size_px(config: TrainConfig, base: Base) -> int:
+def _size_px(config: TrainConfig, base: Model) -> int:
     size, cell = config.resolution_px or base.family.resolution_px, base.family.latent_px
     if size % cell:
         raise TrainingError(
@@ -187,7 +213,7 @@ def _task(
 
 
 def _inputs(
-    base: Base,
+    base: Model,
     photos: Sequence[Photo],
     words: Sequence[str],
     class_words: str,

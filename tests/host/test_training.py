@@ -1,0 +1,310 @@
+"""Training in the real host: shown live, cancelled, resumed, leaving everything as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from cidm_core.bank import Bank
+
+CIFC = Path(__file__).parents[2].parent / "shared" / "data" / "cifc"
+QUICK = {"resolution_px": 64, "variants": 1, "save_every": 0, "preview_every": 0}
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def photos(server):
+    """The input directory with sub-folders dog and cat: real photos if they are at hand."""
+    for name in ("dog", "cat"):
+        folder = server.base / "input" / name
+        folder.mkdir(exist_ok=True)
+        if (CIFC / "images" / name).is_dir():
+            for path in sorted((CIFC / "images" / name).glob("*.jpg"))[:3]:
+                shutil.copy(path, folder)
+                caption = CIFC / "captions" / name / f"{path.stem}.txt"
+                (folder / caption.name).write_text(caption.read_text())
+            continue
+        rng = np.random.default_rng(len(name))
+        for i in range(3):
+            pixels = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((320, 240)).save(folder / f"{i}.png")
+            (folder / f"{i}.txt").write_text(f"a {name} on a wall")
+    return server.base / "input"
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def training(bank, concept="dog", **more):
+    """A prompt that learns from the photo folder; node "train"."""
+    inputs = {
+        "model": ["load", 0],
+        "clip": ["load", 1],
+        "vae": ["load", 2],
+        "bank": ["bank", 0],
+        "photo_folder": concept,
+        "words": f"<{concept}1> <{concept}2>",
+        "class_words": concept,
+        "kind": "object",
+        "preset": "Balanced",
+        "steps": STEPS,
+        "rank": 4,
+        "seed": 3,
+        **QUICK,
+        **more,
+    }
+    return {
+        "load": node("CheckpointLoaderSimple", ckpt_name="sd15-random.safetensors"),
+        "bank": node("CIDM_LoadConceptBank", bank="(new bank)", new_name=bank),
+        "train": node("CIDM_TrainConcept", **inputs),
+    }
+
+
+def bank_of(server, name):
+    return Bank(server.base / "models" / "concept_banks" / name)
+
+
+def log_of(bank, name):
+    return [json.loads(line) for line in (bank.path / ".runs" / name / "log.jsonl").open()]
+
+
+def same(a, b):
+    pairs = [(p.up, b.factors[k].up) for k, p in a.factors.items()]
+    pairs += [(p.down, b.factors[k].down) for k, p in a.factors.items()]
+    pairs += [(rows, b.tokens[k]) for k, rows in a.tokens.items()]
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def message(result):
+    """What the user reads: of a rejected prompt or of a node's error."""
+    if result.status == "rejected":
+        errors = result.error["node_errors"]["train"]["errors"]
+        return " ".join(f"{error['message']} {error['details']}" for error in errors)
+    assert result.error["node_id"] == "train"
+    return result.error["exception_message"]
+
+
+def texts(result):
+    """Progress texts on the node."""
+    kind = (3).to_bytes(4, "big")
+    frames = [frame for frame in result.previews if frame[:4] == kind]
+    return " ".join(frame[4:].decode(errors="ignore") for frame in frames)
+
+
+@pytest.fixture(scope="module")
+def learned(server, photos):
+    """A finished training without interruption, with previews and what hangs on its outputs."""
+    prompt = training("whole", preview_every=2)
+    prompt["graph"] = node("LossGraphNode", loss=["train", 1], filename_prefix="loss")
+    prompt["curve"] = node("PreviewImage", images=["train", 2])
+    prompt["save"] = node("SaveLoRA", lora=["train", 3], prefix="loras/x", steps=["train", 4])
+    prompt["steps"] = node("PreviewAny", source=["train", 4])
+    return prompt, server.run(prompt)
+
+
+def test_a_concept_is_learned_and_shown_while_it_is(server, learned):
+    _, result = learned
+    assert result.status == "success", result.error
+    bank = bank_of(server, "whole")
+    assert [entry.words for entry in bank.entries()] == [("<dog1>", "<dog2>")]
+    assert len(log_of(bank, "dog")) == STEPS
+    assert f"Step {STEPS} of {STEPS}" in texts(result)
+    assert "steps/s" in texts(result) or "s/step" in texts(result)
+    pictures = [frame for frame in result.previews if frame[:4] == (4).to_bytes(4, "big")]
+    assert len(pictures) >= 1
+    assert "Learned '<dog1> <dog2>'" in result.outputs["train"]["text"][0]
+    assert server.pictures(result, "train")[0].width > 400
+
+
+def test_its_outputs_feed_the_cores_nodes(server, learned):
+    _, result = learned
+    assert server.pictures(result, "graph")
+    assert server.pictures(result, "curve")
+    assert result.outputs["steps"]["text"] == [str(STEPS)]
+    assert list((server.base / "output" / "loras").glob(f"x_{STEPS}_steps*.safetensors"))
+
+
+def test_the_same_graph_again_repeats_nothing(server, learned):
+    prompt, _ = learned
+    before = bank_of(server, "whole")["dog"].created
+    # The bank has changed, so the host runs the node once more; it finds its concept there.
+    again = server.run(prompt)
+    assert again.status == "success", again.error
+    assert "not repeated" in again.outputs["train"]["text"][0]
+    assert len(again.outputs["graph"]["images"]) == 1
+    # After that everything comes out of the host's cache.
+    assert "train" in server.run(prompt).said("execution_cached")[0]["nodes"]
+    assert bank_of(server, "whole")["dog"].created == before
+
+
+def test_cancel_keeps_the_state_and_the_same_graph_goes_on(server, photos):
+    """Cancelled twice on the way, the concept is bit for bit that of an uninterrupted run."""
+    steps = 40
+    mini = {"load": node("CIDM_LoadMiniModel")}
+    given = {"steps": steps, "resolution_px": 32, "batch_size": 1}
+    prompt = training("broken", **given) | mini
+
+    def cancel_at(step):
+        def watch(kind, data):
+            if kind == "progress_state":
+                found = data["nodes"].get("train", {})
+                if found.get("max") == steps and found.get("value", 0) >= step:
+                    server.interrupt()
+                    server.interrupt()  # an impatient user
+
+        return watch
+
+    bank = bank_of(server, "broken")
+    for step in (4, 16):
+        result = server.run(prompt, cancel_at(step))
+        assert result.status == "interrupted"
+        assert "Stopped at step" in texts(result)
+        assert "queue the same graph again" in texts(result)
+        assert step <= len(log_of(bank, "dog")) < steps
+        assert not len(bank)
+    result = server.run(prompt)
+    assert result.status == "success", result.error
+    assert [row["step"] for row in log_of(bank, "dog")] == list(range(1, steps + 1))
+    assert server.run(training("smooth", **given) | mini).status == "success"
+    assert same(bank["dog"], bank_of(server, "smooth")["dog"])
+
+
+def test_the_second_concept_sees_the_first(server, learned):
+    """Photos and captions as lists from the core's dataset loader, this time."""
+    first = bank_of(server, "whole")["dog"]
+    prompt = training("whole", "cat", photo_folder="", images=["data", 0], captions=["data", 1])
+    prompt["data"] = node("LoadImageTextDataSetFromFolder", folder="cat")
+    result = server.run(prompt)
+    assert result.status == "success", result.error
+    bank = bank_of(server, "whole")
+    assert list(bank) == ["dog", "cat"]
+    assert same(bank["dog"], first)
+    alone, after = log_of(bank, "dog")[0], log_of(bank, "cat")[0]
+    more = set(after) - set(alone)
+    assert more  # the terms of consolidation
+    assert all(np.isfinite(after[name]) for name in more)
+
+
+def test_the_file_loads_in_the_stock_lora_loader(server, learned, stock_prompt):
+    name = "whole/dog.safetensors"
+    listed = server.get("/object_info/LoraLoader")["LoraLoader"]["input"]["required"]["lora_name"]
+    options = listed[1]["options"] if isinstance(listed[0], str) else listed[0]
+    assert name in options
+    assert not [each for each in options if ".runs" in each]
+
+    def draw(strength):
+        prompt = stock_prompt("a dog", px=64, steps=2)
+        prompt["lora"] = node(
+            "LoraLoader",
+            model=["load", 0],
+            clip=["load", 1],
+            lora_name=name,
+            strength_model=strength,
+            strength_clip=1.0,
+        )
+        prompt["sample"]["inputs"]["model"] = ["lora", 0]
+        result = server.run(prompt)
+        assert result.status == "success", result.error
+        return server.pictures(result, "save")[0].convert("RGB")
+
+    # A few steps hardly move the weights, so their effect is made large.
+    assert ImageChops.difference(draw(0.0), draw(20.0)).getbbox()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"words": "  "}, "No concept words"),
+        ({"words": "<a> <a>"}, "repeat"),
+        ({"class_words": " "}, "class_words is empty"),
+        ({"photo_folder": "../models"}, "no folder '../models'"),
+        ({"photo_folder": "nowhere"}, "no folder 'nowhere'"),
+        ({"name": "a\nb"}, "line break"),
+        ({"steps": -5}, "smaller than min"),
+        ({"orthogonality": "none at all"}, "not in list"),
+        ({"preset": "Fastest"}, "not in list"),
+    ],
+)
+def test_bad_inputs_are_rejected_on_the_node(server, photos, inputs, said):
+    result = server.run(training("rejected", **inputs))
+    assert result.status == "rejected"
+    assert said in message(result)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"photo_folder": ""}, "no photos to learn from"),
+        ({"images": ["picture", 0]}, "Both images"),
+        ({"captions": "one\ntwo"}, "3 photos and 2 captions"),
+        ({"class_words": "zebra"}, "missing from every caption"),
+        ({"photo_folder": "", "images": ["picture", 0], "masks": ["mask", 0]}, "black everywhere"),
+        ({"resolution_px": 60}, "multiple of its latent cell of 8 px. Use 56"),
+        ({"lr_lora": -0.5}, "lr_lora is -0.5; allowed is 0.0 to 1.0"),
+        ({"words": "<dog1> <puppy>", "new": "whole"}, "<dog1>"),
+    ],
+)
+def test_what_only_a_run_can_tell_is_told_on_the_node(server, learned, photos, inputs, said):
+    prompt = training(inputs.pop("new", "told"), **inputs)
+    prompt["picture"] = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
+    prompt["mask"] = node("SolidMask", value=0.0, width=64, height=64)
+    result = server.run(prompt)
+    assert result.status == "error"
+    assert said in message(result)
+    assert server.alive
+
+
+@pytest.fixture(scope="module")
+def found(in_host, checkpoint):
+    """What `inside/training.py` saw."""
+    return in_host(Path(__file__).parent / "inside" / "training.py", checkpoint)
+
+
+def test_afterwards_the_host_is_as_before(found):
+    assert found["same_weights"]
+    assert found["patches"] == 0
+    assert found["bytes_after"] == found["bytes_before"]
+    assert found["rss_mb"][1] - found["rss_mb"][0] < 40
+    assert found["models_after"] == 0
+    assert found["modes"] == [True, False]  # inference mode as before, no gradients
+    assert found["same_generator"]
+
+
+def test_a_lora_on_the_sockets_is_left_out(found):
+    assert found["lora_left_out"]
+
+
+def test_a_run_that_ends_early_leaves_no_memory_taken_and_the_bank_whole(found):
+    assert found["ended"] == ["TrainingError", "InterruptProcessingException", "BankError"]
+    assert found["flag_cleared"]
+    assert "full" in found["disk"]
+    assert found["bytes_after_failing"] < 2**20
+    assert found["concepts"] == 0
+    assert found["concepts_in_the_end"] == ["dog"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("sdxl", "carries a SDXLClipModel"),
+        ("scales", "quantised, with scales"),
+        ("integers", "quantised (a.weight: torch.int8)"),
+        ("inpainting", "an inpainting model"),
+    ],
+)
+def test_what_cannot_be_learned_on_is_named(found, kind, said):
+    assert said in found["refused"][kind]
+
+
+def test_other_vaes_and_mini_sd_are_learned_on(found):
+    assert found["plain_8_bits"] == "accepted"
+    assert found["taesd"] == [[1, 4, 8, 8], [1, 3, 64, 64]]
+    assert max(found["mini"]) < 1e-5
+    assert found["mini_same"] == [True, "MINI", True]
