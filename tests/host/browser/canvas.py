@@ -1,0 +1,96 @@
+"""Workflows through the frontend's own functions: build, open, convert, run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from page import Page
+
+# Positions are made here: the frontend's own arrangement knows no groups and no notes.
+_BUILD = """async ({ api, rows, notes, extra, name }) => {
+  await app.loadApiJson(api, name);
+  const graph = app.graph, GAP = 56, HEAD = 34;
+  const nodes = new Map(graph.nodes.map((node) => [String(node.id), node]));
+  let last = Math.max(...graph.nodes.map((node) => Number(node.id)));
+  for (const [key, note] of Object.entries(notes)) {
+    const node = LiteGraph.createNode("MarkdownNote");
+    node.id = ++last;
+    graph.add(node);
+    node.title = note.title;
+    node.widgets[0].value = note.text;
+    node.size = note.size;
+    node.color = "#432"; node.bgcolor = "#653";
+    nodes.set(key, node);
+  }
+  graph.last_node_id = last;
+  for (const [id, node] of Object.entries(api)) {
+    const found = nodes.get(id), look = node._look;
+    for (const [widget, value] of Object.entries(look.widgets ?? {})) {
+      found.widgets.find((each) => each.name === widget).value = value;
+    }
+    const least = found.computeSize();
+    found.size = [look.width, Math.max(least[1], look.height ?? 0)];
+    if (look.collapsed) found.collapse();
+    if (look.models) found.properties.models = look.models;
+  }
+  let top = 0;
+  for (const row of rows) {
+    let left = 0, bottom = top;
+    for (const group of row) {
+      const start = left;
+      let low = top;
+      for (const column of group.columns) {
+        let y = top + 84;
+        let wide = 0;
+        for (const key of column) {
+          const node = nodes.get(key);
+          node.pos = [left + 20, y];
+          y += (node.flags.collapsed ? 0 : node.size[1]) + HEAD + GAP;
+          wide = Math.max(wide, node.flags.collapsed ? 200 : node.size[0]);
+        }
+        low = Math.max(low, y - HEAD - GAP + 24);
+        left += wide + GAP;
+      }
+      const made = new LiteGraph.LGraphGroup(group.title);
+      made.pos = [start, top];
+      made.size = [left - GAP + 40 - start, low - top];
+      made.color = group.color;
+      if (group.title) graph.add(made);
+      left += 40;
+      bottom = Math.max(bottom, low);
+    }
+    top = bottom + 50;
+  }
+  Object.assign(graph.extra, extra);
+  app.canvas.ds.reset();
+  const made = graph.serialize();
+  return made;
+}"""
+_OPEN = """async ({ workflow, name }) => {
+  await app.loadGraphData(workflow, true, true, name);
+  const every = [];
+  const visit = (graph) => graph.nodes.forEach((node) => {
+    every.push(node);
+    if (node.subgraph) visit(node.subgraph);
+  });
+  visit(app.graph);
+  return every.filter((node) => node.has_errors || node.last_serialization?.type === undefined
+    && !node.type).map((node) => node.type);
+}"""
+
+
+def build(page: Page, spec: dict[str, Any]) -> dict[str, Any]:
+    """UI format of a workflow: {"api", "rows", "notes", "extra", "name"}."""
+    return page.evaluate(_BUILD, spec)
+
+
+def open_workflow(page: Page, workflow: dict[str, Any], name: str = "workflow") -> list[str]:
+    """Show a workflow; the types of nodes the frontend has missed."""
+    return page.evaluate(_OPEN, {"workflow": workflow, "name": name})
+
+
+def to_prompt(page: Page) -> dict[str, Any]:
+    """API format of what is shown."""
+    made = page.evaluate("async () => (await app.graphToPrompt()).output")
+    return json.loads(json.dumps(made))
