@@ -8,7 +8,7 @@ the concepts' weights along.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -60,6 +60,25 @@ class _LayerTokens(dict[str, Any]):
     """Tokens repeated for every layer, which the stock encoder takes as they are."""
 
 
+class _Held(Mapping[str, Concept]):
+    """A bank whose concepts are read from disk once; one prompt asks for each several times."""
+
+    def __init__(self, bank: Bank) -> None:
+        self._bank = bank
+        self._concepts: dict[str, Concept] = {}
+
+    def __getitem__(self, name: str) -> Concept:
+        if name not in self._concepts:
+            self._concepts[name] = self._bank[name]
+        return self._concepts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bank)
+
+    def __len__(self) -> int:
+        return len(self._bank)
+
+
 @dataclass(eq=False)
 class ConceptText:
     """Concept words of a bank for one model: binding, layer-wise encoding, weights."""
@@ -68,10 +87,12 @@ class ConceptText:
     facts: ModelFacts
     config: SampleConfig
     owners: Mapping[str, str] = field(init=False)
+    _held: _Held = field(init=False)
     _tokens: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor], init=False)
 
     def __post_init__(self) -> None:
         self.owners = owners_of(self.bank)
+        self._held = _Held(self.bank)
 
     # Binding
 
@@ -86,11 +107,14 @@ class ConceptText:
             PromptError: If a word looks like a concept's and is none.
         """
         check_words([text], self.owners)
-        matches = list(pattern(self.owners).finditer(normalise(text)))
+        plain = normalise(text)
+        # A pattern of all words of a large bank takes longer to build than a picture to begin.
+        likely = [word for word in self.owners if word in plain]
+        matches = list(pattern(likely).finditer(plain))
         if not matches:
             return clip.stock_tokenize(text, **options)
         # Matching spans fit the text itself unless composing changed its length.
-        source = text if len(normalise(text)) == len(text) else normalise(text)
+        source = text if len(plain) == len(text) else plain
         words = [match.group() for match in matches]
         gaps = [
             source[a:b]
@@ -137,7 +161,7 @@ class ConceptText:
 
     def _rows(self, name: str, word: str) -> Tensor:
         """Embeddings of a concept word, (layers, dim)."""
-        concept = self.bank[self.owners[word]]
+        concept = self._held[self.owners[word]]
         return concept.tokens[_ENCODERS[name]][concept.words.index(word)].float()
 
     # Encoding
@@ -170,7 +194,7 @@ class ConceptText:
         context = encoded.reshape(layers, -1, encoded.shape[-1]).float()
         said = set(words)
         named = tuple(dict.fromkeys(n for word, n in self.owners.items() if word in said))
-        concepts = participants(self.bank, named, self.config)
+        concepts = participants(self._held, named, self.config)
         present = torch.tensor([concept.name in named for concept in concepts])
         weigh = weigher(_Encoder(self, clip), concepts, self.config)
         all_layers = context.expand(len(self.facts.layers), -1, -1)
