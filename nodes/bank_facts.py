@@ -65,7 +65,7 @@ def facts_of(entry: Entry) -> dict[str, str]:
         "words": entry.trigger,
         "class": entry.class_words,
         "kind": entry.kind,
-        "learned": f"{entry.created} as number {entry.index + 1}",
+        "learned": f"{entry.created[:16].replace('T', ' ')} as number {entry.index + 1}",
         "model": f"{entry.facts.get('base_name') or entry.base[:24]} ({entry.family})",
         "method": f"{entry.method}, {len(entry.layers)} layers, rank {entry.rank}",
     }

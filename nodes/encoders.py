@@ -57,12 +57,10 @@ class HostEncoder:
         rows: dict[str, Tensor] = {}
         for text in texts:
             if text not in rows:
-                _, pooled = self.clip.encode_from_tokens(
-                    self.clip.tokenize(text), return_pooled=True
-                )
-                if pooled is None or not pooled.isfinite().all() or not pooled.any():
+                found = host.text_embedding(self.clip, text)
+                if found is None or not found.isfinite().all() or not found.any():
                     raise HostError(f"This CLIP has no text projection. {_TEXT_MODEL}")
-                rows[text] = pooled.float().cpu().reshape(1, -1)
+                rows[text] = found.float().cpu().reshape(1, -1)
         return torch.cat([rows[text] for text in texts])
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..cidm_core.evaluation.judge import Judgement
 
 _SETS = 6
+Photos = Tensor | list[Tensor]
 
 
 class EvaluateConcepts(io.ComfyNode):
@@ -33,15 +34,17 @@ class EvaluateConcepts(io.ComfyNode):
             description="How much pictures look like the photos of a concept (IA), how well they "
             "follow the prompt (TA), and whether each concept is in its own region.",
             search_aliases=["CLIP score", "image alignment", "text alignment", "metrics", "CIDM"],
+            is_input_list=True,  # photos of different sizes come as a list
             is_output_node=True,
             inputs=[
-                io.Image.Input("images", tooltip="The pictures to judge, a batch."),
+                io.Image.Input("images", tooltip="The pictures to judge, a batch or a list."),
                 io.ClipVision.Input(
                     "clip_vision", tooltip="A CLIP model from Load CLIP Vision, such as ViT-L/14."
                 ),
                 io.Image.Input(
                     "references",
-                    tooltip="Photos of the concept, a batch; with regions, of the first region's.",
+                    tooltip="Photos of the concept, a batch, or a list as dataset loaders give it; "
+                    "with regions, of the first region's.",
                 ),
                 *[
                     io.Image.Input(
@@ -103,19 +106,24 @@ class EvaluateConcepts(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        images: Tensor,
+        images: Photos,
         clip_vision: Any,
-        references: Tensor,
-        names: str = "",
-        regions: tuple[RegionPrompt, ...] = (),
-        prompts: str = "",
+        references: Photos,
+        names: Any = "",
+        regions: Any = (),
+        prompts: Any = "",
         clip: Any = None,
-        bank: Bank | None = None,
-        **further: Tensor | None,
+        bank: Any = None,
+        **further: Photos | None,
     ) -> io.NodeOutput:
         from ..cidm_core.evaluation.judge import judge
 
-        pictures = to_pictures(images)
+        # The host gives every input as a list.
+        clip_vision, names, prompts, clip, bank = map(
+            _one, (clip_vision, names, prompts, clip, bank)
+        )
+        regions: tuple[RegionPrompt, ...] = _one(regions) or ()
+        pictures = _pictures(images)
         photos = _named(names, [references, *_further(further)])
         texts = _texts(prompts, len(pictures), bank) if clip is not None else []
         areas = [each.region for each in regions]
@@ -128,7 +136,17 @@ class EvaluateConcepts(io.ComfyNode):
         return io.NodeOutput(text, image, *numbers, ui=shown(cls, text=text, image=image))
 
 
-def _further(sockets: Mapping[str, Tensor | None]) -> list[Tensor]:
+def _one(value: Any) -> Any:
+    return (value[0] if value else None) if isinstance(value, list) else value
+
+
+def _pictures(images: Photos) -> list[Image.Image]:
+    """Pictures of a batch, or of several of different sizes."""
+    batches = images if isinstance(images, list) else [images]
+    return [picture for batch in batches for picture in to_pictures(batch)]
+
+
+def _further(sockets: Mapping[str, Photos | None]) -> list[Photos]:
     """The further sets of photos, in order.
 
     Raises:
@@ -145,18 +163,18 @@ def _further(sockets: Mapping[str, Tensor | None]) -> list[Tensor]:
     return [each for each in found if each is not None]
 
 
-def _named(names: str, sets: Sequence[Tensor]) -> dict[str, list[Image.Image]]:
+def _named(names: str, sets: Sequence[Photos]) -> dict[str, list[Image.Image]]:
     """Photos by the names given, or by their number."""
     given = [name.strip() for name in names.split(",")] if names.strip() else []
     if len(given) > len(sets):
         raise CidmError(
-            f"{len(given)} names for {len(sets)} sets of photos. Give one for each, by commas."
+            f"More names ({len(given)}) than sets of photos ({len(sets)}). Take some out."
         )
     given += [""] * (len(sets) - len(given))
     labels = [name or f"concept {k}" for k, name in enumerate(given, start=1)]
     if len(set(labels)) != len(labels):
         raise CidmError(f"Two concepts have the same name in {names!r}. Give each its own.")
-    return {label: to_pictures(photos) for label, photos in zip(labels, sets, strict=True)}
+    return {label: _pictures(photos) for label, photos in zip(labels, sets, strict=True)}
 
 
 def _texts(prompts: str, pictures: int, bank: Bank | None) -> list[str]:
@@ -171,7 +189,7 @@ def _texts(prompts: str, pictures: int, bank: Bank | None) -> list[str]:
     if not lines or pictures % len(lines):
         found = f"{len(lines)} lines for {pictures} pictures" if lines else "no line"
         raise PromptError(
-            f"There is {found} in prompts. For TA write one line for all pictures, or one for "
+            f"The input prompts has {found}. For TA write one line for all pictures, or one for "
             "each; or disconnect clip."
         )
     entries = bank.entries() if bank is not None else ()

@@ -14,6 +14,7 @@ from . import host
 from .pictures import shown, to_pictures, to_tensor
 from .region_boxes import read_boxes, read_regions
 from .sockets import CATEGORY, RegionPrompt, RegionsSocket
+from .text import PROMPT
 
 _SIZE = 512
 
@@ -108,7 +109,7 @@ class ConceptRegion(io.ComfyNode):
             raise RegionError(
                 f"Region {number} has a box and a mask connected. Disconnect one of them."
             )
-        text = label.strip() or f"region {number}"
+        text = label.strip() or _concepts(positive) or f"region {number}"
         try:
             if mask is not None:
                 area = Region(text, mask=_single(mask))
@@ -220,6 +221,12 @@ def _outputs() -> list[io.Output]:
         RegionsSocket.Output("regions", tooltip="For Regional Noise Guider, or a further region."),
         io.Image.Output("preview", tooltip="Where the regions lie, with their prompts."),
     ]
+
+
+def _concepts(conditioning: list[Any]) -> str:
+    """The concept words that a conditioning names, if its CLIP knew any."""
+    found = (entry[1].get(PROMPT) for entry in conditioning)
+    return " ".join(prompt.text for prompt in found if prompt is not None)
 
 
 def _single(mask: Tensor) -> Tensor:

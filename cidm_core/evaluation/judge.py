@@ -127,11 +127,11 @@ def _check(pictures: int, photos: Mapping[str, Sequence[object]], regions: int, 
         raise CidmError("Pictures and reference photos are needed. Give at least one of each.")
     if regions > len(photos):
         raise CidmError(
-            f"There are {regions} regions, but photos of {len(photos)} concepts. Give photos "
-            "for the concept of each region, in the order of the regions."
+            f"There are more regions ({regions}) than concepts with photos ({len(photos)}). Give "
+            "photos for the concept of each region, in the order of the regions."
         )
     if texts not in (0, pictures):
-        raise CidmError(f"There are {texts} texts for {pictures} pictures. Give one for each.")
+        raise CidmError(f"Texts ({texts}) and pictures ({pictures}) differ. Give one for each.")
 
 
 def _places(

@@ -30,22 +30,23 @@ def test_each_concept_in_its_own_region(found):
     assert found["swapped"]["numbers"][0] < found["right"]["numbers"][0]
 
 
-def test_texts(found):
-    """A CLIP without text projection gives TA with a warning, or is refused."""
-    text = found["text"]
-    told = text if isinstance(text, str) else text["table"]
-    assert "text projection" in told
+def test_texts_are_projected_into_the_space_of_pictures(found):
+    assert found["text"]["numbers"][1] == pytest.approx(2.5, abs=0.01)
+    assert "nothing in common" not in found["text"]["table"]
+    assert found["strange"]["numbers"][1] == 0.0
+    assert "nothing in common" in found["strange"]["table"]
 
 
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        ("few", "2 regions, but photos of 1 concepts"),
+        ("few", "more regions (2) than concepts"),
         ("gap", "references_2 is not connected"),
-        ("no text", "no line in prompts"),
+        ("no text", "prompts has no line"),
         ("uneven", "2 lines for 3 pictures"),
         ("other width", "not of one CLIP"),
-        ("names", "2 names for 1 sets"),
+        ("no projection", "This CLIP has no text projection"),
+        ("names", "More names (2)"),
     ],
 )
 def test_what_is_wrong_is_said(found, case, expected):

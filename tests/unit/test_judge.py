@@ -83,8 +83,8 @@ class Narrow(Colours):
     [
         (Colours(), [], PHOTOS, (), (), "at least one"),
         (Colours(), [plain(RED)], {"red": []}, (), (), "at least one"),
-        (Colours(), [plain(RED)], {"red": [plain(RED)]}, (LEFT, RIGHT), (), "2 regions, but"),
-        (Colours(), [plain(RED)], PHOTOS, (), ("red", "red"), "2 texts for 1 pictures"),
+        (Colours(), [plain(RED)], {"red": [plain(RED)]}, (LEFT, RIGHT), (), "more regions"),
+        (Colours(), [plain(RED)], PHOTOS, (), ("red", "red"), "Texts .2. and pictures"),
         (Narrow(), [plain(RED)], PHOTOS, (), ("red",), "not of one CLIP"),
     ],
 )

@@ -40,7 +40,7 @@ def photo(seed):
 
 def ask(**inputs):
     """Outputs, or the error's text."""
-    inputs = {"clip_vision": vision(768), "references": dog} | inputs
+    inputs = {"clip_vision": eye, "references": dog} | inputs
     try:
         with torch.inference_mode():
             made = evaluate.EvaluateConcepts.execute(**inputs)
@@ -56,6 +56,19 @@ def ask(**inputs):
     }
 
 
+def project(picture, text):
+    """Give the CLIP a text projection under which the text means the picture; None: no picture."""
+    encoder = clip.cond_stage_model.clip_l.transformer
+    with torch.inference_mode():
+        weight = torch.zeros(768, 768)
+        if picture is not None:
+            _, plain = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+            seen = eye.encode_image(picture).image_embeds
+            weight = seen.T @ plain / plain.square().sum()
+        encoder.text_projection.weight.copy_(weight)
+
+
+eye = vision(768)
 dog, cat, fish = photo(1), photo(2), photo(3)
 both = torch.cat([dog, cat], dim=2)
 areas = [("a dog", (0, 0, 0.5, 1)), ("a cat", (0.5, 0, 1, 1))]
@@ -63,17 +76,26 @@ regions = tuple(sockets.RegionPrompt(Region(text, box=box), []) for text, box in
 clip = load_checkpoint_guess_config(checkpoint, output_vae=False, output_model=False)[1]
 pairs = {"images": both, "regions": regions}
 empty = {"images": dog, "clip": clip}
+project(dog, "a dog on grass")
+text = ask(**empty, prompts="a dog on grass")
+with torch.inference_mode():
+    clip.cond_stage_model.clip_l.transformer.text_projection.weight.mul_(-1)
+strange = ask(**empty, prompts="a dog on grass")
+wide = ask(**empty, clip_vision=vision(512), prompts="a dog")
+project(None, "")
 inside.report(
     {
+        "text": text,
+        "strange": strange,
+        "no projection": ask(**empty, prompts="a dog on grass"),
         "whole": ask(images=torch.cat([dog, cat]), references_2=cat, names="dog, cat"),
         "right": ask(**pairs, references_2=cat, references_3=fish),
         "swapped": ask(**pairs, references=cat, references_2=dog),
         "few": ask(**pairs),
         "gap": ask(images=dog, references_3=cat),
-        "text": ask(**empty, prompts="a dog on grass"),
         "no text": ask(**empty, prompts=" "),
         "uneven": ask(images=torch.cat([dog] * 3), clip=clip, prompts="a\nb"),
-        "other width": ask(**empty, clip_vision=vision(512), prompts="a dog"),
+        "other width": wide,
         "names": ask(images=dog, names="a, b"),
     }
 )
