@@ -119,9 +119,8 @@ class EvaluateConcepts(io.ComfyNode):
         from ..cidm_core.evaluation.judge import judge
 
         # The host gives every input as a list.
-        clip_vision, names, prompts, clip, bank = map(
-            _one, (clip_vision, names, prompts, clip, bank)
-        )
+        prompts = "\n".join(prompts) if isinstance(prompts, list) else prompts
+        clip_vision, names, clip, bank = map(_one, (clip_vision, names, clip, bank))
         regions: tuple[RegionPrompt, ...] = _one(regions) or ()
         pictures = _pictures(images)
         photos = _named(names, [references, *_further(further)])
