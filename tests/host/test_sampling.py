@@ -86,6 +86,13 @@ def test_other_packs_patches_keep_working(found):
     assert found["applied twice"] == 0.0
 
 
+def test_loras_before_and_after_do_the_same(found):
+    assert found["lora"]["order"] == 0.0
+    assert found["lora"]["effect"] > CLEAR
+    assert found["lora"]["text effect"] > CLEAR
+    assert found["one again"] == 0.0
+
+
 def test_controlnet_reaches_every_row_of_one_call(found):
     assert found["controlnet"]["effect"] > CLEAR
     assert (found["controlnet"]["calls"], found["controlnet"]["rows"]) == (1.0, 4)

@@ -7,6 +7,7 @@ import comfy.controlnet
 import comfy.hooks
 import comfy.model_management
 import comfy.patcher_extension
+import comfy.sd
 import comfy_extras.nodes_model_advanced as advanced
 import concepts
 import torch
@@ -199,6 +200,23 @@ rescaled = advanced.RescaleCFG().patch(taught, 0.7)[0]
 found["rescale cfg"] = differ(two, regional(encode(words, TWO), bare=rescaled))
 again, words_again = applied(taught, words)
 found["applied twice"] = differ(one, draw(encode(words_again, ONE), bare=again))
+lora = {}
+for name, into in (
+    ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_out_0", 96),
+    ("lora_te_text_model_encoder_layers_1_self_attn_v_proj", 128),
+):
+    lora[f"{name}.lora_up.weight"] = random(into, 2, seed=21)
+    lora[f"{name}.lora_down.weight"] = random(2, into, seed=22) * 0.3
+before_apply = applied(*comfy.sd.load_lora_for_models(model, clip, lora, 0.8, 0.8))
+after_apply = comfy.sd.load_lora_for_models(taught, words, lora, 0.8, 0.8)
+ways = [draw(encode(w, ONE), encode(w, ""), bare=m) for m, w in (before_apply, after_apply)]
+only_unet = draw(encode(words, ONE), bare=after_apply[0])
+found["lora"] = {
+    "effect": differ(one, only_unet),
+    "text effect": differ(only_unet, ways[1]),
+    "order": differ(*ways),
+}
+found["one again"] = differ(one, draw(encode(words, ONE)))
 config = {**model.model.model_config.unet_config}
 config.pop("out_channels", None)
 net = comfy.cldm.cldm.ControlNet(
