@@ -206,7 +206,7 @@ for name, into in (
     ("lora_te_text_model_encoder_layers_1_self_attn_v_proj", 128),
 ):
     lora[f"{name}.lora_up.weight"] = random(into, 2, seed=21)
-    lora[f"{name}.lora_down.weight"] = random(2, into, seed=22) * 0.3
+    lora[f"{name}.lora_down.weight"] = random(2, into, seed=22) * 2.0
 before_apply = applied(*comfy.sd.load_lora_for_models(model, clip, lora, 0.8, 0.8))
 after_apply = comfy.sd.load_lora_for_models(taught, words, lora, 0.8, 0.8)
 ways = [draw(encode(w, ONE), encode(w, ""), bare=m) for m, w in (before_apply, after_apply)]
