@@ -15,8 +15,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "host"), str(HERE.parent / "host" /
 
 import canvas  # noqa: E402
 import server as host  # noqa: E402
-import workflows  # noqa: E402
 from page import Page  # noqa: E402
+
+import workflows  # noqa: E402
 
 FOLDER = host.ROOT / "workflows"
 

@@ -8,7 +8,7 @@ from typing import Any
 from page import Page
 
 # Positions are made here: the frontend's own arrangement knows no groups and no notes.
-_BUILD = """async ({ api, rows, notes, extra, name }) => {
+_BUILD = """async ({ api, stacks, notes, extra, name }) => {
   await app.loadApiJson(api, name);
   const graph = app.graph, GAP = 56, HEAD = 34;
   const nodes = new Map(graph.nodes.map((node) => [String(node.id), node]));
@@ -31,41 +31,37 @@ _BUILD = """async ({ api, rows, notes, extra, name }) => {
     }
     const least = found.computeSize();
     found.size = [look.width, Math.max(least[1], look.height ?? 0)];
-    if (look.collapsed) found.collapse();
     if (look.models) found.properties.models = look.models;
   }
-  let top = 0;
-  for (const row of rows) {
-    let left = 0, bottom = top;
-    for (const group of row) {
-      const start = left;
-      let low = top;
+  let left = 0;
+  for (const stack of stacks) {
+    let top = 0, right = left;
+    for (const group of stack) {
+      let x = left + 20, low = top;
       for (const column of group.columns) {
-        let y = top + 84;
-        let wide = 0;
+        let y = top + 84, wide = 0;
         for (const key of column) {
           const node = nodes.get(key);
-          node.pos = [left + 20, y];
-          y += (node.flags.collapsed ? 0 : node.size[1]) + HEAD + GAP;
-          wide = Math.max(wide, node.flags.collapsed ? 200 : node.size[0]);
+          node.pos = [x, y];
+          y += node.size[1] + HEAD + GAP;
+          wide = Math.max(wide, node.size[0]);
         }
         low = Math.max(low, y - HEAD - GAP + 24);
-        left += wide + GAP;
+        x += wide + GAP;
       }
       const made = new LiteGraph.LGraphGroup(group.title);
-      made.pos = [start, top];
-      made.size = [left - GAP + 40 - start, low - top];
+      made.pos = [left, top];
+      made.size = [x - GAP + 20 - left, low - top];
       made.color = group.color;
       if (group.title) graph.add(made);
-      left += 40;
-      bottom = Math.max(bottom, low);
+      right = Math.max(right, x - GAP + 20);
+      top = low + 40;
     }
-    top = bottom + 50;
+    left = right + 40;
   }
   Object.assign(graph.extra, extra);
   app.canvas.ds.reset();
-  const made = graph.serialize();
-  return made;
+  return graph.serialize();
 }"""
 _OPEN = """async ({ workflow, name }) => {
   await app.loadGraphData(workflow, true, true, name);
@@ -81,7 +77,7 @@ _OPEN = """async ({ workflow, name }) => {
 
 
 def build(page: Page, spec: dict[str, Any]) -> dict[str, Any]:
-    """UI format of a workflow: {"api", "rows", "notes", "extra", "name"}."""
+    """UI format of a workflow: {"api", "stacks", "notes", "extra", "name"}."""
     return page.evaluate(_BUILD, spec)
 
 

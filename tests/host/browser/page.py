@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 DRIVER = Path(__file__).parent / "driver.mjs"
-READY = "() => !!(window.app?.graph && window.app.extensionManager?.setting && window.app.vueAppReady)"
+# Its first workflow must be there, or it would come on top of ours.
+READY = """() => {
+  const manager = window.app?.vueAppReady && window.app.extensionManager;
+  return !!manager?.workflow?.activeWorkflow && !manager.spinner;
+}"""
 
 
 def chromium() -> str | None:

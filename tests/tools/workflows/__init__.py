@@ -1,0 +1,9 @@
+"""What the shipped workflows are made of; `make_workflows.py` turns it into files."""
+
+from .drawing import app_mode, inpaint, scenes, style
+from .learning import check, first, second, trial
+from .parts import Workflow
+from .regions import several
+
+ALL = (trial, first, second, scenes, several, style, inpaint, check, app_mode)
+__all__ = ["ALL", "Workflow"]

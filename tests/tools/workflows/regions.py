@@ -1,0 +1,112 @@
+"""Several concepts, each in its box."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .parts import (
+    BLUE,
+    CAT,
+    DOG,
+    GREEN,
+    NEGATIVE,
+    PURPLE,
+    START,
+    Workflow,
+    apply,
+    bank,
+    finish,
+    load,
+    sampling,
+    text,
+)
+
+BOXES = [
+    {"x": 32, "y": 112, "width": 320, "height": 384, "desc": f"a {DOG}, sitting"},
+    {"x": 416, "y": 144, "width": 320, "height": 352, "desc": f"a {CAT}, sitting"},
+]
+
+
+def boxes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The editor's state: pixels, words in metadata."""
+    return [
+        {**{k: row[k] for k in ("x", "y", "width", "height")}, "metadata": meta(row["desc"])}
+        for row in rows
+    ]
+
+
+def meta(desc: str) -> dict[str, Any]:
+    return {"type": "obj", "text": "", "desc": desc, "palette": []}
+
+
+def several() -> Workflow:
+    w = Workflow(
+        "4 Several concepts, each in its box",
+        "## Two or more concepts in one picture, nothing mixed up\n"
+        "1. Choose your bank.\n"
+        "2. Drag boxes in **Create Bounding Boxes**; each box's *description* is its prompt, with "
+        "the words of its concept. (Editor: Nodes 2.0. On the classic canvas write lines into "
+        "**Concept Regions** instead: `0.05,0.2,0.45,0.95: a <dog1> <dog2>`, and disconnect "
+        "*elements*.)\n"
+        "3. The prompt on the left says what the whole picture shows.\n"
+        "4. Run. `alpha`: how much the whole picture's prompt speaks inside the boxes; `feather`: "
+        "how soft their edges are.\n\n"
+        "Any sampler and scheduler will do. The size of the picture is that of the editor.",
+        note_size=(380, 460),
+    )
+    load(w)
+    bank(w)
+    apply(w)
+    text(
+        w,
+        "positive",
+        "The whole picture",
+        f"a photo of a {DOG} and a {CAT} sitting side by side in a garden, flowers, sunny day",
+    )
+    text(w, "negative", "Negative prompt", NEGATIVE, height=110)
+    w.add(
+        "editor",
+        "CreateBoundingBoxes",
+        size=(480, 860),
+        widgets={"editor_state": boxes(BOXES)},
+        width=768,
+        height=512,
+    )
+    w.add("shape", "GetImageSize", "Size of the editor", size=(240, 0), image=["editor", 0])
+    w.add(
+        "regions",
+        "CIDM_ConceptRegions",
+        size=(400, 520),
+        clip=["apply", 1],
+        prompts="",
+        elements=["editor", 2],
+        picture_width=["shape", 0],
+        picture_height=["shape", 1],
+    )
+    w.add(
+        "guider",
+        "CIDM_RegionalNoiseGuider",
+        model=["apply", 0],
+        positive=["positive", 0],
+        negative=["negative", 0],
+        regions=["regions", 0],
+    )
+    sampling(w, seed=4)
+    w.add("latent", "EmptyLatentImage", width=["shape", 0], height=["shape", 1], batch_size=1)
+    finish(w, "several concepts")
+    w.stacks = [
+        [START],
+        [
+            ("1  Model and bank", BLUE, [["model", "bank", "apply"]]),
+            ("2  The whole picture", PURPLE, [["positive", "negative"]]),
+        ],
+        [("3  A box for each concept", PURPLE, [["editor", "shape"], ["regions"]])],
+        [
+            (
+                "4  Picture",
+                GREEN,
+                [["guider", "noise", "method", "sigmas"], ["latent", "sampler", "decode", "save"]],
+            )
+        ],
+    ]
+    return w
