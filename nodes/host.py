@@ -98,8 +98,10 @@ def say_on_node(text: str, node_id: object) -> None:
 
     server = getattr(PromptServer, "instance", None)
     if server is not None and hasattr(server, "send_progress_text"):
-        # The frontend shows it as HTML, where <dog1> would be a tag and vanish.
-        server.send_progress_text(html.escape(text, quote=False), str(node_id))
+        # The frontend shows it as HTML, where <dog1> would be a tag and vanish, and in one of its
+        # two forms line breaks too.
+        shown = html.escape(text, quote=False).replace("\n", "<br>")
+        server.send_progress_text(shown, str(node_id))
 
 
 # Schemas.
