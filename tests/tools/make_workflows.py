@@ -19,7 +19,7 @@ from page import Page  # noqa: E402
 
 import workflows  # noqa: E402
 
-FOLDER = host.ROOT / "workflows"
+FOLDER, BLUEPRINTS = host.ROOT / "workflows", host.ROOT / "subgraphs"
 
 
 def main(wanted: str = "") -> None:
@@ -33,6 +33,7 @@ def main(wanted: str = "") -> None:
             workflow = make()
             if wanted.lower() in workflow.title.lower():
                 write(page, workflow)
+        write_blueprint(page)
         page.stop()
     finally:
         running.stop()
@@ -44,6 +45,25 @@ def write(page: Page, workflow: workflows.Workflow) -> None:
     made.pop("id", None)
     made["extra"].pop("ds", None)
     path = FOLDER / f"{workflow.title}.json"
+    path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_blueprint(page: Page) -> None:
+    """The subgraph of a workflow that is made only for it."""
+    workflow = workflows.blueprint()
+    canvas.build(page, workflow.spec())
+    ids = workflow.ids()
+    spec = {
+        "inside": [ids[key] for key in workflows.INSIDE],
+        "shown": [(label, ids[key], widget) for label, key, widget in workflows.SHOWN],
+        "name": workflow.title,
+        "description": "Draws several learned concepts, each in its own box.",
+        "category": "Image generation and editing/Regional concepts",
+        "sockets": {"elements": "boxes", "latent_image": "latent"},
+    }
+    made = canvas.wrap(page, spec)
+    BLUEPRINTS.mkdir(exist_ok=True)
+    path = BLUEPRINTS / f"{workflow.title}.json"
     path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

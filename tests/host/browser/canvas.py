@@ -59,21 +59,63 @@ _BUILD = """async ({ api, stacks, notes, extra, name }) => {
     }
     left = right + 40;
   }
+  // The classic canvas lets such a node grow again; Nodes 2.0 folds its rare widgets away.
+  for (const [id, node] of Object.entries(api)) {
+    if (node._look.folded) nodes.get(id).size[1] = node._look.height;
+  }
   Object.assign(graph.extra, extra);
   app.canvas.ds.reset();
   return graph.serialize();
 }"""
 _OPEN = """async ({ workflow, name }) => {
   await app.loadGraphData(workflow, true, true, name);
-  const every = [];
+  const missing = [];
   const visit = (graph) => graph.nodes.forEach((node) => {
-    every.push(node);
     if (node.subgraph) visit(node.subgraph);
+    else if (!LiteGraph.registered_node_types[node.type]) missing.push(node.type);
   });
   visit(app.graph);
-  return every.filter((node) => node.has_errors || node.last_serialization?.type === undefined
-    && !node.type).map((node) => node.type);
+  return missing;
 }"""
+# The frontend makes the subgraph; then its sockets get their order, its widgets are shown outside,
+# and what is around it goes.
+_WRAP = """async ({ inside, shown, name, description, category, sockets }) => {
+  const graph = app.graph;
+  const items = new Set(graph.nodes.filter((node) => inside.includes(String(node.id))));
+  const { subgraph, node } = graph.convertToSubgraph(items);
+  subgraph.name = node.title = name;
+  const byId = (id) => subgraph.nodes.find((each) => String(each.id) === id);
+  for (const [label, id, widget] of shown) {
+    const target = byId(id);
+    const slot = target.inputs.find((each) => each.widget?.name === widget);
+    const input = subgraph.addInput(label, slot.type);
+    const at = subgraph.inputNode.slots.find((each) => each.id === input.id);
+    at.connect(slot, target);
+  }
+  for (const [old, label] of Object.entries(sockets)) {
+    for (const slot of [...subgraph.inputs, ...subgraph.outputs]) {
+      if (slot.name === old) slot.label = label;
+    }
+  }
+  subgraph.arrange?.();
+  node.pos = [0, 0];
+  node.setSize([420, node.computeSize()[1]]);
+  const whole = graph.serialize();
+  const found = whole.nodes.find((each) => each.id === node.id);
+  found.inputs.forEach((each) => { each.link = null; });
+  found.outputs.forEach((each) => { each.links = []; });
+  const definition = whole.definitions.subgraphs.find((each) => each.id === found.type);
+  Object.assign(definition, { name, description, category });
+  return {
+    revision: 0, last_node_id: found.id, last_link_id: 0, nodes: [found], links: [],
+    version: whole.version, definitions: { subgraphs: [definition] }, extra: {},
+  };
+}"""
+
+
+def wrap(page: Page, spec: dict[str, Any]) -> dict[str, Any]:
+    """A blueprint: the nodes `inside` of what is shown as one subgraph node."""
+    return page.evaluate(_WRAP, spec)
 
 
 def build(page: Page, spec: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from .drawing import app_mode, inpaint, scenes, style
 from .learning import check, first, second, trial
 from .parts import Workflow
-from .regions import several
+from .regions import INSIDE, SHOWN, blueprint, several
 
 ALL = (trial, first, second, scenes, several, style, inpaint, check, app_mode)
-__all__ = ["ALL", "Workflow"]
+__all__ = ["ALL", "INSIDE", "SHOWN", "Workflow", "blueprint"]

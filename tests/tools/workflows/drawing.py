@@ -28,10 +28,10 @@ def scenes() -> Workflow:
         "3 One concept in new scenes",
         "## Your concept anywhere\n"
         "1. Choose your bank in **Load Concept Bank** (or type its name).\n"
-        "2. Write its words into the prompt. `{a|b|c}` takes another scene each time you run.\n"
+        "2. Write its words into the prompt. *{a|b|c}* takes another scene each time you run.\n"
         "3. **Show Concept Weights** tells which concepts took part, layer by layer.\n\n"
-        "Change `strength` of Apply Concept Bank: 0.8 follows the scene more, 1.2 the concept "
-        "more. `(words:1.2)` works as always, and so do LoRA loaders and ControlNet.",
+        "Change **strength** of Apply Concept Bank: 0.8 follows the scene more, 1.2 the concept "
+        "more. *(words:1.2)* works as always, and so do LoRA loaders and ControlNet.",
         note_size=(380, 330),
     )
     load(w)
@@ -64,11 +64,11 @@ def style() -> Workflow:
     w = Workflow(
         "5 Style transfer of a photo",
         "## Paint a photo in your style (img2img)\n"
-        "Teach a style first: workflow 1 with pictures of one style, `kind` = **style**, "
-        f"`words` = `{STYLE}`, `class_words` = *painting*.\n"
+        "Teach a style first: workflow 1 with pictures of one style, **kind** = **style**, "
+        "**words** = *\\<paint1> \\<paint2>*, **class_words** = *painting*.\n"
         "1. Choose your bank and your photo.\n"
         "2. Describe the photo in the prompt, and keep the style's words.\n"
-        "3. `denoise` in KSampler decides: 0.4 keeps the photo and tints it, 0.75 repaints it.",
+        "3. **denoise** in KSampler decides: 0.4 keeps the photo and tints it, 0.75 repaints it.",
         note_size=(380, 320),
     )
     load(w)
@@ -95,10 +95,10 @@ def inpaint() -> Workflow:
         "## Your concept in your photo\n"
         "1. Choose your bank and your photo.\n"
         "2. Right-click the photo, **Open in MaskEditor**, paint where the concept shall be, save. "
-        "Paint generously: the whole body and its shadow.\n"
+        "Paint generously, the shadow too.\n"
         "3. Say in the prompt what is there, with the concept's words.\n"
         "4. Run. Everything outside the mask stays as it is.\n\n"
-        "Too little changes? Raise `denoise`. A visible seam? Raise `expand` of Grow Mask.",
+        "Too little changes? Raise **denoise**. A visible seam? Raise **expand** of Grow Mask.",
         note_size=(380, 340),
     )
     load(w)
@@ -151,7 +151,7 @@ def inpaint() -> Workflow:
 
 def app_mode() -> Workflow:
     w = Workflow(
-        "8 Draw your concepts (app).app",
+        "8 Draw your concepts.app",
         "## One prompt, one button\n"
         "This workflow opens in **app mode**: only bank, prompt, size and seed are shown. "
         "Choose *Graph* at the top left to see what is behind.\n"

@@ -31,9 +31,9 @@ def trial() -> Workflow:
         "Just press **Run**. mini-sd, a tiny model of 32 x 32 pixels, comes with the pack.\n"
         "1. It draws four red and four blue cats; glued together they are *photos* of a cat that "
         "nobody has ever seen, half red and half blue.\n"
-        "2. **Train Concept** learns it as `<duo1> <duo2>`: one to two minutes on a CPU.\n"
-        "3. The new words draw that cat on another background and in the snow.\n\n"
-        "Then change the prompts, or go on with workflow 1 and photos of your own.",
+        "2. **Train Concept** learns it as **\\<duo1> \\<duo2>**: one to two minutes on a CPU.\n"
+        "3. The new words draw that cat in the snow.\n\n"
+        "Then change the prompt, or go on with workflow 1 and photos of your own.",
         note_size=(380, 330),
     )
     w.add("model", "CIDM_LoadMiniModel")
@@ -65,7 +65,8 @@ def trial() -> Workflow:
     w.add(
         "train",
         "CIDM_TrainConcept",
-        size=(400, 900),
+        size=(400, 760),
+        folded=True,
         model=["model", 0],
         clip=["model", 1],
         vae=["model", 2],
@@ -80,16 +81,11 @@ def trial() -> Workflow:
         steps=300,
     )
     apply(w, "train")
-    for number, scene in enumerate(("yellow background", "in the snow"), start=1):
-        n = f"_{number}"
-        prompt = f"a photo of a <duo1> <duo2>, {scene}"
-        text(w, f"positive{n}", f"Prompt {number}", prompt, height=80)
-        draw(w, f"sampler{n}", positive=f"positive{n}", seed=3, **small)
-        samples = [f"sampler{n}", 0]
-        w.add(f"decode{n}", "VAEDecode", size=(200, 0), samples=samples, vae=["model", 2])
-    w.add("both", "ImageBatch", image1=["decode_1", 0], image2=["decode_2", 0])
+    text(w, "positive", "Prompt with the new words", "a photo of a <duo1> <duo2> in the snow")
+    draw(w, seed=3, **small)
+    w.add("decode", "VAEDecode", size=(200, 0), samples=["sampler", 0], vae=["model", 2])
     scaled = {"upscale_method": "nearest-exact", "scale_by": 8.0}
-    w.add("large", "ImageScaleBy", "Larger, to look at", image=["both", 0], **scaled)
+    w.add("large", "ImageScaleBy", "Larger, to look at", image=["decode", 0], **scaled)
     saved = {"images": ["large", 0], "filename_prefix": "try it"}
     w.add("save", "SaveImage", "Half red, half blue?", size=(420, 420), **saved)
     w.stacks = [
@@ -110,11 +106,7 @@ def trial() -> Workflow:
             (
                 "3  Draw it",
                 GREEN,
-                [
-                    ["apply", "positive_1", "positive_2", "both", "large"],
-                    ["sampler_1", "decode_1", "sampler_2", "decode_2"],
-                    ["save"],
-                ],
+                [["apply", "positive", "large"], ["sampler", "decode", "save"]],
             )
         ],
     ]
@@ -125,14 +117,14 @@ def first() -> Workflow:
     w = Workflow(
         "1 Learn your first concept",
         "## Teach the model your dog (or anything)\n"
-        "1. Make a folder `input/my_dog` with 3 to 10 photos. Best with a caption beside each: "
-        "`dog1.txt` for `dog1.jpg`, such as *a dog on a sofa*. Refresh (`R`), choose the folder.\n"
-        "2. **Train Concept**: `words` are new words of your own; `class_words` is what it is.\n"
+        "1. Make a folder *input/my_dog* with 3 to 10 photos. Best with a caption beside each: "
+        "*dog1.txt* for *dog1.jpg*, such as *a dog on a sofa*. Refresh (**R**), choose the folder.\n"
+        "2. **Train Concept**: **words** are new words of your own; **class_words** is what it is.\n"
         "3. Run. The node shows loss, time left and pictures. **Cancel** keeps the state; run "
         "again to go on. A finished concept is not learned twice.\n"
         "4. Below, the new words draw it. They work in any CLIP Text Encode after **Apply "
         "Concept Bank**.\n\n"
-        "Masks of the subject? Use `photo_folder` in Train Concept and put `dog1_mask.png` there.",
+        "Masks of the subject? Use **photo_folder** in Train Concept and put *dog1_mask.png* there.",
         note_size=(380, 440),
     )
     load(w)
@@ -164,8 +156,8 @@ def second() -> Workflow:
         "2 Learn a second concept without losing the first",
         "## One more, and the first stays\n"
         "Do *1 Learn your first concept* before, with the same bank name.\n"
-        "1. Photos of the second concept go into `input/my_cat`; choose the folder.\n"
-        "2. Give **new** `words`, and run. Photos of the first concept are not needed.\n"
+        "1. Photos of the second concept go into *input/my_cat*; choose the folder.\n"
+        "2. Give new **words**, and run. Photos of the first concept are not needed.\n"
         "3. The upper picture is the **first** concept, drawn with the prompt and seed of "
         "workflow 1: compare it with the picture saved there. It is the same.\n"
         "4. The lower one is the new concept.\n\n"
@@ -213,7 +205,7 @@ def check() -> Workflow:
         "3. Run, and keep the table. **IA**: likeness to the photos (times 100).\n"
         "4. Learn more concepts, then run this again: same seeds, so the pictures and figures "
         "must not change.\n\n"
-        "For TA, connect a full CLIP text model to `clip` of Evaluate Concepts.",
+        "For TA, connect a full CLIP text model to **clip** of Evaluate Concepts.",
         note_size=(380, 350),
     )
     load(w)
@@ -236,7 +228,7 @@ def check() -> Workflow:
             f"score{n}",
             "CIDM_EvaluateConcepts",
             f"Concept {number}: likeness to its photos",
-            size=(420, 560),
+            size=(420, 470),
             images=[f"decode{n}", 0],
             clip_vision=["judge", 0],
             references=[f"photos{n}", 0],

@@ -51,16 +51,33 @@ class Workflow:
         size: tuple[int, int] = (320, 0),
         widgets: dict[str, Any] | None = None,
         models: list[dict[str, str]] | None = None,
+        folded: bool = False,
         **inputs: Any,
     ) -> str:
-        """Add a node; `widgets` are values that have no plain form in the API format."""
-        look = {"width": size[0], "height": size[1], "widgets": widgets or {}, "models": models}
+        """Add a node.
+
+        Args:
+            key: For links and stacks.
+            node: Its class.
+            title: What stands over it; default: its own name.
+            size: Width, and height if it shall be larger than it must.
+            widgets: Values that have no plain form in the API format.
+            models: Files it needs, as the frontend offers them for download.
+            folded: It has many rare widgets, so `size` is smaller than the classic canvas needs.
+            inputs: Values and links.
+        """
+        look = {"width": size[0], "height": size[1], "widgets": widgets or {}}
+        look |= {"models": models, "folded": folded}
         self.nodes[key] = {"class_type": node, "inputs": inputs, "title": title, "look": look}
         return key
 
+    def ids(self) -> dict[str, str]:
+        """Node key -> its number, as text."""
+        return {key: str(number) for number, key in enumerate(self.nodes, start=1)}
+
     def spec(self) -> dict[str, Any]:
         """As `canvas.build` takes it: nodes by number, in the order they were added."""
-        ids = {key: str(number) for number, key in enumerate(self.nodes, start=1)}
+        ids = self.ids()
 
         def linked(value: Any) -> Any:
             if isinstance(value, list) and len(value) == 2 and value[0] in ids:
@@ -87,7 +104,11 @@ class Workflow:
             ]
             for stack in self.stacks
         ]
-        notes = {NOTE: {"title": "How to use", "text": self.note, "size": self.note_size}}
+        notes = (
+            {}
+            if not self.note
+            else {NOTE: {"title": "How to use", "text": self.note, "size": self.note_size}}
+        )
         extra = linear(self.extra, ids)
         return {"api": api, "stacks": stacks, "notes": notes, "extra": extra, "name": self.title}
 
@@ -180,7 +201,8 @@ def learning(w: Workflow, folder: str, words: str, thing: str, name: str) -> Non
     w.add(
         "train",
         "CIDM_TrainConcept",
-        size=(400, 900),
+        size=(400, 760),
+        folded=True,
         model=["model", 0],
         clip=["model", 1],
         vae=["model", 2],

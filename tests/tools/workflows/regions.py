@@ -46,10 +46,10 @@ def several() -> Workflow:
         "1. Choose your bank.\n"
         "2. Drag boxes in **Create Bounding Boxes**; each box's *description* is its prompt, with "
         "the words of its concept. (Editor: Nodes 2.0. On the classic canvas write lines into "
-        "**Concept Regions** instead: `0.05,0.2,0.45,0.95: a <dog1> <dog2>`, and disconnect "
+        "**Concept Regions** instead: *0.05,0.2,0.45,0.95: a \\<dog1> \\<dog2>*, and disconnect "
         "*elements*.)\n"
         "3. The prompt on the left says what the whole picture shows.\n"
-        "4. Run. `alpha`: how much the whole picture's prompt speaks inside the boxes; `feather`: "
+        "4. Run. **alpha**: how much the whole picture's prompt speaks inside the boxes; **feather**: "
         "how soft their edges are.\n\n"
         "Any sampler and scheduler will do. The size of the picture is that of the editor.",
         note_size=(380, 460),
@@ -67,7 +67,7 @@ def several() -> Workflow:
     w.add(
         "editor",
         "CreateBoundingBoxes",
-        size=(480, 860),
+        size=(480, 760),
         widgets={"editor_state": boxes(BOXES)},
         width=768,
         height=512,
@@ -76,7 +76,7 @@ def several() -> Workflow:
     w.add(
         "regions",
         "CIDM_ConceptRegions",
-        size=(400, 520),
+        size=(400, 420),
         clip=["apply", 1],
         prompts="",
         elements=["editor", 2],
@@ -110,3 +110,47 @@ def several() -> Workflow:
         ],
     ]
     return w
+
+
+def blueprint() -> Workflow:
+    """What the subgraph blueprint is made from: `INSIDE` becomes the subgraph."""
+    w = several()
+    w.title, w.note, w.stacks = "Regional Concepts", "", []
+    for key in ("editor", "latent"):
+        w.nodes[key]["inputs"] |= {"width": 512, "height": 512}
+    w.nodes["regions"]["inputs"] |= {"picture_width": 512, "picture_height": 512}
+    w.nodes["positive"]["inputs"]["text"] = "a photo of two animals in a garden, sunny day"
+    w.nodes.pop("shape")
+    w.stacks = [
+        [("", "", [["model", "bank"], ["editor", "latent"]])],
+        [("", "", [["apply", "positive", "negative"], ["regions"]])],
+        [("", "", [["guider", "noise", "method"], ["sigmas", "sampler", "decode"], ["save"]])],
+    ]
+    return w
+
+
+INSIDE = [
+    "apply",
+    "positive",
+    "negative",
+    "regions",
+    "guider",
+    "noise",
+    "method",
+    "sigmas",
+    "sampler",
+]
+# Widgets of the subgraph: (its name, node, widget).
+SHOWN = (
+    ("positive", "positive", "text"),
+    ("negative", "negative", "text"),
+    ("region_prompts", "regions", "prompts"),
+    ("strength", "apply", "strength"),
+    ("cfg", "guider", "cfg"),
+    ("alpha", "guider", "alpha"),
+    ("feather", "guider", "feather"),
+    ("noise_seed", "noise", "noise_seed"),
+    ("steps", "sigmas", "steps"),
+    ("scheduler", "sigmas", "scheduler"),
+    ("sampler_name", "method", "sampler_name"),
+)
