@@ -143,11 +143,11 @@ class ConceptRegions(io.ComfyNode):
                     "prompts",
                     default="",
                     multiline=True,
-                    dynamic_prompts=True,
+                    # No dynamic prompts: they would take the braces out of JSON.
                     tooltip="The k-th line is the prompt of the k-th region; an empty one takes "
                     "the box's description. Without boxes and masks write lines such as "
-                    "'0.05,0.3,0.45,0.95: a dog' (left, top, right, bottom as shares), or JSON "
-                    '[{"box": [0.05, 0.3, 0.45, 0.95], "prompt": "a dog"}].',
+                    "'0.05,0.3,0.45,0.95: a dog' (left, top, right, bottom as shares), or JSON, "
+                    "whose form is on the help page.",
                 ),
                 io.MultiType.Input(
                     "elements",

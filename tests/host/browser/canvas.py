@@ -82,9 +82,10 @@ _OPEN = """async ({ workflow, name }) => {
 _WRAP = """async ({ inside, shown, name, description, category, sockets }) => {
   const graph = app.graph;
   const items = new Set(graph.nodes.filter((node) => inside.includes(String(node.id))));
+  items.forEach((node) => { node.properties.was = String(node.id); });  // they get new ones
   const { subgraph, node } = graph.convertToSubgraph(items);
   subgraph.name = node.title = name;
-  const byId = (id) => subgraph.nodes.find((each) => String(each.id) === id);
+  const byId = (id) => subgraph.nodes.find((each) => each.properties.was === id);
   for (const [label, id, widget] of shown) {
     const target = byId(id);
     const slot = target.inputs.find((each) => each.widget?.name === widget);
@@ -92,6 +93,7 @@ _WRAP = """async ({ inside, shown, name, description, category, sockets }) => {
     const at = subgraph.inputNode.slots.find((each) => each.id === input.id);
     at.connect(slot, target);
   }
+  subgraph.nodes.forEach((each) => { delete each.properties.was; });
   for (const [old, label] of Object.entries(sockets)) {
     for (const slot of [...subgraph.inputs, ...subgraph.outputs]) {
       if (slot.name === old) slot.label = label;
@@ -101,7 +103,7 @@ _WRAP = """async ({ inside, shown, name, description, category, sockets }) => {
   node.pos = [0, 0];
   node.setSize([420, node.computeSize()[1]]);
   const whole = graph.serialize();
-  const found = whole.nodes.find((each) => each.id === node.id);
+  const found = whole.nodes.find((each) => each.type === subgraph.id);
   found.inputs.forEach((each) => { each.link = null; });
   found.outputs.forEach((each) => { each.links = []; });
   const definition = whole.definitions.subgraphs.find((each) => each.id === found.type);

@@ -118,13 +118,13 @@ def first() -> Workflow:
         "1 Learn your first concept",
         "## Teach the model your dog (or anything)\n"
         "1. Make a folder *input/my_dog* with 3 to 10 photos. Best with a caption beside each: "
-        "*dog1.txt* for *dog1.jpg*, such as *a dog on a sofa*. Refresh (**R**), choose the folder.\n"
-        "2. **Train Concept**: **words** are new words of your own; **class_words** is what it is.\n"
+        "*dog1.txt* for *dog1.jpg*, such as *a dog on a sofa*. Press **R**, choose the folder.\n"
+        "2. **Train Concept**: **words** are new words of your own, **class_words** what it is.\n"
         "3. Run. The node shows loss, time left and pictures. **Cancel** keeps the state; run "
         "again to go on. A finished concept is not learned twice.\n"
         "4. Below, the new words draw it. They work in any CLIP Text Encode after **Apply "
         "Concept Bank**.\n\n"
-        "Masks of the subject? Use **photo_folder** in Train Concept and put *dog1_mask.png* there.",
+        "Masks of the subject? Use **photo_folder** in Train Concept and *dog1_mask.png* there.",
         note_size=(380, 440),
     )
     load(w)

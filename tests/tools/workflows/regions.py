@@ -49,8 +49,8 @@ def several() -> Workflow:
         "**Concept Regions** instead: *0.05,0.2,0.45,0.95: a \\<dog1> \\<dog2>*, and disconnect "
         "*elements*.)\n"
         "3. The prompt on the left says what the whole picture shows.\n"
-        "4. Run. **alpha**: how much the whole picture's prompt speaks inside the boxes; **feather**: "
-        "how soft their edges are.\n\n"
+        "4. Run. **alpha**: how much the whole picture's prompt speaks inside the boxes; "
+        "**feather**: how soft their edges are.\n\n"
         "Any sampler and scheduler will do. The size of the picture is that of the editor.",
         note_size=(380, 460),
     )
