@@ -99,7 +99,9 @@ class TrainConfig(_Checked):
     accumulation: int = setting(1, "Micro-steps summed into one optimiser step.", low=1, high=256)
     rank: int = setting(4, "Width of each LoRA.", low=1, high=128, advanced=False)
     alpha: float | None = setting(
-        None, "LoRA alpha; a weight changes by alpha / rank * up * down. Default: the rank.", low=1e-3
+        None,
+        "LoRA alpha; a weight changes by alpha / rank * up * down. Default: the rank.",
+        low=1e-3,
     )
     lr_tokens: float = setting(1e-3, "Learning rate of the concept tokens.", low=0.0, high=1.0)
     lr_lora: float = setting(1e-4, "Learning rate of the low-rank weights.", low=0.0, high=1.0)
