@@ -56,10 +56,11 @@ def write_blueprint(page: Page) -> None:
     spec = {
         "inside": [ids[key] for key in workflows.INSIDE],
         "shown": [(label, ids[key], widget) for label, key, widget in workflows.SHOWN],
+        "outputs": [("layout", ids["regions"], 1)],
         "name": workflow.title,
         "description": "Draws several learned concepts, each in its own box.",
         "category": "Image generation and editing/Regional concepts",
-        "sockets": {"elements": "boxes", "latent_image": "latent"},
+        "sockets": {"elements": "boxes", "latent_image": "latent", "output": "latent"},
     }
     made = canvas.wrap(page, spec)
     BLUEPRINTS.mkdir(exist_ok=True)

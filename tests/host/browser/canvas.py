@@ -79,7 +79,7 @@ _OPEN = """async ({ workflow, name }) => {
 }"""
 # The frontend makes the subgraph; then its sockets get their order, its widgets are shown outside,
 # and what is around it goes.
-_WRAP = """async ({ inside, shown, name, description, category, sockets }) => {
+_WRAP = """async ({ inside, shown, outputs, name, description, category, sockets }) => {
   const graph = app.graph;
   const items = new Set(graph.nodes.filter((node) => inside.includes(String(node.id))));
   items.forEach((node) => { node.properties.was = String(node.id); });  // they get new ones
@@ -93,6 +93,13 @@ _WRAP = """async ({ inside, shown, name, description, category, sockets }) => {
     const at = subgraph.inputNode.slots.find((each) => each.id === input.id);
     at.connect(slot, target);
   }
+  for (const [label, id, number] of outputs) {
+    const slot = byId(id).outputs[number];
+    const output = subgraph.addOutput(label, slot.type);
+    subgraph.outputNode.slots.find((each) => each.id === output.id).connect(slot, byId(id));
+  }
+  [...subgraph.inputs].filter((each) => !each.linkIds.length)
+    .forEach((each) => subgraph.removeInput(each));
   subgraph.nodes.forEach((each) => { delete each.properties.was; });
   for (const [old, label] of Object.entries(sockets)) {
     for (const slot of [...subgraph.inputs, ...subgraph.outputs]) {
