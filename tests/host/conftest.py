@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import server as host
+from browser import page as tab
 from filelock import FileLock
 from tools import make_checkpoint
 
@@ -50,6 +51,8 @@ def base(tmp_path_factory, checkpoint):
     models.mkdir(parents=True)
     host.link(models / CHECKPOINT, checkpoint)
     host.link(models / "tokenizer", host.COMFY / "comfy" / "sd1_tokenizer")
+    (base / "custom_nodes").mkdir()
+    host.link(base / "custom_nodes" / "tiny_vision.py", HERE / "browser" / "tiny_vision.py")
     return base
 
 
@@ -62,6 +65,19 @@ def server(base):
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def page(server):
+    """A tab of headless Chromium on the server's frontend, classic canvas; see `browser.page`."""
+    if reason := tab.absent():
+        pytest.skip(reason)
+    opened = tab.Page()
+    try:
+        opened.open(server, **{"Comfy.VueNodes.Enabled": False, "Comfy.Minimap.Visible": False})
+        yield opened
+    finally:
+        opened.stop()
 
 
 @pytest.fixture(scope="session")

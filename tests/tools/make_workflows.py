@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "host"), str(HERE.parent / "host" / "browser")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "host")]
 
-import canvas  # noqa: E402
 import server as host  # noqa: E402
-from page import Page  # noqa: E402
+from browser import canvas  # noqa: E402
+from browser.page import Page  # noqa: E402
 
 import workflows  # noqa: E402
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from page import Page
+from .page import Page
 
 # Positions are made here: the frontend's own arrangement knows no groups and no notes.
 _BUILD = """async ({ api, stacks, notes, extra, name }) => {
@@ -113,6 +113,9 @@ _WRAP = """async ({ inside, shown, outputs, name, description, category, sockets
   const found = whole.nodes.find((each) => each.type === subgraph.id);
   found.inputs.forEach((each) => { each.link = null; });
   found.outputs.forEach((each) => { each.links = []; });
+  for (const slot of [...found.inputs, ...found.outputs]) {
+    if (sockets[slot.name]) slot.label = sockets[slot.name];
+  }
   const definition = whole.definitions.subgraphs.find((each) => each.id === found.type);
   Object.assign(definition, { name, description, category });
   return {
@@ -141,3 +144,30 @@ def to_prompt(page: Page) -> dict[str, Any]:
     """API format of what is shown."""
     made = page.evaluate("async () => (await app.graphToPrompt()).output")
     return json.loads(json.dumps(made))
+
+
+_AROUND = """async ({ around, widgets }) => {
+  const graph = app.graph, nodes = { subgraph: graph.nodes[0] };
+  const put = (node, values) => {
+    for (const [name, value] of Object.entries(values)) {
+      node.widgets.find((each) => each.name === name).value = value;
+    }
+  };
+  put(nodes.subgraph, widgets);
+  for (const [key, [type, values]] of Object.entries(around.nodes)) {
+    nodes[key] = LiteGraph.createNode(type);
+    graph.add(nodes[key]);
+    put(nodes[key], values);
+  }
+  for (const [from, slot, to, input] of around.links) {
+    nodes[from].connect(slot, nodes[to], nodes[to].findInputSlot(input));
+  }
+  return (await app.graphToPrompt()).output;
+}"""
+
+
+def with_nodes_around(
+    page: Page, around: dict[str, Any], widgets: dict[str, Any]
+) -> dict[str, Any]:
+    """API format of the one subgraph node shown, with other nodes connected to it."""
+    return page.evaluate(_AROUND, {"around": around, "widgets": widgets})

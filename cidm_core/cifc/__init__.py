@@ -1,0 +1,1 @@
+"""The forgetting benchmark: concept-incremental customization (CIFC), systems side by side."""

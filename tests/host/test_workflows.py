@@ -1,0 +1,171 @@
+"""Every shipped workflow and the blueprint, converted by the real frontend and executed."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from browser import canvas
+from browser.small import DOG_AND_CAT, kept_part, on_mini, photos_for
+from PIL import Image
+from server import ROOT
+
+WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
+LEARN, SECOND, INPAINT, STYLE, CHECK, TRIAL = (
+    next(name for name in WORKFLOWS if word in name)
+    for word in ("first concept", "second", "inpaint", "Style", "Check", "Try it")
+)
+
+
+@pytest.fixture(scope="module")
+def prompts(page, server):
+    """API format of each workflow, unchanged, as the frontend makes it."""
+    photos_for(server.base)
+    found = {}
+    for name, path in WORKFLOWS.items():
+        canvas.open_workflow(page, json.loads(path.read_text()), name)
+        found[name] = canvas.to_prompt(page)
+    return found
+
+
+@pytest.fixture(scope="module")
+def learned(prompts, server):
+    """Results of the workflows that learn, in their order, and of learning a style."""
+    done = {name: server.run(on_mini(prompts[name])) for name in (LEARN, SECOND)}
+    style = on_mini(prompts[LEARN])
+    (train,) = (node for node in style.values() if node["class_type"] == "CIDM_TrainConcept")
+    train["inputs"] |= {"kind": "style", "words": "<paint1> <paint2>", "name": "paint"}
+    done["style"] = server.run(style)
+    return done
+
+
+def shown(server, result):
+    """All pictures that the output nodes of a run saved or previewed, by node."""
+    return {
+        node: server.pictures(result, node)
+        for node, output in result.outputs.items()
+        if output.get("images")
+    }
+
+
+def check(server, result):
+    """The run succeeded, and every picture shows something."""
+    assert result.status == "success", result.error
+    pictures = shown(server, result)
+    assert pictures
+    for node, found in pictures.items():
+        for picture in found:
+            assert np.asarray(picture.convert("RGB"), dtype=float).std() > 1, node
+    return pictures
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_it_runs(name, prompts, learned, server):
+    result = learned.get(name) or server.run(on_mini(prompts[name]))
+    check(server, result)
+
+
+def test_learning_the_second_leaves_pictures_of_the_first_as_they_were(learned, server, prompts):
+    first, again = (
+        next(
+            found
+            for node, found in shown(server, learned[name]).items()
+            if prompts[name][node]["inputs"].get("filename_prefix") == prefix
+        )
+        for name, prefix in ((LEARN, "first concept"), (SECOND, "first concept again"))
+    )
+    assert np.array_equal(np.asarray(first[0]), np.asarray(again[0]))
+
+
+def test_inpainting_keeps_the_rest_of_the_photo(prompts, learned, server):
+    result = server.run(on_mini(prompts[INPAINT]))
+    (pictures,) = shown(server, result).values()
+    kept, changed = kept_part(server.base, pictures[0])
+    assert kept < 3
+    assert changed > 10
+
+
+def test_the_check_says_how_alike_each_concept_is(prompts, learned, server):
+    result = server.run(on_mini(prompts[CHECK]))
+    tables = [output["text"][0] for output in result.outputs.values() if output.get("text")]
+    assert any("dog" in table for table in tables)
+    assert any("cat" in table for table in tables)
+
+
+def test_a_checkpoint_learns_too(prompts, server):
+    """The only change: the name of the checkpoint, and everything small."""
+    prompt = on_mini(prompts[LEARN], keep_checkpoint="sd15-random.safetensors")
+    check(server, server.run(prompt))
+
+
+def test_core_nodes_and_ours_only(server):
+    known = server.get("/object_info")
+    notes = {"MarkdownNote", "Note"}
+    for name, path in WORKFLOWS.items():
+        types = {node["type"] for node in json.loads(path.read_text())["nodes"]} - notes
+        foreign = [
+            each
+            for each in types
+            if not known[each]["python_module"].startswith(
+                ("nodes", "comfy_extras", "custom_nodes.ComfyUI-CIDM")
+            )
+        ]
+        assert not foreign, name
+
+
+def test_every_workflow_has_a_small_thumbnail():
+    for path in WORKFLOWS.values():
+        thumbnail = path.with_name(f"{path.stem}.jpg")
+        assert thumbnail.stat().st_size < 60_000
+        with Image.open(thumbnail) as picture:
+            assert picture.format == "JPEG"
+
+
+def test_the_app_shows_inputs_that_exist():
+    (path,) = (path for name, path in WORKFLOWS.items() if name.endswith(".app"))
+    workflow = json.loads(path.read_text())
+    assert workflow["extra"]["linearMode"] is True
+    nodes = {str(node["id"]): node for node in workflow["nodes"]}
+    data = workflow["extra"]["linearData"]
+    for number, widget in data["inputs"]:
+        names = [slot["widget"]["name"] for slot in nodes[number]["inputs"] if slot.get("widget")]
+        assert widget in names
+    assert [nodes[number]["type"] for number in data["outputs"]] == ["SaveImage"]
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_the_blueprint_is_offered_and_draws(path, page, server, learned):
+    offered = {each["name"]: key for key, each in server.get("/global_subgraphs").items()}
+    data = json.loads(server.get(f"/global_subgraphs/{offered[path.stem]}")["data"])
+    assert data["definitions"]["subgraphs"][0]["name"] == path.stem
+    assert not canvas.open_workflow(page, data, path.stem)
+    around = copy.deepcopy(AROUND)
+    prompt = canvas.with_nodes_around(page, around, {"region_prompts": DOG_AND_CAT, "steps": 2})
+    pictures = check(server, server.run(prompt))
+    assert len(pictures) == 3  # the regions' layout, where it is made and outside, and the picture
+
+
+# What a user would put around it: class, widgets, links from and to the subgraph node.
+AROUND = {
+    "nodes": {
+        "model": ["CIDM_LoadMiniModel", {}],
+        "bank": ["CIDM_LoadConceptBank", {"bank": "(new bank)", "new_name": "my_bank"}],
+        "latent": ["EmptyLatentImage", {"width": 32, "height": 32}],
+        "decode": ["VAEDecode", {}],
+        "save": ["SaveImage", {"filename_prefix": "blueprint"}],
+        "layout": ["PreviewImage", {}],
+    },
+    "links": [
+        ["model", 0, "subgraph", "model"],
+        ["model", 1, "subgraph", "clip"],
+        ["bank", 0, "subgraph", "bank"],
+        ["latent", 0, "subgraph", "latent_image"],
+        ["subgraph", 0, "decode", "samples"],
+        ["model", 2, "decode", "vae"],
+        ["decode", 0, "save", "images"],
+        ["subgraph", 1, "layout", "images"],
+    ],
+}
