@@ -42,6 +42,16 @@ def on_mini(prompt: dict[str, Any], keep_checkpoint: str = "") -> dict[str, Any]
     return made
 
 
+def mini_instead(workflow: dict[str, Any]) -> dict[str, Any]:
+    """A workflow in UI format with mini-sd instead of a checkpoint."""
+    made = copy.deepcopy(workflow)
+    for node in made["nodes"]:
+        if node["type"] == "CheckpointLoaderSimple":
+            node |= {"type": "CIDM_LoadMiniModel", "inputs": [], "widgets_values": []}
+            node |= {"properties": {}, "widgets_values_named": {}}
+    return made
+
+
 def _loader(checkpoint: str) -> dict[str, Any]:
     if checkpoint:
         return {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}}

@@ -1,0 +1,187 @@
+"""The pack in a browser: the real frontend in Chromium, on the classic canvas and in Nodes 2.0."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from browser import canvas
+from browser.small import mini_instead, photos_for
+from server import ROOT
+
+NODES_2 = {"classic": False, "nodes-2": True}
+STEPS = 24
+WORKFLOWS = {path.stem: json.loads(path.read_text()) for path in ROOT.glob("workflows/*.json")}
+TRY, BOXES = (next(n for n in WORKFLOWS if word in n) for word in ("Try it", "in its box"))
+
+# Values of widgets, by type of node; and a record of what the server tells this tab.
+PREPARE = """({ values }) => {
+  for (const node of app.graph.nodes)
+    for (const [name, value] of Object.entries(values[node.type] ?? {}))
+      node.widgets.find((each) => each.name === name).value = value;
+  const heard = { done: 0, error: null };
+  window.heard = heard;
+  app.api.addEventListener("execution_success", () => heard.done++);
+  app.api.addEventListener("execution_error", (event) => { heard.error = event.detail; });
+}"""
+RUN = "() => document.querySelector('[data-testid=\"queue-button\"]').click()"
+HEARD = "() => window.heard"
+ID_OF = "(type) => app.graph.nodes.find((node) => node.type === type).id"
+SHOW = """({ type, at }) => {
+  const { ds } = app.canvas, node = app.graph.nodes.find((each) => each.type === type);
+  ds.scale = 1;
+  ds.offset = [at[0] - node.pos[0], at[1] - node.pos[1]];
+  app.canvas.setDirty(true, true);
+}"""
+# The picture on a node now, wherever this kind of canvas keeps it: address, width.
+PICTURES = {
+    "classic": """(id) => (app.graph.getNodeById(id).imgs ?? [])
+        .map((each) => [each.src, each.naturalWidth])""",
+    "nodes-2": """(id) => [...document.querySelectorAll(`[data-node-id="${id}"] img`)]
+        .map((each) => [each.src, each.naturalWidth])""",
+}
+TEXT = """(id) => app.graph.getNodeById(id).widgets
+    .find((each) => each.name === "$$node-text-preview")?.value ?? "" """
+PRESS = """(label) => [...document.querySelectorAll("button")]
+    .find((each) => each.textContent.trim() === label).click()"""
+WIDGET = """([id, name]) => app.graph.getNodeById(id).widgets
+    .find((each) => each.name === name).value"""
+SAVED = """() => app.nodeOutputs[app.graph.nodes.find((n) => n.type === "SaveImage").id]?.images"""
+
+
+@pytest.fixture(scope="module", params=NODES_2)
+def kind(request, page, server):
+    """ "classic" or "nodes-2", which the page shows until the next one."""
+    photos_for(server.base)
+    page.open(server, **{"Comfy.VueNodes.Enabled": NODES_2[request.param]})
+    page.errors()
+    yield request.param
+    page.open(server, **{"Comfy.VueNodes.Enabled": False})
+
+
+@dataclass
+class Run:
+    """What was seen while a workflow ran."""
+
+    bank: str
+    live: set[str] = field(default_factory=set)
+    texts: list[str] = field(default_factory=list)
+    saved: list[dict[str, str]] = field(default_factory=list)
+
+
+def run(page, kind, watched, seen):
+    """Press Run and look at one node until the job has ended."""
+    page.evaluate(RUN)
+    end = time.monotonic() + 90
+    while not page.evaluate(HEARD)["done"]:
+        heard = page.evaluate(HEARD)
+        assert heard["error"] is None, heard["error"]
+        assert time.monotonic() < end, "the job has not ended"
+        seen.live |= {src for src, width in page.evaluate(PICTURES[kind], watched) if width}
+        seen.texts.append(page.evaluate(TEXT, watched))
+        time.sleep(0.1)
+    page.wait(f"() => !!({SAVED})()")
+    seen.saved = page.evaluate(SAVED)
+
+
+@pytest.fixture(scope="module")
+def learned(kind, page, server):
+    """The first workflow, shortened, as run from the browser."""
+    seen = Run(bank=f"bank-{kind}")
+    assert not canvas.open_workflow(page, WORKFLOWS[TRY], TRY)
+    values = {
+        "CIDM_LoadConceptBank": {"new_name": seen.bank},
+        "CIDM_TrainConcept": {"steps": STEPS, "preview_every": 8, "variants": 2},
+        "KSampler": {"steps": 2},
+    }
+    page.evaluate(PREPARE, {"values": values})
+    page.evaluate(SHOW, {"type": "CIDM_TrainConcept", "at": [500, 120]})
+    run(page, kind, page.evaluate(ID_OF, "CIDM_TrainConcept"), seen)
+    return seen
+
+
+@pytest.mark.parametrize("name", sorted(WORKFLOWS))
+def test_it_opens(name, kind, page):
+    assert not canvas.open_workflow(page, WORKFLOWS[name], name)
+    if NODES_2[kind] and not name.endswith(".app"):
+        page.wait("() => document.querySelectorAll('[data-node-id]').length > 5")
+    assert not page.errors()
+
+
+def test_a_queued_workflow_ends_with_a_picture(learned, server, page):
+    pictures = [server.picture(each) for each in learned.saved]
+    assert pictures
+    assert all(np.asarray(each, float).std() > 5 for each in pictures)
+    assert not page.errors()
+
+
+def test_training_is_seen_live(learned):
+    steps = [text for text in learned.texts if text.startswith("Step")]
+    assert len(set(steps)) > 1
+    assert all(f"of {STEPS}" in text and "loss" in text for text in steps)
+    assert len(learned.live) > 1
+
+
+class Editor:
+    """The core's Create Bounding Boxes, used with the mouse."""
+
+    def __init__(self, page):
+        self.page = page
+        self.node = page.evaluate(ID_OF, "CreateBoundingBoxes")
+        self.place = f'[data-node-id="{self.node}"] [data-testid="bounding-boxes"]'
+        page.wait("(place) => !!document.querySelector(place)", f"{self.place} canvas")
+        page.evaluate(SHOW, {"type": "CreateBoundingBoxes", "at": [120, 120]})
+        time.sleep(0.7)  # the canvas moves there
+        page.evaluate(PRESS, "Clear all")
+
+    def draw(self, corners, prompt):
+        """A box between two corners, given as shares of the canvas."""
+        canvas_px = self.page.box(f"{self.place} canvas")
+        (x0, y0), (x1, y1) = corners
+        at = [(self._at(canvas_px, *corner)) for corner in ((x0, y0), (x1, y1))]
+        self.page.drag(*at)
+        text = self.page.box(f"{self.place} textarea")
+        self.page.click((text["x"] + 20, text["y"] + text["height"] - 15))
+        self.page.type(prompt)
+
+    @staticmethod
+    def _at(area, x, y):
+        return area["x"] + x * area["width"], area["y"] + y * area["height"]
+
+    @property
+    def boxes(self):
+        state = self.page.evaluate(WIDGET, [self.node, "editor_state"])
+        return [
+            ([box[key] for key in ("x", "y", "width", "height")], box["metadata"]["desc"])
+            for box in state
+        ]
+
+
+def test_a_box_drawn_in_the_editor_reaches_the_sampler(kind, page, server, learned):
+    if not NODES_2[kind]:
+        pytest.skip("the core's box editor exists in Nodes 2.0 only")
+    assert not canvas.open_workflow(page, mini_instead(WORKFLOWS[BOXES]), BOXES)
+    values = {
+        "BasicScheduler": {"steps": 2},
+        "CIDM_LoadConceptBank": {"new_name": learned.bank},
+        "CreateBoundingBoxes": {"width": 192, "height": 128},
+        "CLIPTextEncode": {"text": "green background"},
+    }
+    page.evaluate(PREPARE, {"values": values})
+    editor = Editor(page)
+    editor.draw(((0.5, 0.25), (0.835, 0.99)), "a <duo1> <duo2>")
+    ((place, prompt),) = editor.boxes
+    assert np.allclose(place, [96, 32, 64, 96])  # it snaps to a grid of 32 px
+    assert prompt == "a <duo1> <duo2>"
+    run(page, kind, editor.node, one := Run(learned.bank))
+    editor.draw(((0.01, 0.02), (0.335, 0.98)), "a red house")
+    page.evaluate("() => { window.heard.done = 0; }")
+    run(page, kind, editor.node, two := Run(learned.bank))
+    before, after = (server.picture(seen.saved[0]) for seen in (one, two))
+    assert before.size == (192, 128)
+    change = np.abs(np.asarray(before, float) - np.asarray(after, float)).mean((0, 2))
+    assert change[8:56].mean() > 3 * change[80:].mean()  # in the new box, hardly beside it
+    assert not page.errors()
