@@ -16,7 +16,8 @@ from ..config import TrainConfig
 from ..errors import HostError, PhotoError, TrainingError
 from ..families import Family
 from ..fit import check_words
-from ..methods.base import Task
+from ..methods import METHODS
+from ..methods.base import MakeMethod, Task
 from ..names import clean_name, default_name, file_stem
 from ..training.data import Photo, bind_photos
 from ..training.processes import Processes
@@ -54,6 +55,7 @@ class Job:
     size_px: int
     processes: Processes
     folder: RunFolder
+    make: MakeMethod
     taught: str  # names photos, words, settings and model, but not the bank's other concepts
 
 
@@ -68,6 +70,7 @@ def prepare(
     kind: str,
     name: str | None,
     mapping: Mapping[str, str] | None,
+    make: MakeMethod | None = None,
 ) -> Job:
     """Check all of the input, cheap things first.
 
@@ -87,13 +90,14 @@ def prepare(
     bound = bind_photos(photos, task.words, task.class_words, mapping)
     for photo in bound:
         check_caption(base, photo.caption, task.words)
-    inputs = _inputs(base, bound, task.words, class_words, kind, size_px)
+    inputs = _inputs(base, bound, task.words, class_words, kind, size_px, make)
     old = [(entry.name, entry.index, entry.created) for entry in bank.entries()]
     run = run_id(config.to_dict(), **inputs, old=old)
     folder = RunFolder(folder_of(bank, task.name), run, writes=processes.rank == 0)
     folder.prepare()
     taught = run_id(config.to_dict(), **inputs)
-    return Job(base, bank, bound, task, config, size_px, processes, folder, taught)
+    chosen = make or METHODS[config.method]
+    return Job(base, bank, bound, task, config, size_px, processes, folder, chosen, taught)
 
 
 def folder_of(bank: Bank, name: str) -> Path:
@@ -112,6 +116,7 @@ def find_taught(
     name: str | None = None,
     config: TrainConfig,
     mapping: Mapping[str, str] | None = None,
+    make: MakeMethod | None = None,
 ) -> Concept | None:
     """The bank's concept that these very inputs of `train_concept` have taught, if there is one.
 
@@ -127,6 +132,7 @@ def find_taught(
         name: Name in the bank; None: any.
         config: Settings.
         mapping: Replacements in captions.
+        make: Instead of `config.method`.
 
     Raises:
         BankError: If its file is damaged.
@@ -139,7 +145,8 @@ def find_taught(
         if entry.words == parsed and named in (None, entry.name) and "taught" in entry.facts:
             config = replace(config, precision=_precision(config, base))
             bound = bind_photos(photos, parsed, class_words, mapping)
-            inputs = _inputs(base, bound, parsed, class_words, kind, _size_px(config, base))
+            size_px = _size_px(config, base)
+            inputs = _inputs(base, bound, parsed, class_words, kind, size_px, make)
             if entry.facts["taught"] == run_id(config.to_dict(), **inputs):
                 return bank[entry.name]
     return None
@@ -219,9 +226,10 @@ def _inputs(
     class_words: str,
     kind: str,
     size_px: int,
+    make: MakeMethod | None,
 ) -> dict[str, object]:
     """What decides the result of a run, beside the settings and the bank's earlier concepts."""
-    return {
+    inputs: dict[str, object] = {
         "words": list(words),
         "class_words": class_words,
         "kind": kind,
@@ -229,6 +237,7 @@ def _inputs(
         "base": (base.fingerprint, str(base.dtype)),
         "size_px": size_px,
     }
+    return inputs if make is None else inputs | {"make": repr(make)}
 
 
 def _digest(photo: Photo) -> str:

@@ -87,16 +87,31 @@ def generate(
     config = config or SampleConfig.for_family(base.family.sampling)
     width, height = size_px(base, config)
     plan = make_plan(base, bank, prompt, regions, config)
-    scenes = len(plan.scenes)
-    noise = _noise(base, config, scenes)
     source = None if image is None else _fitted(image, width, height)
     area = _area(mask, regions, source, (height, width))
     start = None if source is None else _start(base, source, area)
-    latents = sample(base, plan, noise, config, start, on_step)
-    pictures = decode(base, latents)
+    pictures = draw_plan(base, plan, config, start, on_step)
     if source is not None and area is not None:
         pictures = [_paste(picture, source, area) for picture in pictures]
-    # Pictures alternate between the scenes; hand them back prompt by prompt.
+    return pictures
+
+
+def draw_plan(
+    base: Base,
+    plan: Plan,
+    config: SampleConfig,
+    start: Start | None = None,
+    on_step: OnStep | None = None,
+) -> list[Image.Image]:
+    """`config.num_images` pictures of each scene of a plan, scene by scene.
+
+    Raises:
+        HostError: Bad sizes, memory ran out, or the picture is not finite.
+    """
+    scenes = len(plan.scenes)
+    latents = sample(base, plan, _noise(base, config, scenes), config, start, on_step)
+    pictures = decode(base, latents)
+    # Pictures alternate between the scenes; hand them back scene by scene.
     return [pictures[i] for s in range(scenes) for i in range(s, len(pictures), scenes)]
 
 

@@ -13,8 +13,7 @@ from ..bank import Bank
 from ..concept import Concept
 from ..config import TrainConfig
 from ..errors import HostError
-from ..methods import METHODS
-from ..methods.base import Method
+from ..methods.base import MakeMethod, Method
 from ..training.batches import CachedSource, Draws
 from ..training.data import Photo
 from ..training.loop import Loop, Stopped
@@ -46,6 +45,7 @@ def train_concept(
     preview: Render | None = None,
     mapping: Mapping[str, str] | None = None,
     resume: bool = True,
+    make: MakeMethod | None = None,
 ) -> Concept:
     """Learn a concept from photos and add it to the bank.
 
@@ -69,6 +69,8 @@ def train_concept(
         preview: Makes those pictures. Default: `generate` with the concept as learned so far.
         mapping: Replacements in captions instead of class words by words.
         resume: Go on from a saved state of this very run if there is one.
+        make: Builds the method instead of `config.method`. Its repr belongs to the run's name:
+            what it shows must say all that matters, and be the same in the next process.
 
     Returns:
         The concept as stored.
@@ -84,7 +86,9 @@ def train_concept(
     """
     config = config or TrainConfig.for_family(base.family.recipe)
     processes = Launched(base.device)
-    job = prepare(base, bank, photos, config, processes, words, class_words, kind, name, mapping)
+    job = prepare(
+        base, bank, photos, config, processes, words, class_words, kind, name, mapping, make
+    )
     render = preview or default_render(base, bank, job.config)
     hooks = Hooks(on_progress, should_stop) if processes.rank == 0 else Hooks()
     try:
@@ -112,7 +116,7 @@ def _learn(
     with ExitStack() as stack:
         latents = cache_latents(base, job.photos, config, job.size_px, _teller(job, hooks))
         stack.enter_context(parked(base))
-        method = METHODS[config.method](job.task, config, job.bank.values(), host)
+        method = job.make(job.task, config, job.bank.values(), host)
         stack.enter_context(
             host.attached(method.adapters, checkpointing=config.gradient_checkpointing)
         )

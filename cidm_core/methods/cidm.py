@@ -32,12 +32,13 @@ class Cidm:
         host: The model.
     """
 
+    name = "cidm"  # kept with the concept
     prior_weight = 0.0
 
     def __init__(
         self, task: Task, config: TrainConfig, old: Collection[Concept], host: Host
     ) -> None:
-        self._task, self._config, self._host = task, config, host
+        self._task, self._config, self._old, self._host = task, config, old, host
         self._alpha = config.alpha or float(config.rank)
         self._tokens = {
             encoder: self._token_group(encoder, rows)
@@ -59,16 +60,23 @@ class Cidm:
             self._consolidate(_Factors(old))
 
     def _token_group(self, encoder: str, class_rows: Tensor) -> Group:
-        source = generator(self._config.seed, "tokens", encoder)
-        words, layers = len(self._task.words), len(self._task.layers)
-        rows = start_tokens(class_rows, words, layers, self._config.token_init_std, source)
+        rows = self._first_tokens(class_rows, generator(self._config.seed, "tokens", encoder))
         held = {"rows": rows.to(self._host.device)}
         return Group(f"tokens.{encoder}", self._config.lr_tokens, held)
 
+    def _first_tokens(self, class_rows: Tensor, source: torch.Generator) -> Tensor:
+        """Where the tokens of an encoder start, (words, layers, dim)."""
+        words, layers = len(self._task.words), len(self._task.layers)
+        return start_tokens(class_rows, words, layers, self._config.token_init_std, source)
+
+    def _first_factors(self, source: torch.Generator) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Where the low-rank weights start: down (rank, in) and up (out, rank) by path."""
+        return start_factors(self._task.layers, self._config.rank, source)
+
     def _lora_group(self) -> Group:
-        source = generator(self._config.seed, "lora")
         held: dict[str, Tensor] = {}
-        for key, (down, up) in start_factors(self._task.layers, self._config.rank, source).items():
+        first = self._first_factors(generator(self._config.seed, "lora"))
+        for key, (down, up) in first.items():
             held[f"{key}.down"] = down.to(self._host.device)
             held[f"{key}.up"] = up.to(self._host.device)
         return Group("lora", self._config.lr_lora, held)
@@ -97,14 +105,18 @@ class Cidm:
         watch = masks is not None and config.attention_weight > 0
         tokens = {encoder: group.tensors["rows"] for encoder, group in self._tokens.items()}
         prediction = self._host.predict(batch, tokens, watch)
-        seen = batch.image_masks
-        if masks is not None and config.use_concept_masks:
-            seen = seen * masks
+        seen = self._seen(batch)
         terms = {"denoise": masked_mse(prediction.value, prediction.target, seen)}
         if watch and masks is not None:
             penalty = _attention_loss(prediction.attention, masks)
             terms["attention"] = config.attention_weight * penalty
         return terms
+
+    def _seen(self, batch: Batch) -> Tensor:
+        """Where the loss looks, (batch, height, width)."""
+        if batch.concept_masks is None or not self._config.use_concept_masks:
+            return batch.image_masks
+        return batch.image_masks * batch.concept_masks
 
     def penalties(self) -> dict[str, Tensor]:
         """R1 and R2 of Eq. 2, from the second task on."""
@@ -166,7 +178,7 @@ class Cidm:
                 for key, pair in self.adapters.items()
             },
             tokens={name: _kept(group.tensors["rows"]) for name, group in self._tokens.items()},
-            method="cidm",
+            method=self.name,
             config=self._config.to_dict(),
             facts=facts,
         )
