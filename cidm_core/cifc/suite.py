@@ -93,10 +93,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture of several concepts: the global prompt, and each concept in its box."""
+    """A picture of several concepts.
+
+    Attributes:
+        prompt: The global prompt, naming all concepts by their words.
+        parts: Each concept in its box.
+        width_px: Size of the picture; None: the family's.
+        height_px: As `width_px`.
+    """
 
     prompt: str
     parts: tuple[Part, ...]
+    width_px: int | None = None
+    height_px: int | None = None
 
     @property
     def regions(self) -> list[Region]:
@@ -174,7 +183,8 @@ def _check_distinct(tasks: Sequence[Task]) -> None:
     taken: list[str] = []
     for task in tasks:
         words = parse_words(task.words)
-        if task.name in names or (shared := overlap(words, taken)):
+        shared = overlap(words, taken)
+        if task.name in names or shared is not None:
             what = "name" if task.name in names else f"word {shared!r}"
             raise CidmError(f"Task {task.name!r}: its {what} is another task's already. Rename it.")
         names.add(task.name)
