@@ -24,6 +24,9 @@ from .devices import choose_device
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+MINI_CLIP = "mini-clip"
+_MINI_FOLDER = Path(__file__).parent.parent / "mini" / "clip"
+_MINI_TOKENIZER = _MINI_FOLDER.parent / "sd" / "tokenizer"  # one vocabulary for both
 _BATCH = 32
 
 
@@ -80,28 +83,38 @@ class ClipEncoder:
         return ((pixels - self.mean) / self.std).transpose(2, 0, 1)
 
 
-def load_clip(path: str | Path, device: str | torch.device | None = None) -> ClipEncoder:
+def load_clip(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    tokenizer: str | Path | None = None,
+) -> ClipEncoder:
     """Load a CLIP model offline.
 
     Args:
         path: A folder as transformers writes it (config.json, model.safetensors, tokenizer files),
-            or the name of one in the local Hugging Face cache.
+            the name of one in the local Hugging Face cache, or "mini-clip", which measures
+            mini-sd's pictures.
         device: Default: CUDA, else MPS, else the CPU.
+        tokenizer: Folder with vocab.json and merges.txt. Default: the model's own.
 
     Raises:
         HostError: If it is not there or no CLIP model.
     """
+    if str(path) == MINI_CLIP:
+        path, tokenizer = _MINI_FOLDER, tokenizer or _MINI_TOKENIZER
+        if not path.is_dir():
+            raise HostError(f"This installation lacks {path}. Install the package again.")
     folder = _folder(path)
     try:
         model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        splitter = CLIPTokenizer.from_pretrained(tokenizer or folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise HostError(
             f"'{path}' is no CLIP model of transformers ({reason}). Give a folder with "
             "config.json, model.safetensors, vocab.json and merges.txt."
         ) from error
-    return ClipEncoder(model.to(choose_device(device)), tokenizer, _preparation(folder))
+    return ClipEncoder(model.to(choose_device(device)), splitter, _preparation(folder))
 
 
 def _folder(path: str | Path) -> Path:
@@ -115,7 +128,8 @@ def _folder(path: str | Path) -> Path:
     except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError) as error:
         raise HostError(
             f"There is no CLIP model '{path}', neither as a folder nor in the Hugging Face cache. "
-            "Fetch it once with `hf download openai/clip-vit-base-patch32`, or give a folder."
+            "Fetch it once with `hf download openai/clip-vit-base-patch32`, give a folder, or, for "
+            f"pictures of mini-sd, {MINI_CLIP!r}."
         ) from error
 
 

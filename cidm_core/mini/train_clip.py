@@ -1,0 +1,143 @@
+"""Trains mini-clip: `python -m cidm_core.mini.train_clip`; `--check` measures the one that is there.
+
+Two losses share one embedding of pictures. The caption loss makes TA mean "shows what the caption
+says": each picture has, beside the other pictures' captions, one caption of its own that is wrong
+in one aspect. The identity loss makes IA mean identity: a batch holds families of look-alikes (one
+kind, four looks), each look in two scenes with other backgrounds, places and company, and those two
+are to be nearer than anything else in the batch. So an object's own look weighs much and its scene
+little. In families of styles, the style is shared and the content differs.
+
+Nothing held out and no concept of `looks.py` is shown. An interrupted run goes on from the work
+folder and, as every step draws from its own seed, ends as an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import CLIPModel
+
+from .clip_data import Batch, ClipPictures, left_right, pictures, sample_batch
+from .clip_loss import caption_loss, identity_loss
+from .clip_model import FOLDER, embed_pictures, embed_texts, load_tokenizer, new_clip, save_clip
+from .model import FOLDER as MINI_SD_FOLDER
+from .optimizer import Muon, muon
+from .training import Average, Budget, load_state, save_state, set_rate
+
+logger = logging.getLogger(__name__)
+IDENTITY_WEIGHT = 1.0
+_SAVE_EVERY = 100
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="only measure, and print the report")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="model folder")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/cidm_mini"), help="cache and state")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--families", type=int, default=2500, help="of 8 pictures each")
+    parser.add_argument("--others", type=int, default=12000, help="pictures of no family")
+    parser.add_argument("--identity-weight", type=float, default=IDENTITY_WEIGHT)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def load_vae() -> AutoencoderKL:
+    """Return mini-sd's autoencoder, frozen."""
+    vae = AutoencoderKL.from_pretrained(MINI_SD_FOLDER / "vae", torch_dtype=torch.float32)
+    return vae.eval().requires_grad_(False)
+
+
+def losses(model: CLIPModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the caption loss and the identity loss of a batch."""
+    ids = torch.cat([batch.right, batch.wrong])
+    end = int(model.config.text_config.eos_token_id)
+    length = int((ids == end).float().argmax(1).max()) + 1  # padding is never read
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = embed_pictures(model, batch.x)
+        texts = embed_texts(model, ids[:, :length])
+    seen = F.normalize(seen.float(), dim=-1)
+    right, wrong = F.normalize(texts.float(), dim=-1).chunk(2)
+    scale = model.logit_scale.exp().clamp(max=50.0)
+    return (
+        caption_loss(seen, right, wrong, batch.has_wrong, scale),
+        identity_loss(seen, batch.group),
+    )
+
+
+def _optimizer(model: CLIPModel) -> Muon:
+    plain = ("embedding", "logit_scale")
+    return muon(model, plain, matrix_rate=0.02, adam_rate=2e-3)
+
+
+def train(model: CLIPModel, data: ClipPictures, args: argparse.Namespace) -> Budget:
+    """Train in place and leave the averaged weights in the model."""
+    budget = Budget(minutes=0.0, steps=args.steps)
+    average, optimizer = Average(model, decay=0.995), _optimizer(model)
+    state: Path = args.work / f"clip-state-{args.seed}-{args.steps}.safetensors"
+    load_state(state, model, average, optimizer, budget)
+    model.set_attn_implementation("eager")  # the fused one is slow backwards in bf16 on a CPU
+    swap = left_right(load_tokenizer())
+    bar = tqdm(total=args.steps, initial=budget.done, desc="Learning", unit=" steps", mininterval=2)
+    model.train()
+    means = [math.nan, math.nan]
+    while budget.done < budget.steps:
+        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + budget.done)
+        parts = losses(model, sample_batch(data, 8, 64, generator, swap))
+        set_rate(optimizer, budget.rate())
+        optimizer.zero_grad(set_to_none=True)
+        (parts[0] + args.identity_weight * parts[1]).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        budget.done += 1
+        average.update(budget.done)
+        now = [part.item() for part in parts]
+        means = [
+            b if math.isnan(a) else 0.98 * a + 0.02 * b for a, b in zip(means, now, strict=True)
+        ]
+        bar.set_postfix_str(f"captions {means[0]:.3f}, identity {means[1]:.3f}", refresh=False)
+        bar.update()
+        if budget.done % _SAVE_EVERY == 0:
+            save_state(state, model, average, optimizer, budget)
+    save_state(state, model, average, optimizer, budget)
+    bar.close()
+    average.exchange()
+    return budget
+
+
+def main() -> None:
+    """Train and measure, or only measure."""
+    from .clip_check import check
+
+    args = arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(args.threads)
+    vae = load_vae()
+    if not args.check:
+        tokenizer = load_tokenizer()
+        data = pictures(args.families, args.others, args.seed, vae, tokenizer, args.work)
+        model = new_clip(tokenizer, args.seed)
+        budget = train(model, data, args)
+        settings = {"seed": args.seed, "steps": args.steps, "families": args.families}
+        settings |= {"others": args.others, "seconds": round(budget.seconds)}
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        save_clip(args.out, model, {"training": json.dumps(settings | versions)})
+    text = json.dumps(check(args.out, vae), indent=2) + "\n"
+    (args.out / "REPORT.json").write_text(text)
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()
