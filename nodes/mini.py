@@ -17,8 +17,8 @@ class LoadMiniModel(io.ComfyNode):
             display_name="Load Mini Model (try-out)",
             category=f"{CATEGORY}/try out",
             description=(
-                "A tiny model of 32 x 32 pixels that comes with the pack: learn and draw "
-                "concepts in seconds, without a download. It knows simple scenes, such as "
+                "A tiny model of 32 x 32 pixels that comes with the pack: learn a "
+                "concept in a minute or two, without a download. It knows simple scenes, such as "
                 "'a photo of a red cat'. Best with width and height 32, 30 steps, cfg 4."
             ),
             search_aliases=["mini-sd", "CIDM mini", "tiny model", "toy model", "demo checkpoint"],

@@ -1,4 +1,8 @@
-"""Tests against a real ComfyUI. One server and one checkpoint for all of them, in one worker."""
+"""Tests against a real ComfyUI.
+
+Those that talk to a server share one, in one worker; those that run scripts in its python go into
+another.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.host)
-            item.add_marker(pytest.mark.xdist_group("host"))
+            group = "host-server" if "server" in item.fixturenames else "host-scripts"
+            item.add_marker(pytest.mark.xdist_group(group))
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -1,0 +1,146 @@
+"""Pictures of the pack at work for README and docs, from a real ComfyUI in a browser.
+
+    cidm demo --out demo
+    python tests/tools/make_screenshots.py demo
+
+Draws with mini-sd and the demo's bank; needs what the browser tests need.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "host")]
+
+import server as host  # noqa: E402
+from browser import canvas  # noqa: E402
+from browser.page import Page  # noqa: E402
+from browser.small import mini_instead  # noqa: E402
+
+IMAGES = host.ROOT / "docs" / "images"
+# The demo's words instead of the workflow's, also in its boxes.
+WORDS = {
+    "<dog1> <dog2>, sitting": "<pip1> <pip2> on the left",
+    "<cat1> <cat2>, sitting": "<tia1> <tia2> on the right",
+}
+SET = """(values) => {
+  for (const [type, id, name, value] of values) {
+    const nodes = app.graph.nodes.filter((n) => n.type === type && (!id || String(n.id) === id));
+    for (const node of nodes) node.widgets.find((each) => each.name === name).value = value;
+  }
+  window.ended = null;
+  app.api.addEventListener("execution_success", () => { window.ended = ""; });
+  app.api.addEventListener("execution_error", ({ detail }) => {
+    window.ended = detail.exception_message;
+  });
+}"""
+RUN = "() => document.querySelector('[data-testid=\"queue-button\"]').click()"
+FIT = """([left, top, scale]) => {
+  app.canvas.ds.scale = scale;
+  app.canvas.ds.offset = [-left, -top];
+  app.canvas.setDirty(true, true);
+}"""
+# A 32-pixel picture is shown as sharp squares, not as the browser blurs it.
+ENLARGE = """() => {
+  const latent = app.graph.nodes.find((n) => n.type === "EmptyLatentImage");
+  for (const name of ["width", "height"]) {
+    latent.disconnectInput(latent.findInputSlot(name));
+    latent.widgets.find((each) => each.name === name).value = 32;
+  }
+  const save = app.graph.nodes.find((n) => n.type === "SaveImage");
+  const decode = app.graph.nodes.find((n) => n.type === "VAEDecode");
+  const larger = LiteGraph.createNode("ImageScaleBy");
+  app.graph.add(larger);
+  larger.pos = [decode.pos[0] + 220, decode.pos[1]];
+  larger.widgets.find((each) => each.name === "upscale_method").value = "nearest-exact";
+  larger.widgets.find((each) => each.name === "scale_by").value = 8;
+  decode.connect(0, larger, 0);
+  larger.connect(0, save, 0);
+}"""
+CLOSE = "() => document.querySelectorAll('.p-toast-close-button').forEach((each) => each.click())"
+
+
+def workflow(word: str) -> tuple[str, dict[str, Any]]:
+    (path,) = host.ROOT.glob(f"workflows/*{word}*.json")
+    text = path.read_text()
+    for shipped, ours in WORDS.items():
+        text = text.replace(shipped, ours)
+    return path.stem, json.loads(text)
+
+
+def show(page: Page, word: str, values: list[tuple[str, str, str, Any]]) -> None:
+    name, data = workflow(word)
+    missing = canvas.open_workflow(page, mini_instead(data), name)
+    assert not missing, missing
+    page.evaluate(SET, values)
+
+
+def shoot(
+    page: Page, name: str, view: tuple[float, float, float], height: int, seconds: float
+) -> None:
+    """Run what is shown, and take the picture when it is done."""
+    page.evaluate(FIT, view)
+    page.evaluate(RUN)
+    page.wait("() => window.ended !== null", timeout=seconds)
+    if error := page.evaluate("() => window.ended"):
+        raise RuntimeError(error)
+    time.sleep(3)
+    page.evaluate(CLOSE)
+    time.sleep(1)
+    page.shot(IMAGES / f"{name}.png", x=64, y=40, width=1536, height=height)
+
+
+def main() -> None:
+    demo = Path(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        running = host.Server(base)
+        shutil.copytree(demo / "bank", base / "models" / "concept_banks" / "my_bank")
+        running.wait()
+        page = Page(1600, 1000)
+        page.open(running, **{"Comfy.VueNodes.Enabled": True, "Comfy.Minimap.Visible": False})
+        try:
+            regions(page)
+            weights(page)
+            learning(page)
+        finally:
+            page.stop()
+            running.stop()
+
+
+def regions(page: Page) -> None:
+    values = [
+        ("BasicScheduler", "", "steps", 30),
+        ("CIDM_RegionalNoiseGuider", "", "cfg", 4.0),
+        ("CLIPTextEncode", "4", "text", "a <pip1> <pip2> and a <tia1> <tia2>, green background"),
+        ("CLIPTextEncode", "5", "text", ""),
+    ]
+    show(page, "in its box", values)
+    page.evaluate(ENLARGE)
+    shoot(page, "comfyui-regions", (825, -45, 0.8), 880, 120)
+
+
+def weights(page: Page) -> None:
+    show(page, "new scenes", [("KSampler", "", "cfg", 4.0)])
+    prompts = "() => app.graph.nodes.filter((n) => n.type === 'CLIPTextEncode').map((n) => n.id)"
+    first, *_ = page.evaluate(prompts)
+    text = "a <harbour1> <harbour2> of a <tia1> <tia2>"
+    page.evaluate(SET, [("CLIPTextEncode", str(first), "text", text)])
+    page.evaluate(ENLARGE)
+    shoot(page, "comfyui-scenes", (768, -45, 0.85), 520, 120)
+
+
+def learning(page: Page) -> None:
+    show(page, "Try it", [("CIDM_LoadConceptBank", "", "new_name", "try_it")])
+    shoot(page, "comfyui-learning", (1185, -45, 0.87), 880, 400)
+
+
+if __name__ == "__main__":
+    main()
