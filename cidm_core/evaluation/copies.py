@@ -20,6 +20,7 @@ from ..errors import CidmError
 
 Doubles = NDArray[np.float64]
 _SIDE_PX = 32
+_NOTHING = 1e-9  # what rounding leaves of a flat picture
 
 
 @dataclass(frozen=True)
@@ -112,4 +113,4 @@ def closeness(first: Doubles, second: Doubles) -> Doubles:
 
 def _unit(rows: Doubles) -> Doubles:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    return np.divide(rows, length, out=np.zeros_like(rows), where=length > _NOTHING)
