@@ -17,6 +17,7 @@ from ..diffusers_host.base import Base
 from ..diffusers_host.job import find_taught
 from ..diffusers_host.train import train_concept
 from ..methods.base import MakeMethod
+from ..training.processes import Alone
 from ..training.progress import OnProgress
 from .baselines.c_lora import CLora
 from .baselines.ewc import Ewc, remember
@@ -153,6 +154,7 @@ def learn(
                 on_progress=on_progress,
                 should_stop=should_stop,
                 make=make,
+                processes=Alone(),  # others that were launched with it learn other tasks
             )
     if recipe.after is not None:
         recipe.after(base, memory, concept, task.photos, settings, should_stop)

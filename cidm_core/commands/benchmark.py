@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..config import SampleConfig
+from . import cifc
 from .console import Console
 from .flags import add_model, add_output, add_settings, given
 from .measuring import add_inputs, keeper, open_bank, read_photos, read_prompt_files
@@ -25,20 +26,24 @@ that nothing of the concept is lost by living in the bank.
 def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "benchmark",
-        usage="cidm benchmark --bank DIR [options]",
-        help="check a bank for forgetting",
+        usage="cidm benchmark --bank DIR [options]\n       cidm benchmark cifc [options]",
+        help="check a bank for forgetting, or compare continual learners",
         description="Compare each concept with the whole bank and alone.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_inputs(parser).add_argument(
-        "--clip", metavar="PATH", help="CLIP model; adds similarity, TA, and with photos IA."
+    # With `cifc` there is no bank to name, so argparse cannot ask for it.
+    add_inputs(parser, bank_required=False).add_argument(
+        "--clip",
+        metavar="PATH",
+        help="CLIP model (or mini-clip); adds similarity, TA, and with photos IA.",
     )
     add_model(parser)
     add_settings(parser, SampleConfig)
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
+    cifc.add_parser(parser.add_subparsers(title="the forgetting benchmark", metavar="cifc"))
 
 
 def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
@@ -46,14 +51,17 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
 
     Raises:
         CidmError: Anything the user can mend.
+        SystemExit: Without --bank, as for any wrong command line.
     """
+    if not args.bank:
+        args.usage_error("the following arguments are required: --bank")
     SampleConfig.from_dict(given(args))
     from ..diffusers_host.clip import load_clip
     from ..diffusers_host.load import load_base
     from ..evaluation.forgetting import measure_forgetting
     from .progress_bar import ProgressBar
 
-    bank = open_bank(args.bank)
+    bank = open_bank(str(args.bank))
     photos, prompts = read_photos(args.photos, bank), read_prompt_files(args.prompts)
     clip = load_clip(args.clip, args.device) if args.clip else None
     base = load_base(args.model, device=args.device, dtype=args.dtype, tokenizer=args.tokenizer)

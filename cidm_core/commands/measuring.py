@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from ..training.data import Photo
 
 
-def add_inputs(parser: argparse.ArgumentParser) -> Any:
+def add_inputs(parser: argparse.ArgumentParser, *, bank_required: bool = True) -> Any:
     """--bank, --prompts, --photos, --keep, --clip; returns their group."""
     what = parser.add_argument_group("what")
-    what.add_argument("--bank", required=True, metavar="DIR", help="Folder of concepts.")
+    what.add_argument("--bank", required=bank_required, metavar="DIR", help="Folder of concepts.")
     what.add_argument(
         "--photos",
         action="append",

@@ -17,6 +17,7 @@ from ..methods.base import MakeMethod, Method
 from ..training.batches import CachedSource, Draws
 from ..training.data import Photo
 from ..training.loop import Loop, Stopped
+from ..training.processes import Processes
 from ..training.progress import Hooks, OnProgress, Progress
 from ..training.state import RunFolder, final_loss
 from .base import Base
@@ -46,6 +47,7 @@ def train_concept(
     mapping: Mapping[str, str] | None = None,
     resume: bool = True,
     make: MakeMethod | None = None,
+    processes: Processes | None = None,
 ) -> Concept:
     """Learn a concept from photos and add it to the bank.
 
@@ -71,6 +73,8 @@ def train_concept(
         resume: Go on from a saved state of this very run if there is one.
         make: Builds the method instead of `config.method`. Its repr belongs to the run's name:
             what it shows must say all that matters, and be the same in the next process.
+        processes: Those that share this run. Default: all of `accelerate launch`; `Alone()` learns
+            in this one process whatever the others do.
 
     Returns:
         The concept as stored.
@@ -85,7 +89,7 @@ def train_concept(
         TrainingError: Loss or gradients stay NaN, or (`Stopped`) the caller stopped the run.
     """
     config = config or TrainConfig.for_family(base.family.recipe)
-    processes = Launched(base.device)
+    processes = processes or Launched(base.device)
     job = prepare(
         base, bank, photos, config, processes, words, class_words, kind, name, mapping, make
     )

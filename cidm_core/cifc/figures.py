@@ -1,0 +1,135 @@
+"""Pictures of a run: forgetting heat maps, a contact sheet, quality against bank size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..pictures.axes import Frame, legend
+from ..pictures.canvas import INK, LINE, MUTED, PAPER, Canvas, Color, color, mix
+from ..pictures.sheets import Row, contact_sheet
+from .bench import Bench
+from .systems import System
+from .worklist import draw_key
+
+_LOST: Color = (197, 59, 90)
+_WON: Color = (47, 104, 178)
+_CELL = 34
+_PANEL_HEAD = 62
+_PANELS_ACROSS = 4
+_FULL_SHADE = 0.2  # a change of this much IA has the full colour
+_TILE = 56
+
+
+def forgetting_picture(main: Mapping[str, Any]) -> Image.Image:
+    """One heat map per system: how IA has changed since a concept's own training, in points.
+
+    Rows: after which task; columns: concepts in learning order; mean over the orders.
+    """
+    panels = [(row["label"], _changes(row)) for row in main.values()]
+    count = len(panels[0][1])
+    side = _CELL * count
+    across = min(_PANELS_ACROSS, len(panels))
+    step_x, step_y = side + 70, side + _PANEL_HEAD + 40
+    canvas = Canvas(40 + across * step_x, 100 + -(-len(panels) // across) * step_y)
+    canvas.text(24, 16, "What is forgotten", 24, bold=True)
+    canvas.text(
+        24,
+        50,
+        "IA of each concept (across, in learning order) after each task (down), points lost or won "
+        "since its own training; mean over orders, same prompts and seeds",
+        14,
+        MUTED,
+        width=canvas.width - 48,
+    )
+    for k, (label, changes) in enumerate(panels):
+        _heat_map(canvas, 54 + k % across * step_x, 92 + k // across * step_y, label, changes)
+    return canvas.finish()
+
+
+def _changes(row: Mapping[str, Any]) -> Any:
+    """(tasks, concepts): mean over orders of IA minus IA after own training; NaN: none."""
+    matrices = [np.array(m["values"], dtype=np.float64) for m in row["forgetting"]["matrices"]]
+    return np.mean([m - m.diagonal()[None, :] for m in matrices], axis=0)
+
+
+def _heat_map(canvas: Canvas, x: float, y: float, label: str, changes: Any) -> None:
+    count = len(changes)
+    last = changes[-1][:-1].mean() if count > 1 else 0.0
+    canvas.text(x, y, label, 15, bold=True, width=_CELL * count)
+    canvas.text(x, y + 22, f"after the last task {100 * last:+.1f}", 13, MUTED)
+    top = y + _PANEL_HEAD
+    for j in range(count):
+        canvas.text(x - 8, top + (j + 0.5) * _CELL, str(j + 1), 12, MUTED, anchor="rm")
+        canvas.text(x + (j + 0.5) * _CELL, top - 6, str(j + 1), 12, MUTED, anchor="mb")
+        for i in range(j + 1):
+            _square(canvas, x + i * _CELL, top + j * _CELL, changes[j, i])
+
+
+def _square(canvas: Canvas, x: float, y: float, change: float) -> None:
+    if not np.isfinite(change):
+        return
+    depth = min(1.0, abs(change) / _FULL_SHADE)
+    fill = mix(PAPER, _LOST if change < 0 else _WON, depth)
+    canvas.box((x + 1, y + 1, x + _CELL - 1, y + _CELL - 1), fill, LINE)
+    text = f"{100 * change:.0f}" if abs(change) >= 0.005 else "0"
+    ink = PAPER if depth > 0.55 else INK
+    canvas.text(x + _CELL / 2, y + _CELL / 2, text, 12, ink, anchor="mm")
+
+
+def contact_picture(bench: Bench, systems: Sequence[System]) -> Image.Image:
+    """Concepts down, systems across: the same prompts and seeds after the last task."""
+    order = bench.suite.orders[0]
+    rows: list[Row] = []
+    for index, task in enumerate(bench.suite.tasks):
+        groups = [[photo.image for photo in task.photos[:2]]]
+        for system in systems:
+            key = draw_key(bench, system, order, len(order), index)
+            groups.append(bench.thumbnails(key)[:3])
+        rows.append(Row(task.name, task.class_words, groups))
+    return contact_sheet(
+        rows,
+        ["photos", *(system.label for system in systems)],
+        title="After the last task",
+        subtitle="Same prompts and seeds in every column.",
+        tile_px=_TILE,
+    )
+
+
+def scenes_picture(bench: Bench, keys: Mapping[str, Sequence[str]]) -> Image.Image:
+    """Ways of drawing down, scenes across.
+
+    Args:
+        bench: Model, sizes, results.
+        keys: For each label, the stems of the thumbnails of its scenes.
+    """
+    rows = [
+        Row(label, "", [bench.strip(stem)[:1] for stem in stems]) for label, stems in keys.items()
+    ]
+    headings = ["" for _ in next(iter(keys.values()))]
+    return contact_sheet(rows, headings, title="Several concepts in one picture", tile_px=96)
+
+
+def bank_picture(long: Mapping[str, Any]) -> Image.Image:
+    """IA against the number of concepts in the bank, one line per rule for the weights."""
+    sizes = long["sizes"]
+    lines = [
+        (row["label"], [100 * each["ia"]["mean"] for each in row["sizes"]])
+        for row in long["systems"].values()
+    ]
+    values = [value for _, line in lines for value in line]
+    margin = 0.05 * (max(values) - min(values)) + 0.5
+    canvas = Canvas(860, 480)
+    canvas.text(24, 14, "Quality against bank size", 20, bold=True)
+    frame = Frame(80, 96, 830, 420, (0, max(sizes)), (min(values) - margin, max(values) + margin))
+    frame.draw(canvas, "concepts in the bank", "IA x 100")
+    for k, (_, line) in enumerate(lines):
+        points = [frame.at(size, value) for size, value in zip(sizes, line, strict=True)]
+        canvas.line(points, color(k), 2 if k else 4)
+        for x, y in points:
+            canvas.dot(x, y, 4 if k else 6, color(k))
+    legend(canvas, 830, 46, [(label, color(k)) for k, (label, _) in enumerate(lines)])
+    return canvas.finish()
