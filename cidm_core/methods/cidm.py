@@ -57,7 +57,7 @@ class Cidm:
         self._r2: CommonSubspace | None = None
         self._projection: Projection | None = None
         if len(old):
-            self._consolidate(_Factors(old))
+            self._consolidate()
 
     def _token_group(self, encoder: str, class_rows: Tensor) -> Group:
         rows = self._first_tokens(class_rows, generator(self._config.seed, "tokens", encoder))
@@ -81,8 +81,9 @@ class Cidm:
             held[f"{key}.up"] = up.to(self._host.device)
         return Group("lora", self._config.lr_lora, held)
 
-    def _consolidate(self, old: _Factors) -> None:
-        config, device = self._config, self._host.device
+    def _consolidate(self) -> None:
+        """Prepare R1 and R2 of Eq. 2 from the earlier concepts."""
+        config, device, old = self._config, self._host.device, _Factors(self._old)
         if config.orthogonality == "projection":
             self._projection = Projection.prepare(
                 old, config.rank, device, directions=config.directions

@@ -50,6 +50,9 @@ class CLora(Cidm):
         drawn = torch.randn(words, 1, class_rows.shape[1], generator=source)
         return self._config.token_init_std * drawn.repeat(1, layers, 1)
 
+    def _consolidate(self) -> None:
+        """Nothing: R1 and R2 are CIDM's, whatever the settings say."""
+
     def penalties(self) -> dict[str, Tensor]:
         if not self._taken:
             return {}

@@ -34,6 +34,9 @@ class Sequential(Cidm):
                 )
         return {path: (pair.down, pair.up) for path, pair in before.factors.items()}
 
+    def _consolidate(self) -> None:
+        """Nothing: R1 and R2 are CIDM's, whatever the settings say."""
+
 
 def last_of(old: Collection[Concept]) -> Concept | None:
     """The concept learned last, or None."""

@@ -1,0 +1,323 @@
+"""The compared systems on a small model: how they learn, keep, arrange and draw."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from learning_samples import config, photos, same_concept, same_weights, small_base, weights
+from make import random_concept
+
+import cidm_core.cifc.recipes as recipes_module
+from cidm_core.bank import Bank
+from cidm_core.cifc.baselines import ewc as ewc_module
+from cidm_core.cifc.baselines.composite import composite_plan
+from cidm_core.cifc.baselines.ewc import fisher
+from cidm_core.cifc.baselines.memory import Memory
+from cidm_core.cifc.baselines.merge import folded
+from cidm_core.cifc.systems import MULTI, RECIPES, SYSTEMS, learn
+from cidm_core.cifc.tasks import Task
+from cidm_core.config import SampleConfig
+from cidm_core.diffusers_host.learning import LearningHost
+from cidm_core.diffusers_host.pipeline import generate, make_plan
+from cidm_core.diffusers_host.sampler import sample
+from cidm_core.errors import BankError, CidmError
+from cidm_core.methods.base import Adapter
+from cidm_core.ops.diffusion import masked_mse
+from cidm_core.regions import Region
+from cidm_core.training.loop import Stopped
+
+QUICK = config(steps=2)
+FAST = SampleConfig(steps=2, guidance_scale=3.0)
+
+
+def task(name, seed):
+    prompts = ("a <TOK> in the snow", "a small <TOK>")
+    return Task(name, "object", f"<{name}a> <{name}b>", "dog", tuple(photos(seed=seed)), prompts)
+
+
+TASKS = [task("v1", 1), task("v2", 2)]
+
+
+def concepts(count=3):
+    made = [random_concept(small_base(), f"<o{i}a> <o{i}b>", i, rank=4) for i in range(count)]
+    return [replace(concept, name=f"o{i}") for i, concept in enumerate(made)]
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch):
+    monkeypatch.setattr(ewc_module, "SAMPLES", 2)
+
+
+@pytest.fixture
+def untouched():
+    """The model is after a test what it was before."""
+    before = weights(small_base())
+    yield
+    same_weights(before, weights(small_base()))
+
+
+# Learning
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_recipe_learns_task_after_task_and_is_asked_twice_for_nothing(name, tmp_path):
+    learned = [learn(small_base(), RECIPES[name], tmp_path, t, QUICK) for t in TASKS]
+    assert list(Bank(tmp_path)) == ["v1", "v2"]
+    steps = []
+    for t, concept in zip(TASKS, learned, strict=True):
+        again = learn(small_base(), RECIPES[name], tmp_path, t, QUICK, on_progress=steps.append)
+        same_concept(again, concept)
+    assert steps == []
+
+
+def test_all_recipes_are_on_the_same_footing():
+    shared = ("steps", "batch_size", "lr_tokens", "lr_lora", "rank", "seed", "variants")
+    for recipe in RECIPES.values():
+        settings = recipe.settings(QUICK)
+        assert [getattr(settings, key) for key in shared] == [getattr(QUICK, key) for key in shared]
+
+
+def test_an_order_free_recipe_learns_alike_in_any_order(tmp_path):
+    ways = (TASKS, TASKS[::-1])
+    banks = []
+    for i, way in enumerate(ways):
+        banks.append({t.name: _learn("plain", tmp_path / str(i), t) for t in way})
+    for name in ("v1", "v2"):
+        same_concept(banks[0][name], banks[1][name])
+    assert [name for name, recipe in RECIPES.items() if recipe.order_free] == ["plain"]
+
+
+def _learn(name, folder, which, **options):
+    return learn(small_base(), RECIPES[name], folder, which, QUICK, **options)
+
+
+def test_one_lora_goes_on_from_task_to_task(tmp_path):
+    first, second = (_learn("sequential", tmp_path, t) for t in TASKS)
+    for path, pair in second.factors.items():
+        assert (
+            torch.nn.functional.cosine_similarity(
+                pair.down.flatten(), first.factors[path].down.flatten(), dim=0
+            )
+            > 0.99
+        ), path
+    assert (first.method, second.method) == ("sequential", "sequential")
+
+
+def test_a_concept_of_other_settings_is_not_taken_for_the_one_asked(tmp_path):
+    _learn("plain", tmp_path, TASKS[0])
+    with pytest.raises(BankError, match="already"):
+        learn(small_base(), RECIPES["plain"], tmp_path, TASKS[0], config(steps=3))
+
+
+def test_another_method_does_not_go_on_from_a_state_left_behind(tmp_path):
+    asked = iter([False, True])
+    with pytest.raises(Stopped):
+        _learn("sequential", tmp_path, TASKS[0], should_stop=lambda: next(asked))
+    steps = []
+    _learn("plain", tmp_path, TASKS[0], on_progress=lambda e: steps.append(e.step))
+    assert steps[-2:] == [1, 2]
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("name", ["ewc", "lwf", "c_lora"])
+def test_a_stopped_baseline_goes_on_to_the_same_bits(name, tmp_path):
+    whole = [_learn(name, tmp_path / "whole", t) for t in TASKS]
+    _learn(name, tmp_path / "parts", TASKS[0])
+    calls = []
+
+    def stop_at_second_step():
+        calls.append(1)
+        return len(calls) == len(photos()) + 2
+
+    with pytest.raises(Stopped):
+        _learn(name, tmp_path / "parts", TASKS[1], should_stop=stop_at_second_step)
+    steps = []
+    parts = _learn(name, tmp_path / "parts", TASKS[1], on_progress=lambda e: steps.append(e.step))
+    assert steps[-1] == 2
+    assert steps.count(1) <= 1  # of the photos
+    same_concept(parts, whole[1])
+
+
+def test_ewc_interrupted_before_it_remembered_makes_up_for_it(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ewc_module, "fisher", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            _learn("ewc", tmp_path, TASKS[0])
+    memory = Memory(tmp_path, "ewc")
+    assert list(Bank(tmp_path)) == ["v1"]
+    assert memory.read().tasks == ()
+    _learn("ewc", tmp_path, TASKS[0])
+    once = memory.read()
+    assert once.tasks == ("v1",)
+    _learn("ewc", tmp_path, TASKS[0])
+    _learn("ewc", tmp_path, TASKS[1])
+    twice = memory.read()
+    assert twice.tasks == ("v1", "v2")
+    assert all((twice.tensors[key] >= once.tensors[key]).all() for key in once.tensors)
+    assert list(Bank(tmp_path)) == ["v1", "v2"]
+
+
+def test_a_damaged_memory_is_refused(tmp_path):
+    memory = Memory(tmp_path, "ewc")
+    memory.write({"a.down": torch.ones(3)}, ["v1"])
+    data = bytearray(memory.path.read_bytes())
+    data[-1] ^= 1
+    memory.path.write_bytes(data)
+    with pytest.raises(BankError, match=r"ewc\.safetensors"):
+        memory.read()
+
+
+@pytest.mark.usefixtures("untouched")
+def test_c_lora_learns_on_top_of_all_earlier_weights(tmp_path, monkeypatch):
+    first = _learn("c_lora", tmp_path, TASKS[0])
+    path = next(iter(first.factors))
+    weight = small_base().unet.get_submodule(path).weight
+    before, seen = weight.detach().clone(), []
+    train = recipes_module.train_concept
+
+    def spy(*args, **options):
+        seen.append(weight.detach() - before)
+        return train(*args, **options)
+
+    monkeypatch.setattr(recipes_module, "train_concept", spy)
+    _learn("c_lora", tmp_path, TASKS[1])
+    assert torch.allclose(seen[0], first.factors[path].delta(), atol=1e-6)
+
+
+# The Fisher information, by another way: folded weights, and the chain rule for the factors
+
+
+def test_fisher_is_the_mean_squared_gradient(monkeypatch):
+    base, drawn = small_base(), []
+    concept = random_concept(base, "<dog1> <dog2>", 4, rank=4, class_words="dog")
+    sources = ewc_module._draws
+    monkeypatch.setattr(ewc_module, "_draws", lambda *a: drawn.append(sources(*a)) or drawn[-1])
+    found = fisher(base, concept, photos(), config(rank=4), samples=3)
+    host = LearningHost(base, concept.words)
+    path = list(concept.factors)[5]
+    weight, pair = base.unet.get_submodule(path).weight, concept.factors[path]
+    wide_up, wide_down = pair.up.double().numpy(), pair.down.double().numpy()
+    down, up = np.zeros(wide_down.shape), np.zeros(wide_up.shape)
+    with folded(base, [concept]), host.attached({path: _nothing(pair)}):
+        weight.requires_grad_(True)
+        for index in range(3):
+            picture = drawn[0].batch(index)
+            assert len(picture.latents) == 1
+            guess = host.predict(picture, concept.tokens, False)
+            loss = masked_mse(guess.value, guess.target, picture.image_masks)
+            grad = torch.autograd.grad(loss, weight)[0].double().numpy()
+            down += (wide_up.T @ grad * pair.scale) ** 2 / 3
+            up += (grad @ wide_down.T * pair.scale) ** 2 / 3
+        weight.requires_grad_(False)
+    for side, expected in (("down", down), ("up", up)):
+        value = found[f"{path}.{side}"].double().numpy()
+        assert np.allclose(value, expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+def _nothing(pair):
+    """An adapter that changes nothing; attached, every layer reads its own context."""
+    zeros = (torch.nn.Parameter(torch.zeros_like(t)) for t in (pair.down, pair.up))
+    return Adapter(*zeros, pair.alpha)
+
+
+# Keeping
+
+
+def test_arranged_banks():
+    learned = concepts()
+    path = next(iter(learned[0].factors))
+
+    def delta(name):
+        bank = SYSTEMS[name].arrange(learned, "o0")
+        assert list(bank) == ["o0"]
+        assert torch.equal(bank["o0"].tokens["text_encoder"], learned[0].tokens["text_encoder"])
+        return bank["o0"].factors[path].delta()
+
+    parts = torch.stack([concept.factors[path].delta() for concept in learned])
+    assert torch.equal(delta("oracle"), parts[0])
+    for name in ("sequential", "ewc", "lwf"):
+        assert torch.equal(delta(name), parts[2])
+    assert torch.allclose(delta("c_lora"), parts.sum(0), atol=1e-6)
+    assert torch.allclose(delta("lora_merge"), parts.mean(0), atol=1e-6)
+    for name in ("lora_composite", "paper", "released", "ours"):
+        bank = SYSTEMS[name].arrange(learned, "o0")
+        assert list(bank.values()) == learned
+
+
+def test_every_system_names_a_recipe_and_settings_that_are():
+    for system in SYSTEMS.values():
+        assert system.recipe in RECIPES
+        assert replace(FAST, **system.sampling)
+    for system in MULTI.values():
+        assert replace(FAST, **system.sampling)
+
+
+def test_a_concept_not_learned_cannot_be_arranged():
+    with pytest.raises(CidmError, match="o7"):
+        SYSTEMS["ours"].arrange(concepts(), "o7")
+
+
+# Drawing
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_a_lone_concept_is_drawn_as_the_oracle_draws_it(name):
+    learned, prompts = concepts(1), ["a <o0a> <o0b> in the snow", "a small <o0a> <o0b>"]
+    config_ = replace(FAST, num_images=2)
+    expected = generate(small_base(), {"o0": learned[0]}, prompts, config=config_)
+    system = SYSTEMS[name]
+    found = system.draw(small_base(), system.arrange(learned, "o0"), prompts, config_)
+    assert len(found) == 4
+    assert max(_gap(a, b) for a, b in zip(found, expected, strict=True)) <= 2
+    assert _gap(found[0], found[1]) > 2
+
+
+def _gap(a, b):
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
+
+
+def test_composite_asks_each_concept_alone():
+    """One step is affine in the estimate: the mean of what each concept alone would give."""
+    base, learned = small_base(), concepts()
+    prompts = [f"a {learned[0].trigger} in the snow", f"a small {learned[0].trigger}"]
+    settings = SampleConfig(steps=1, scheduler="ddim", guidance_scale=3.0)
+    shape = (2, base.family.latent_channels, 8, 8)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    bank = SYSTEMS["lora_composite"].arrange(learned, "o0")
+    found = sample(base, composite_plan(base, bank, prompts, settings), noise, settings).double()
+    alone = []
+    for concept in learned:
+        drawn = {"o0": replace(learned[0], factors=concept.factors)}
+        plan = make_plan(base, drawn, prompts, (), settings)
+        alone.append(sample(base, plan, noise, settings).double())
+    expected = torch.stack(alone).mean(0)
+    assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+    assert (alone[0] - alone[1]).abs().max() > 1e-3 * expected.abs().max()
+
+
+def test_scenes_differ_by_what_regions_do():
+    bank = {concept.name: concept for concept in concepts(2)}
+    prompt = "a <o0a> <o0b> and a <o1a> <o1b>"
+    # The edges lie within latent cells, where rules for boxes differ.
+    regions = [
+        Region("a <o0a> <o0b>", box=(0.0, 0.0, 0.46, 1.0)),
+        Region("a <o1a> <o1b>", box=(0.54, 0.0, 1.0, 1.0)),
+    ]
+    drawn = {
+        name: system.draw(small_base(), bank, prompt, regions, FAST)[0]
+        for name, system in MULTI.items()
+    }
+    plain = generate(small_base(), bank, prompt, config=FAST)[0]
+    assert _gap(drawn["none"], plain) <= 1
+    both = generate(small_base(), bank, prompt, regions, FAST)[0]
+    assert _gap(drawn["both"], both) == 0
+    names = list(drawn)
+    for i, a in enumerate(names):
+        for b in names[:i]:
+            assert _gap(drawn[a], drawn[b]) > 0, (a, b)
