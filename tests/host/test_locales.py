@@ -6,8 +6,6 @@ import re
 import pytest
 from server import ROOT
 
-pytestmark = [pytest.mark.host, pytest.mark.xdist_group("host")]
-
 RENEW = "$COMFYUI_PYTHON tests/host/inside/run.py $COMFYUI_PATH tests/tools/make_locales.py write"
 
 

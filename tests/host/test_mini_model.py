@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-
-pytestmark = [pytest.mark.host, pytest.mark.xdist_group("host")]
 
 
 def node(kind, **inputs):

@@ -7,8 +7,6 @@ from urllib.parse import quote
 import pytest
 from server import PACK, ROOT
 
-pytestmark = [pytest.mark.host, pytest.mark.xdist_group("host")]
-
 # Workflows name these; an id never changes and never goes.
 IDS = {
     f"CIDM_{name}"

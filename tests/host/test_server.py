@@ -1,9 +1,6 @@
 """The harness itself: stock nodes on the random checkpoint, in both ways of running the host."""
 
-import pytest
 from server import COMFY
-
-pytestmark = [pytest.mark.host, pytest.mark.xdist_group("host")]
 
 
 def test_stock_nodes_make_a_finite_picture(server, stock_prompt):
