@@ -9,6 +9,8 @@ context (about 0.5 GB) and what other programs hold; so this is a lower bound, a
 to two GB more.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import tempfile
@@ -40,11 +42,11 @@ class Kept:
         self._weights, self._holders = weights, dict[int, int]()
         self.now = self.peak = 0
 
-    def pack(self, tensor: Tensor) -> "_Held":
+    def pack(self, tensor: Tensor) -> _Held:
         return _Held(self, tensor)
 
     @staticmethod
-    def unpack(held: "_Held") -> Tensor:
+    def unpack(held: _Held) -> Tensor:
         return held.tensor
 
     def add(self, storage: Any) -> None:
