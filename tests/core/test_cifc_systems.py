@@ -27,7 +27,7 @@ from cidm_core.ops.diffusion import masked_mse
 from cidm_core.regions import Region
 from cidm_core.training.loop import Stopped
 
-QUICK = config(steps=2)
+QUICK = config(steps=2, variants=1)
 FAST = SampleConfig(steps=2, guidance_scale=3.0)
 
 
@@ -40,7 +40,9 @@ TASKS = [task("v1", 1), task("v2", 2)]
 
 
 def concepts(count=3):
-    made = [random_concept(small_base(), f"<o{i}a> <o{i}b>", i, rank=4) for i in range(count)]
+    made = [
+        random_concept(small_base(), f"<o{i}a> <o{i}b>", i, rank=4, size=1.5) for i in range(count)
+    ]
     return [replace(concept, name=f"o{i}") for i, concept in enumerate(made)]
 
 
@@ -297,8 +299,8 @@ def test_composite_asks_each_concept_alone():
         plan = make_plan(base, drawn, prompts, (), settings)
         alone.append(sample(base, plan, noise, settings).double())
     expected = torch.stack(alone).mean(0)
-    assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
-    assert (alone[0] - alone[1]).abs().max() > 1e-3 * expected.abs().max()
+    apart = min(float((expected - each).abs().max()) for each in alone)
+    assert float((found - expected).abs().max()) < 0.01 * apart
 
 
 def test_scenes_differ_by_what_regions_do():

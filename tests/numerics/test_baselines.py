@@ -128,7 +128,7 @@ def test_ewc_penalty(tmp_path):
         for side in ("down", "up"):
             gap = wide(getattr(pair, side)) - wide(getattr(before[path], side))
             expected += 7.0 / 2 * (wide(tensors[f"{path}.{side}"]) * gap**2).sum()
-    assert float(method.penalties()["ewc"]) == pytest.approx(expected, rel=TOLERANCE)
+    assert float(method.penalties()["ewc"].detach()) == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_ewc_pulls_back_with_lambda_times_fisher(tmp_path):
@@ -174,7 +174,7 @@ def test_lwf_distils_the_model_before_with_an_earlier_concepts_tokens():
     then = estimate([(wide(p.down), wide(p.up)) for p in before.values()], rows)
     error = ((now - then) ** 2).mean(1) * wide(data.image_masks)
     expected = 2.5 * (error.sum((1, 2)) / wide(data.image_masks).sum((1, 2))).mean()
-    assert float(terms["distil"]) == pytest.approx(expected, rel=1e-4)
+    assert float(terms["distil"].detach()) == pytest.approx(expected, rel=1e-4)
     for path, pair in method.adapters.items():
         assert np.array_equal(wide(pair.down), held[path][0])
         assert np.array_equal(wide(pair.up), held[path][1])
@@ -186,16 +186,18 @@ def test_lwf_has_no_distillation_where_nothing_has_changed():
 
 
 def test_lwf_teaches_the_weights_but_not_the_teacher():
-    method = moved(made(Lwf, olds(1), weight=1.0))
-    data = batch()
+    method, data = moved(made(Lwf, olds(1), weight=1.0)), batch()
+    before = next(iter(olds(1))).factors
+    then = sum(wide(p.down).sum() + (wide(p.up) ** 2).sum() for p in before.values())
+    now = sum(wide(p.down).sum() + (wide(p.up) ** 2).sum() for p in method.adapters.values())
     method.losses(data)["distil"].backward()
-    pair = next(iter(method.adapters.values()))
-    step = 1e-3
-    with torch.no_grad():
-        up = float(method.losses(data)["distil"])
-        pair.up[0, 0] += step
-        raised = float(method.losses(data)["distil"])
-    assert float(pair.up.grad[0, 0]) == pytest.approx((raised - up) / step, rel=0.05)
+    # mean of L^2 (now - then)^2 over the mask, L the latents; the shift by tokens cancels out
+    mask = wide(data.image_masks)
+    squares = (wide(data.latents) ** 2).mean(1) * mask
+    slope = 2 * (now - then) * (squares.sum((1, 2)) / mask.sum((1, 2))).mean()
+    for pair in method.adapters.values():
+        assert np.allclose(wide(pair.up.grad), slope * 2 * wide(pair.up), rtol=1e-3)
+        assert np.allclose(wide(pair.down.grad), slope, rtol=1e-3)
 
 
 def test_lwf_of_the_first_task_is_plain_learning():
@@ -225,7 +227,9 @@ def test_c_lora_penalty(count):
         )
         new = pair.alpha / 4 * wide(pair.up) @ wide(pair.down)
         expected += np.linalg.norm(np.abs(taken) * new, "fro") ** 2
-    assert float(method.penalties()["overlap"]) == pytest.approx(40 * expected, rel=TOLERANCE)
+    assert float(method.penalties()["overlap"].detach()) == pytest.approx(
+        40 * expected, rel=TOLERANCE
+    )
 
 
 def test_c_lora_starts_at_random_tokens_and_no_change():

@@ -99,7 +99,7 @@ def remember(
     kept = memory.read()
     if concept.name in kept.tasks:
         return
-    found = fisher(base, concept, photos, config, should_stop)
+    found = fisher(base, concept, photos, config, SAMPLES, should_stop)
     total = {key: value + kept.tensors.get(key, 0) for key, value in found.items()}
     memory.write(total, (*kept.tasks, concept.name))
 
@@ -109,8 +109,8 @@ def fisher(
     concept: Concept,
     photos: Sequence[Photo],
     config: TrainConfig,
+    samples: int,
     should_stop: Callable[[], bool] | None = None,
-    samples: int = SAMPLES,
 ) -> dict[str, Tensor]:
     """Diagonal Fisher information of a concept's low-rank weights: mean squared gradients.
 
@@ -122,8 +122,8 @@ def fisher(
         concept: As learned.
         photos: What it was learned from.
         config: Settings it was learned with.
-        should_stop: Asked before each draw.
         samples: Number of draws.
+        should_stop: Asked before each draw.
 
     Returns:
         By name of the tensor, `"{path}.down"` (rank, in) and `"{path}.up"` (out, rank), float32.
