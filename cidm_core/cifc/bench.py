@@ -234,15 +234,17 @@ class Bench:
         return Scores(**self.board.read(key, fresh=True)["scores"])
 
     def thumbnails(self, key: str) -> list[Image.Image]:
-        """Pictures kept of a drawing cell, one per prompt."""
-        return self.strip(self.board.read(key)["content"])
-
-    def strip(self, stem: str) -> list[Image.Image]:
-        """The pictures of one kept strip; none if it is not there."""
-        path = self.board.folder / "thumbnails" / f"{stem}.png"
-        if not path.exists():
+        """Pictures kept of a drawing cell, one per prompt; none if they are gone."""
+        whole = self.kept(self.board.read(key)["content"])
+        if whole is None:
             return []
-        with Image.open(path) as picture:
-            whole = picture.convert("RGB")
         side = whole.height
         return [whole.crop((x, 0, x + side, side)) for x in range(0, whole.width, side)]
+
+    def kept(self, stem: str) -> Image.Image | None:
+        """A strip of kept pictures."""
+        path = self.board.folder / "thumbnails" / f"{stem}.png"
+        if not path.exists():
+            return None
+        with Image.open(path) as picture:
+            return picture.convert("RGB")

@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from ..pictures.axes import Frame, legend
-from ..pictures.canvas import INK, LINE, MUTED, PAPER, Canvas, Color, color, mix
+from ..pictures.canvas import INK, LINE, MUTED, PAPER, Canvas, Color, color, line_height, mix, wrap
 from ..pictures.sheets import Row, contact_sheet
 from .bench import Bench
-from .systems import System
+from .scenes import scene_key, stem_of
+from .systems import MultiSystem, System
 from .worklist import draw_key
 
 _LOST: Color = (197, 59, 90)
@@ -20,8 +21,14 @@ _WON: Color = (47, 104, 178)
 _CELL = 34
 _PANEL_HEAD = 62
 _PANELS_ACROSS = 4
+_HEAD = 116
+_EXPLAINED = (
+    "IA of each concept (across, in learning order) after each task (down): points lost or won "
+    "since its own training. Mean over orders; same prompts and seeds."
+)
 _FULL_SHADE = 0.2  # a change of this much IA has the full colour
 _TILE = 56
+_SCENE_TILE = 112
 
 
 def forgetting_picture(main: Mapping[str, Any]) -> Image.Image:
@@ -34,19 +41,12 @@ def forgetting_picture(main: Mapping[str, Any]) -> Image.Image:
     side = _CELL * count
     across = min(_PANELS_ACROSS, len(panels))
     step_x, step_y = side + 70, side + _PANEL_HEAD + 40
-    canvas = Canvas(40 + across * step_x, 100 + -(-len(panels) // across) * step_y)
+    canvas = Canvas(40 + across * step_x, _HEAD + 10 + -(-len(panels) // across) * step_y)
     canvas.text(24, 16, "What is forgotten", 24, bold=True)
-    canvas.text(
-        24,
-        50,
-        "IA of each concept (across, in learning order) after each task (down), points lost or won "
-        "since its own training; mean over orders, same prompts and seeds",
-        14,
-        MUTED,
-        width=canvas.width - 48,
-    )
+    for k, line in enumerate(wrap(_EXPLAINED, 14, canvas.width - 48, 3)):
+        canvas.text(24, 50 + k * line_height(14), line, 14, MUTED)
     for k, (label, changes) in enumerate(panels):
-        _heat_map(canvas, 54 + k % across * step_x, 92 + k // across * step_y, label, changes)
+        _heat_map(canvas, 54 + k % across * step_x, _HEAD + k // across * step_y, label, changes)
     return canvas.finish()
 
 
@@ -60,7 +60,7 @@ def _heat_map(canvas: Canvas, x: float, y: float, label: str, changes: Any) -> N
     count = len(changes)
     last = changes[-1][:-1].mean() if count > 1 else 0.0
     canvas.text(x, y, label, 15, bold=True, width=_CELL * count)
-    canvas.text(x, y + 22, f"after the last task {100 * last:+.1f}", 13, MUTED)
+    canvas.text(x, y + 22, f"after the last task {100 * last + 0.0:+.1f}", 13, MUTED)
     top = y + _PANEL_HEAD
     for j in range(count):
         canvas.text(x - 8, top + (j + 0.5) * _CELL, str(j + 1), 12, MUTED, anchor="rm")
@@ -99,18 +99,18 @@ def contact_picture(bench: Bench, systems: Sequence[System]) -> Image.Image:
     )
 
 
-def scenes_picture(bench: Bench, keys: Mapping[str, Sequence[str]]) -> Image.Image:
-    """Ways of drawing down, scenes across.
-
-    Args:
-        bench: Model, sizes, results.
-        keys: For each label, the stems of the thumbnails of its scenes.
-    """
-    rows = [
-        Row(label, "", [bench.strip(stem)[:1] for stem in stems]) for label, stems in keys.items()
-    ]
-    headings = ["" for _ in next(iter(keys.values()))]
-    return contact_sheet(rows, headings, title="Several concepts in one picture", tile_px=96)
+def scenes_picture(bench: Bench, systems: Sequence[MultiSystem]) -> Image.Image:
+    """Ways of drawing down, scenes across, the same seeds."""
+    order, scenes = bench.suite.orders[0], bench.suite.scenes
+    rows: list[Row] = []
+    for system in systems:
+        stems = [stem_of(scene_key(bench, system, order, n)) for n in range(len(scenes))]
+        kept = [bench.kept(stem) for stem in stems]
+        rows.append(Row(system.label, "", [[picture] if picture else [] for picture in kept]))
+    headings = [", ".join(part.task for part in scene.parts) for scene in scenes]
+    return contact_sheet(
+        rows, headings, title="Several concepts in one picture", tile_px=_SCENE_TILE
+    )
 
 
 def bank_picture(long: Mapping[str, Any]) -> Image.Image:

@@ -22,8 +22,8 @@ from .bench import Bench
 from .cells import Board, Cell, OnCell, merged
 from .long_run import long_cells
 from .results import long_results, main_results, multi_results, seconds_of
-from .scenes import multi_cells, scene_key
-from .scoring import Judge
+from .scenes import multi_cells
+from .scoring import Judge, encoder_digest, suite_digest
 from .sizes import Sizes
 from .suite import Suite
 from .systems import MULTI, SYSTEMS, System
@@ -109,9 +109,9 @@ def prepare(
         CidmError: If the folder holds another run.
     """
     part = restricted(suite, sizes)
-    encoders = " ".join(name for name in (request.clip, request.dino) if name)
+    encoders = " ".join(encoder_digest(each) for each in (clip, dino) if each is not None)
     board = Board(make_folder(out) / "work")
-    _claim_folder(board, out, _identity(base, part, sizes, request))
+    _claim_folder(board, out, _identity(base, part, sizes, request, encoders))
     main = Bench(
         base,
         Judge(clip, dino, part),
@@ -128,16 +128,18 @@ def prepare(
     return Benches(main, replace(main, judge=judge, suite=long, name="long"))
 
 
-def _identity(base: Base, suite: Suite, sizes: Sizes, request: Request) -> dict[str, Any]:
+def _identity(
+    base: Base, suite: Suite, sizes: Sizes, request: Request, encoders: str
+) -> dict[str, Any]:
     """What must be the same when a run is taken up again; systems and parts may be added."""
     return {
         "suite": suite.name,
         "tasks": [task.name for task in suite.tasks],
+        "data": suite_digest(suite),
         "model": base.fingerprint,
         "sizes": sizes.to_dict(),
         "seed": request.seed,
-        "clip": request.clip,
-        "dino": request.dino,
+        "encoders": encoders,
     }
 
 
@@ -150,7 +152,8 @@ def _claim_folder(board: Board, out: Path, identity: dict[str, Any]) -> None:
         odd = ", ".join(key for key in asked if found.get(key) != asked[key])
         raise CidmError(
             f"'{out}' holds another run: its {odd} differ. Give a new folder with --out, or ask "
-            "for the same again to go on with it."
+            "for the same again to go on with it. If only the encoders differ, delete run.json, "
+            f"draw, drawn and scenes in '{board.folder}': what is learned can be kept."
         )
 
 
@@ -237,17 +240,7 @@ def write_reports(
         pictures["forgetting.png"] = figures.forgetting_picture(results["main"])
         pictures["contact_sheet.png"] = figures.contact_picture(main, request.chosen)
     if "multi" in results:
-        order = main.suite.orders[0]
-        pictures["scenes.png"] = figures.scenes_picture(
-            main,
-            {
-                system.label: [
-                    scene_key(main, system, order, n).replace("/", "_")
-                    for n in range(len(main.suite.scenes))
-                ]
-                for system in MULTI.values()
-            },
-        )
+        pictures["scenes.png"] = figures.scenes_picture(main, tuple(MULTI.values()))
     if "long" in results:
         pictures["bank_size.png"] = figures.bank_picture(results["long"])
     for name, picture in pictures.items():

@@ -61,7 +61,9 @@ def _cell(
 
     needs = tuple(bench.train_key(recipe, order, k) for k in range(len(order)))
     rows = 2 + (len(scene.parts) if system.sampling.get("noise_estimation", True) else 0)
-    weight = _SECONDS * bench.sampling({}).steps * images * rows / 2
+    side = bench.base.family.resolution_px
+    area = (scene.width_px or side) * (scene.height_px or side) / side**2
+    weight = _SECONDS * bench.sampling({}).steps * images * area * rows / 2
     return Cell(key, work, needs, weight)
 
 
@@ -78,13 +80,18 @@ def _draw(
     size = {"width_px": scene.width_px, "height_px": scene.height_px}
     config = bench.sampling({"num_images": images, **size}, number)
     pictures = system.draw(bench.base, bank, scene.prompt, scene.regions, config)
-    bench.keep(pictures, key.replace("/", "_"))
+    bench.keep(pictures[:1], stem_of(key))
     cosines: Any = bench.judge.places(scene.regions, pictures).double()
     return {
         "own": own_of(bench, scene),
         "cosines": [[[round(v, _DIGITS) for v in row] for row in one] for one in cosines.tolist()],
         "ta": bench.judge.text_scores(pictures, bench.suite.plain(scene.prompt)),
     }
+
+
+def stem_of(key: str) -> str:
+    """Of a scene's kept picture."""
+    return key.replace("/", "_")
 
 
 def own_of(bench: Bench, scene: Scene) -> list[int]:

@@ -183,6 +183,28 @@ def digest(concept: Concept) -> str:
     return sha.hexdigest()
 
 
+def suite_digest(suite: Suite) -> str:
+    """A name for all photos, captions and prompts of a suite's tasks."""
+    sha = hashlib.sha256()
+    for task in suite.tasks:
+        about = [task.kind, task.words, task.class_words, task.prompts]
+        sha.update(json.dumps([*about, [photo.caption for photo in task.photos]]).encode())
+        for photo in task.photos:
+            sha.update(photo.image.tobytes())
+    return sha.hexdigest()[:16]
+
+
+def encoder_digest(encoder: Any) -> str:
+    """A name for an encoder's weights; nothing for one that is no module inside."""
+    model = getattr(encoder, "model", None)
+    if model is None:
+        return ""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        _feed(sha, name, tensor)
+    return sha.hexdigest()[:16]
+
+
 def _feed(sha: Any, name: str, *tensors: Tensor) -> None:
     sha.update(name.encode())
     for tensor in tensors:

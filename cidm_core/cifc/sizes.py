@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Sizes:
         training: Overrides of the family's recipe, for all systems alike.
         sampling: Overrides of the family's sampling, for all systems alike.
         at_once: Pictures drawn in one call.
+        parts: What is run unless the caller chooses: some of main, multi, long, ablations.
+        systems: Which systems are compared unless the caller chooses; none: all.
         long: The long run.
         ablation: The ablations.
     """
@@ -77,11 +79,15 @@ class Sizes:
     training: Mapping[str, object] = field(default_factory=dict[str, object])
     sampling: Mapping[str, object] = field(default_factory=dict[str, object])
     at_once: int = 40
+    parts: tuple[str, ...] = ("main", "multi", "long", "ablations")
+    systems: tuple[str, ...] = ()
     long: Long = field(default_factory=Long)
     ablation: Ablation = field(default_factory=Ablation)
 
     def to_dict(self) -> dict[str, object]:
-        return asdict(self)
+        """What decides the numbers; which parts and systems are run does not."""
+        values = asdict(self)
+        return {key: values[key] for key in values if key not in ("parts", "systems")}
 
 
 # Sampling steps: mini-sd draws 300 held-out captions as well with 10 steps as with 30
@@ -95,7 +101,7 @@ FULL = Sizes(
 )
 QUICK = Sizes(
     "quick",
-    tasks=(0, 2, 5, 8),
+    tasks=(0, 2, 5, 6, 8),  # two pairs of look-alikes and a style
     orders=1,
     prompts=4,
     images=2,
@@ -105,8 +111,11 @@ QUICK = Sizes(
     scene_images=2,
     training={"steps": 120, "save_every": 0},
     sampling={"steps": 8},
+    parts=("main", "multi"),
+    # The others add a recipe each, and LwF and LoRA-Composite cost twice as much and more.
+    systems=("oracle", "sequential", "c_lora", "lora_merge", "released", "ours"),
     long=Long(concepts=0),
-    ablation=Ablation(tasks=(1, 3), prompts=4, images=1, scenes=2, scene_images=2),
+    ablation=Ablation(tasks=(0, 3), prompts=4, images=1, scenes=2, scene_images=2),
 )
 # The paper's: 20 prompts x 50 pictures, one order, DPM-Solver++ with 50 steps; everything that
 # decides quality is the family's recipe.
@@ -128,8 +137,3 @@ def spread(count: int, wanted: int) -> tuple[int, ...]:
     """`wanted` indices of a list of `count`, evenly spread, the first one always among them."""
     wanted = min(count, wanted)
     return tuple(k * count // wanted for k in range(wanted)) if wanted else ()
-
-
-def without_long(sizes: Sizes) -> Sizes:
-    """For suites that have no forty concepts."""
-    return replace(sizes, long=Long(concepts=0))

@@ -54,11 +54,17 @@ def add_parser(verbs: Any) -> None:
         "--quick", action="store_true", help="Few tasks, prompts and steps; shows that it works."
     )
     what.add_argument(
-        "--systems", nargs="+", metavar="NAME", help="Only these systems. Default: all ten."
+        "--systems",
+        nargs="+",
+        metavar="NAME",
+        help="Only these systems. Default: all ten; with --quick six.",
     )
     what.add_argument("--orders", type=int, metavar="N", help="At most this many task orders.")
     what.add_argument(
-        "--only", nargs="+", metavar="PART", help="Some of main, multi, long, ablations."
+        "--only",
+        nargs="+",
+        metavar="PART",
+        help="Some of main, multi, long, ablations. Default: all; with --quick main and multi.",
     )
     what.add_argument("--seed", type=int, default=0, metavar="N", help="Training and pictures [0].")
     what.add_argument("--train-steps", type=int, metavar="N", help="Training steps per concept.")
@@ -89,7 +95,8 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from .progress_bar import ProgressBar
     from .train import own_device
 
-    request, sizes = _request(args), _sizes(args)
+    sizes = _sizes(args)
+    request = _request(args, sizes)
     device = own_device(args.device)
     base = load_base(args.model, device=device, dtype=args.dtype, tokenizer=args.tokenizer)
     out = Path(args.out).expanduser()
@@ -124,13 +131,13 @@ class _Shown:
         self._bar.update(*self._count, details, "Cells")
 
 
-def _request(args: argparse.Namespace) -> Request:
-    from ..cifc.run import PARTS, Request
+def _request(args: argparse.Namespace, sizes: Sizes) -> Request:
+    from ..cifc.run import Request
     from ..cifc.systems import SYSTEMS
 
     return Request(
-        systems=tuple(args.systems or SYSTEMS),
-        parts=tuple(args.only or PARTS),
+        systems=tuple(args.systems or sizes.systems or SYSTEMS),
+        parts=tuple(args.only or sizes.parts),
         seed=args.seed,
         clip=args.clip or "mini-clip",
         dino=args.dino or "",
