@@ -33,7 +33,10 @@ def add_parser(verbs: Any) -> None:
         allow_abbrev=False,
     )
     add_inputs(parser).add_argument(
-        "--clip", required=True, metavar="PATH", help="CLIP model: a folder, or a cached name."
+        "--clip",
+        required=True,
+        metavar="PATH",
+        help="CLIP model: a folder, a cached name, or mini-clip for mini-sd's pictures.",
     )
     add_model(parser)
     add_settings(parser, SampleConfig)

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from ..diffusers_host.clip import ClipEncoder, load_clip
 from .captions import caption
+from .clip_captions import ASPECTS, wrong_caption
 from .clip_data import draw_all, round_trip
 from .clip_model import TOKENIZER
 from .clip_scenes import (
-    ASPECTS,
     LOOKS,
     differ,
     family,
@@ -27,7 +27,6 @@ from .clip_scenes import (
     other_style,
     other_thing,
     view,
-    wrong_caption,
 )
 from .draw import Scene
 from .looks import CONCEPTS, Look, reference_scene
@@ -135,21 +134,21 @@ def identity(show: Show, rounds: int) -> dict[str, object]:
     rng = random.Random(SEED + 2)
     objects = [look for look in CONCEPTS.values() if look.thing]
     styles = [look for look in CONCEPTS.values() if look.style]
-    fresh = lambda kind: [_family(rng, kind) for _ in range(8 * rounds)]  # noqa: E731
+    count = 8 * rounds
     cases = {
         "concept_objects": ([_alike(look, rng, 3) for look in objects], False),
         "concept_objects_one_respect": ([_alike(look, rng, 1) for look in objects], False),
         "concept_styles": ([_alike(look, rng, 0) for look in styles], False),
-        "random_objects": (fresh("object"), False),
-        "random_objects_free": (fresh("object"), True),
-        "random_styles": (fresh("style"), False),
-        "random_styles_free": (fresh("style"), True),
+        "random_objects": (_families(rng, "object", count), False),
+        "random_objects_free": (_families(rng, "object", count), True),
+        "random_styles": (_families(rng, "style", count), False),
+        "random_styles_free": (_families(rng, "style", count), True),
     }
     return {name: _mean_auc(show, *case, rng) for name, case in cases.items()}
 
 
-def _family(rng: random.Random, kind: str) -> list[Look]:
-    return family(rng, kind, fits=lambda _look: True)
+def _families(rng: random.Random, kind: str, count: int) -> list[list[Look]]:
+    return [family(rng, kind, fits=lambda _look: True) for _ in range(count)]
 
 
 def _alike(look: Look, rng: random.Random, respects: int) -> list[Look]:
@@ -162,16 +161,17 @@ def _alike(look: Look, rng: random.Random, respects: int) -> list[Look]:
     return found
 
 
+def _scene(look: Look, free: bool, rng: random.Random) -> Scene:
+    return view(look, rng, lambda _scene: True) if free else reference_scene(look, rng)[0]
+
+
 def _mean_auc(
     show: Show, families: list[list[Look]], free: bool, rng: random.Random
 ) -> dict[str, float]:
     sums = torch.zeros(3)
     for looks in families:
-        scene = lambda look: (  # noqa: E731
-            view(look, rng, lambda _scene: True) if free else reference_scene(look, rng)[0]
-        )
         photos = [reference_scene(looks[0], rng)[0] for _ in range(PHOTOS)]
-        drawn = [scene(look) for look in looks for _ in range(PHOTOS)]
+        drawn = [_scene(look, free, rng) for look in looks for _ in range(PHOTOS)]
         z = show([*photos, *drawn])
         alignment = (z[PHOTOS:] @ z[:PHOTOS].T).mean(1)
         own, others = alignment[:PHOTOS], alignment[PHOTOS:]

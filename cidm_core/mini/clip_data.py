@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from .clip_captions import caption_pair
 from .clip_model import SIDE
-from .clip_scenes import LOOKS, allowed, caption_pair, family, name_colors, view
+from .clip_scenes import LOOKS, allowed, family, name_colors, view
 from .draw import Scene, draw
 from .model import token_ids
 from .world import any_scene

@@ -14,10 +14,13 @@ def caption_loss(
     pictures: Float[Tensor, "batch dim"],
     right: Float[Tensor, "batch dim"],
     wrong: Float[Tensor, "batch dim"],
-    has_wrong: Bool[Tensor, "batch"],
+    has_wrong: Bool[Tensor, " batch"],
     scale: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """CLIP's symmetric loss with one more candidate per picture: its own wrong caption.
+    """CLIP's symmetric loss, and the choice between a picture's right and wrong caption.
+
+    The wrong caption is also one more candidate in the picture's row, and the choice between the
+    two alone is added because there it is one of many, so that side and texture are learned late.
 
     Args:
         pictures: Unit embeddings of pictures.
@@ -31,15 +34,17 @@ def caption_loss(
         Radford et al. 2021, CLIP; Yuksekgonul et al. 2023, NegCLIP.
     """
     logits = scale * pictures @ right.T
-    extra = scale * (pictures * wrong).sum(-1, keepdim=True)
-    extra = extra.masked_fill(~has_wrong[:, None], float("-inf"))
+    tempting = scale * (pictures * wrong).sum(-1)
+    extra = tempting.masked_fill(~has_wrong, float("-inf"))[:, None]
     goal = torch.arange(len(pictures))
     to_text = F.cross_entropy(torch.cat([logits, extra], dim=1), goal)
-    return (to_text + F.cross_entropy(logits.T, goal)) / 2
+    to_picture = F.cross_entropy(logits.T, goal)
+    choice = (F.softplus(tempting - logits.diagonal()) * has_wrong).sum() / has_wrong.sum().clamp(1)
+    return (to_text + to_picture) / 2 + choice
 
 
 def identity_loss(
-    pictures: Float[Tensor, "batch dim"], group: Int[Tensor, "batch"]
+    pictures: Float[Tensor, "batch dim"], group: Int[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
     """Supervised contrast (Khosla et al. 2020, L_out): other views of one look are the positives.
 

@@ -1,4 +1,4 @@
-"""Trains mini-clip: `python -m cidm_core.mini.train_clip`; `--check` measures the one that is there.
+"""Trains mini-clip: `python -m cidm_core.mini.train_clip`; with `--check` measures it only.
 
 Two losses share one embedding of pictures. The caption loss makes TA mean "shows what the caption
 says": each picture has, beside the other pictures' captions, one caption of its own that is wrong
@@ -19,6 +19,7 @@ import logging
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -46,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=FOLDER, help="model folder")
     parser.add_argument("--work", type=Path, default=Path("/tmp/cidm_mini"), help="cache and state")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--families", type=int, default=2500, help="of 8 pictures each")
     parser.add_argument("--others", type=int, default=12000, help="pictures of no family")
     parser.add_argument("--identity-weight", type=float, default=IDENTITY_WEIGHT)
@@ -63,7 +64,8 @@ def load_vae() -> AutoencoderKL:
 def losses(model: CLIPModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the caption loss and the identity loss of a batch."""
     ids = torch.cat([batch.right, batch.wrong])
-    end = int(model.config.text_config.eos_token_id)
+    config: Any = model.config
+    end = int(config.text_config.eos_token_id)
     length = int((ids == end).float().argmax(1).max()) + 1  # padding is never read
     with torch.autocast("cpu", torch.bfloat16):
         seen = embed_pictures(model, batch.x)
