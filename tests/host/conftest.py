@@ -1,8 +1,4 @@
-"""Tests against a real ComfyUI.
-
-Those that talk to a server share one, in one worker; those that run scripts in its python go into
-another.
-"""
+"""Tests against a real ComfyUI: one server and one browser for all that a worker runs."""
 
 from __future__ import annotations
 
@@ -21,14 +17,11 @@ HERE = Path(__file__).parent
 CHECKPOINT = "sd15-random.safetensors"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     reason = host.absent()
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.host)
-            group = "host-server" if "server" in item.fixturenames else "host-scripts"
-            item.add_marker(pytest.mark.xdist_group(group))
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
