@@ -16,7 +16,7 @@ from torch import Tensor
 from .concept import Concept
 from .config import SampleConfig
 from .errors import PromptError
-from .ops import guidance
+from .ops import guidance, routing
 from .regions import Region, masks_at
 from .weighing import ConceptEncoder, check_words, named, owners_of, participants, weigher
 from .words import contains
@@ -31,15 +31,28 @@ class TextEncoder(ConceptEncoder, Protocol):
         """(prompts, layers, tokens, dim), concept words bound to their layer-wise rows."""
         ...
 
+    def owners(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
+        """Whose token each one is (prompts, tokens), as `ops.routing.token_weights` takes it."""
+        ...
+
 
 @dataclass(frozen=True)
 class Slot:
-    """One encoded prompt: context (layers, tokens, dim) and weights (layers, concepts)."""
+    """One encoded prompt: context (layers, tokens, dim) and weights (layers, concepts).
+
+    With owners (tokens), keys and values are routed token by token (`ops.routing`).
+    """
 
     prompt: str
     context: Tensor
     weights: Tensor
     relevance: Tensor
+    owners: Tensor | None = None
+
+    @property
+    def token_weights(self) -> Tensor | None:
+        """Weights of keys and values, (layers, tokens, concepts), where tokens are routed."""
+        return None if self.owners is None else routing.token_weights(self.weights, self.owners)
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ class Plan:
     alpha: float
     region_mode: str
     strength: float
+    residual_routing: str = "row"
 
     def guide(self, estimates: Tensor, scene: int = 0) -> Tensor:
         """Guidance and region noise estimation of one step (Eq. 4 and 5).
@@ -157,7 +171,8 @@ def build_plan(
         present = [any(contains(text, word) for word in c.words) for c in concepts]
         return weigh_context(context, torch.tensor(present))
 
-    layout = _Layout(texts, contexts, weigh)
+    routed = config.key_value_routing == "token"
+    layout = _Layout(texts, contexts, weigh, encoder.owners(texts, concepts) if routed else None)
     masks = masks_at(regions, *latent_size, config.feather, latent_px)
     scenes = tuple(layout.scene(prompt, regions, masks, config) for prompt in prompts)
     return Plan(
@@ -169,6 +184,7 @@ def build_plan(
         alpha=config.alpha,
         region_mode=config.region_mode,
         strength=config.strength,
+        residual_routing=config.residual_routing,
     )
 
 
@@ -178,8 +194,11 @@ Weigh = Callable[[str, Tensor], tuple[Tensor, Tensor]]  # text, context -> relev
 class _Layout:
     """Collects slots, each distinct (prompt, weighing prompt) once, and arranges them in rows."""
 
-    def __init__(self, texts: Sequence[str], contexts: Tensor, weigh: Weigh) -> None:
+    def __init__(
+        self, texts: Sequence[str], contexts: Tensor, weigh: Weigh, owners: Tensor | None
+    ) -> None:
         self._contexts = dict(zip(texts, contexts, strict=True))
+        self._owners = {} if owners is None else dict(zip(texts, owners, strict=True))
         self._weigh = weigh
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}
         self._index: dict[tuple[str, str], int] = {}
@@ -193,7 +212,8 @@ class _Layout:
         if key not in self._index:
             relevance, weights = self._weights[weighed_by]
             self._index[key] = len(self.slots)
-            self.slots.append(Slot(prompt, self._contexts[prompt], weights, relevance))
+            held = self._contexts[prompt], weights, relevance, self._owners.get(prompt)
+            self.slots.append(Slot(prompt, *held))
         return self._index[key]
 
     def scene(

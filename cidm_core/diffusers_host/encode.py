@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..concept import Concept
 from ..errors import PromptError
+from ..ops import routing
 from ..words import normalise, split
 from .load import Base
 
@@ -28,10 +29,11 @@ Embeddings = Mapping[str, Mapping[str, Tensor]]  # word -> encoder -> (layers, d
 
 @dataclass(frozen=True)
 class Tokens:
-    """One prompt as ids (max_tokens,), with the position of every concept word in it."""
+    """One prompt as ids (max_tokens,): where its concept words stand, and its end token."""
 
     ids: list[int]
     positions: list[tuple[int, str]]
+    end: int
 
 
 def embeddings_of(concepts: Iterable[Concept]) -> dict[str, dict[str, Tensor]]:
@@ -70,8 +72,9 @@ def tokenise(tokenizer: Any, text: str, words: Iterable[str], max_tokens: int) -
             )
     if len(ids) > room:
         log.warning("Prompt cut after %d tokens: %r", room - 1, text[:80])
-    ids = [*ids[:room], tokenizer.eos_token_id]
-    return Tokens(ids + [tokenizer.pad_token_id] * (max_tokens - len(ids)), positions)
+    ids = ids[:room]
+    padding = [tokenizer.pad_token_id] * (room - len(ids))
+    return Tokens([*ids, tokenizer.eos_token_id, *padding], positions, len(ids))
 
 
 def word_positions(base: Base, prompt: str, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -174,6 +177,22 @@ class DiffusersEncoder:
     @torch.no_grad()
     def prompts(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
         return encode(self.base, prompts, embeddings_of(concepts)).float()
+
+    def owners(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
+        """Whose token each one is, (prompts, tokens).
+
+        Plain words keep the base weights. The start, the end and the padding belong to no word:
+        they sum the prompt up, and keep its weights.
+        """
+        index = {word: i for i, concept in enumerate(concepts) for word in concept.words}
+        limit = self.base.family.encoders[0].max_tokens
+        table = torch.full((len(prompts), limit), routing.PROMPT)
+        for row, prompt in zip(table, prompts, strict=True):
+            tokens = tokenise(self.base.tokenizers[0], prompt, index, limit)
+            row[1 : tokens.end] = routing.BARE
+            for position, word in tokens.positions:
+                row[position] = index[word]
+        return table
 
     @torch.no_grad()
     def concept_tokens(self, concepts: Sequence[Concept], joint: bool) -> tuple[Tensor, Tensor]:

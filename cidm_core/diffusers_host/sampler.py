@@ -169,12 +169,13 @@ class _Estimate:
                         slots, masks = zip(*pairs, strict=True)
                         where = torch.tensor(slots).to(self.base.device)
                         area = scene.masks[list(masks)].to(self.base.device)
-                        made[s, r] = Insert(flat, where, area)
+                        made[s, r] = Insert(flat, where, area, scene.rows[r])
                     inserts.append(replace(made[s, r], row=flat))
                 flat += 1
         return inserts
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        self.attached.at(timestep)
         eps = torch.cat(list(self._rows(latents, timestep)))
         guided: list[Tensor] = []
         start = 0

@@ -183,16 +183,20 @@ def low_rank_branch(
     x: Float[Tensor, "batch tokens in_features"],
     down: Float[Tensor, "columns in_features"],
     up: Float[Tensor, "out_features columns"],
-    column_weights: Float[Tensor, "batch columns"],
+    column_weights: Float[Tensor, "batch columns"] | Float[Tensor, "batch tokens columns"],
 ) -> Float[Tensor, "batch tokens out_features"]:
     """What the aggregated update adds to a layer's output, with other weights in each row.
 
     `x @ delta_b^T` for batch row b, as two matrix products over all concepts (Eq. 3 unmerged).
+    With weights for every token, `x_t @ delta_bt^T` (see `routing`).
 
     Args:
         x: Input of the layer.
         down: From `concatenate`.
         up: From `concatenate`.
-        column_weights: `weights[:, columns]`, weights (batch, concepts) of each row.
+        column_weights: `weights[..., columns]`, weights (batch, concepts) of each row, or
+            (batch, tokens, concepts) of each token.
     """
-    return (x @ down.mT * column_weights[:, None, :]) @ up.mT
+    if column_weights.ndim == 2:
+        column_weights = column_weights[:, None, :]
+    return (x @ down.mT * column_weights) @ up.mT
