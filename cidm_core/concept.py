@@ -11,6 +11,7 @@ from torch import Tensor
 from .errors import ConceptError, FamilyError
 from .families import FAMILIES, PROJECTIONS, same_base
 from .lora import LoraFactors
+from .ops.rank_mask import fewest_ranks
 from .words import parse_words
 
 KINDS = ("object", "style", "human")
@@ -31,7 +32,7 @@ class Concept:
         factors: Low-rank factors by `"{layer}.{projection}"`.
         tokens: Embeddings by encoder name, (words, layers, dim).
         method: How it was learned.
-        config: Settings it was learned with (provenance).
+        config: Settings it was learned with: provenance, but for the rank mask.
         index: Place in the learning order; set by the bank.
         created: ISO time; set by the bank.
         facts: Further provenance: steps done, final loss, seconds, photos, base name ...
@@ -76,11 +77,28 @@ class Concept:
         for encoder, rows in self.tokens.items():
             if not torch.isfinite(rows).all():
                 raise ConceptError(f"{self.name!r} holds NaN or infinite tokens for {encoder}.")
+        _check_rank_mask(self.name, self.config)
 
     @property
     def trigger(self) -> str:
         """The words as one phrase, e.g. "<dog1> <dog2>"."""
         return " ".join(self.words)
+
+    @property
+    def has_rank_mask(self) -> bool:
+        """Whether fewer of its ranks act where there is more noise (T-LoRA)."""
+        return self.config.get("rank_mask", "none") != "none"
+
+    def fewest_ranks(self, rank: int) -> int:
+        """How many ranks of factors of this rank act at the noisiest timestep; without a mask all.
+
+        Args:
+            rank: Of the factors of a layer.
+        """
+        share = self.config.get("rank_mask_min")
+        if not self.has_rank_mask or not isinstance(share, (int, float)):
+            return rank
+        return fewest_ranks(rank, share)
 
     def check_fits(
         self, family: str, base: str, layers: tuple[str, ...], allow_other_base: bool = False
@@ -106,6 +124,19 @@ class Concept:
                 f"({self.facts.get('base_name') or self.base}). Load that one, or allow other base "
                 "models of the family (--allow-other-base); the likeness may suffer."
             )
+
+
+def _check_rank_mask(name: str, config: Mapping[str, object]) -> None:
+    """Refuse a rank mask that cannot be drawn with: without it the picture would be another."""
+    kind, share = config.get("rank_mask", "none"), config.get("rank_mask_min")
+    if kind == "none":
+        return
+    known = isinstance(share, (int, float)) and 0 <= share <= 1
+    if kind != "timestep" or not known:
+        raise ConceptError(
+            f"{name!r} was learned with the rank mask {kind!r:.40} from {share!r:.40}; known is "
+            "'timestep' from a share of 0 to 1. Update the package, or train the concept again."
+        )
 
 
 def _family_text(name: str) -> str:

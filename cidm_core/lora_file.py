@@ -36,13 +36,16 @@ def lora_metadata(concept: Concept) -> dict[str, str]:
     rank, alpha = rank_and_alpha(concept)
     photos = concept.facts.get("photos")
     uses = photos if isinstance(photos, int) else 1
+    about = f"{concept.class_words} ({concept.kind}), by {concept.method}"
+    if concept.has_rank_mask:
+        about += ", with a rank mask over the timesteps that LoRA loaders do not follow"
     texts = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": concept.name,
-        "modelspec.description": f"{concept.class_words} ({concept.kind}), by {concept.method}",
+        "modelspec.description": about,
         "modelspec.trigger_phrase": concept.trigger,
         "modelspec.date": concept.created,
         "modelspec.resolution": f"{row.resolution_px}x{row.resolution_px}" if row else "",

@@ -70,11 +70,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Trainable low-rank factors on one linear layer: down (rank, in), up (out, rank)."""
+    """Trainable low-rank factors on one linear layer: down (rank, in), up (out, rank).
+
+    With `fewest`, a rank mask is on (`ops.rank_mask`): so many ranks act at the noisiest timestep.
+    """
 
     down: nn.Parameter
     up: nn.Parameter
     alpha: float
+    fewest: int | None = None
 
 
 class Host(Protocol):
@@ -141,7 +145,7 @@ class Method(Protocol):
 
     @property
     def adapters(self) -> Mapping[str, Adapter]:
-        """Low-rank weights of one rank and alpha by path of the linear layer, for the host."""
+        """Low-rank weights by path of the linear layer, all of one rank, alpha and rank mask."""
         ...
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from ..lora import LoraFactors
 from ..ops.attention import resize_mask
 from ..ops.consolidation_model import CommonSubspace, Orthogonality, Projection
 from ..ops.diffusion import attention_penalty, masked_mse
+from ..ops.rank_mask import fewest_ranks
 from .base import Adapter, Batch, Group, Host, Task
 from .start import generator, start_factors, start_tokens
 
@@ -45,9 +46,13 @@ class Cidm:
             for encoder, rows in host.embeddings(task.class_words).items()
         }
         self._lora = self._lora_group()
+        fewest = fewest_ranks(config.rank, config.rank_mask_min)
         self.adapters: Mapping[str, Adapter] = {
             key.removesuffix(".up"): Adapter(
-                self._lora.tensors[f"{key.removesuffix('.up')}.down"], up, self._alpha
+                self._lora.tensors[f"{key.removesuffix('.up')}.down"],
+                up,
+                self._alpha,
+                fewest if config.rank_mask == "timestep" else None,
             )
             for key, up in self._lora.tensors.items()
             if key.endswith(".up")
