@@ -213,13 +213,14 @@ class SampleConfig(_Checked):
     )
     key_value_routing: str = setting(
         "prompt",
-        "Whose weights keys and values get: the prompt's, or in each concept word its own alone.",
+        "Keys and values: the prompt's weights for all tokens, or each concept's own update for "
+        "its own words alone.",
         choices=("prompt", "token"),
     )
     residual_routing: str = setting(
         "row",
-        "Whose weights queries and outputs get under regional attention: each region drawn by "
-        "itself and blended, or chosen place by place in one pass.",
+        "Queries and outputs with regional attention: each region computed by itself and blended, "
+        "or weights place by place, in one pass.",
         choices=("row", "box"),
     )
     regional_attention: bool = setting(True, "Regional cross-attention (section 4.3).")

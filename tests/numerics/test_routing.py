@@ -1,0 +1,123 @@
+"""Routing by token and by box against references written from the formulas, plain loops."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from cidm_core.lora import LoraFactors
+from cidm_core.ops import aggregation, attention, routing
+
+DOUBLE = torch.float64
+OWNERS = torch.tensor([routing.PROMPT, routing.BARE, 0, 0, routing.BARE, 1, routing.PROMPT])
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+
+
+def concept(rank, seed, wide=6, out=5):
+    return LoraFactors(
+        down=draw(rank, wide, seed=seed), up=draw(out, rank, seed=seed + 50), alpha=3
+    )
+
+
+def reference_keys(base, factors, weights, owners, tokens):
+    """K_j = (W + sum_k 1[j in tokens_k] delta_k) e_j; under PROMPT psi_k instead of 1."""
+    keys = torch.zeros(len(tokens), len(base), dtype=DOUBLE)
+    for j, e in enumerate(tokens):
+        matrix = base.clone()
+        for k, pair in enumerate(factors):
+            delta = pair.alpha / pair.down.shape[0] * pair.up @ pair.down
+            if owners[j] == routing.PROMPT:
+                matrix += weights[k] * delta
+            elif owners[j] == k:
+                matrix += delta
+        keys[j] = matrix @ e
+    return keys
+
+
+def test_routing_of_keys_equals_the_formula():
+    factors = [concept(2, 1), concept(3, 2), concept(1, 3)]
+    base, tokens, weights = draw(5, 6), draw(len(OWNERS), 6, seed=9), draw(3, seed=4).abs()
+    down, up, columns = aggregation.concatenate(factors)
+    each = routing.token_weights(weights, OWNERS)[:, columns]
+    branch = aggregation.low_rank_branch(tokens[None], down, up, each[None])
+    found = tokens @ base.T + branch[0]
+    assert_close(found, reference_keys(base, factors, weights, OWNERS.tolist(), tokens))
+
+
+def test_routing_weights_by_hand():
+    found = routing.token_weights(torch.tensor([0.75, 0.5]), OWNERS)
+    assert found.tolist() == [[0.75, 0.5], [0, 0], [1, 0], [1, 0], [0, 0], [0, 1], [0.75, 0.5]]
+
+
+def test_routing_weights_of_all_layers_at_once():
+    weights = draw(4, 2)
+    found = routing.token_weights(weights, OWNERS)
+    assert found.shape == (4, len(OWNERS), 2)
+    for layer, row in zip(weights, found, strict=True):
+        assert torch.equal(routing.token_weights(layer, OWNERS), row)
+
+
+def test_routing_without_concepts_is_empty():
+    owners = torch.tensor([routing.PROMPT, routing.BARE])
+    assert routing.token_weights(torch.zeros(3, 0), owners).shape == (3, 2, 0)
+
+
+def test_routing_one_weight_for_all_tokens_is_the_row_branch():
+    down, up, columns = aggregation.concatenate([concept(2, 1), concept(3, 2)])
+    x, weights = draw(2, 4, 6), draw(2, 2, seed=1)[:, columns]
+    row = aggregation.low_rank_branch(x, down, up, weights)
+    each = weights[:, None].expand(-1, 4, -1)
+    assert torch.equal(aggregation.low_rank_branch(x, down, up, each), row)
+
+
+def reference_boxes(outside, regions, masks):
+    """(1 - min(1, cover)) w_0 + sum_u m_u / max(1, cover) w_u in every cell."""
+    cells = torch.zeros(masks.shape[1], len(outside), dtype=DOUBLE)
+    for p in range(masks.shape[1]):
+        cover = sum(float(m[p]) for m in masks)
+        cells[p] = (1 - min(1.0, cover)) * outside
+        for w, m in zip(regions, masks, strict=True):
+            cells[p] += float(m[p]) / max(1.0, cover) * w
+    return cells
+
+
+@pytest.mark.parametrize("regions", [0, 1, 3])
+def test_routing_by_box_equals_the_loops(regions):
+    outside, inside = draw(4), draw(regions, 4, seed=1)
+    masks = draw(regions, 6, seed=2).sigmoid()
+    found = routing.box_weights(outside, inside, masks)
+    assert_close(found, reference_boxes(outside, inside, masks))
+
+
+def test_routing_by_box_by_hand():
+    """Places: outside | in A | in both | half in A."""
+    masks = torch.tensor([[0, 1, 1, 0.5], [0, 0, 1, 0]])
+    found = routing.box_weights(torch.tensor([1.0]), torch.tensor([[0.0], [4.0]]), masks)
+    assert found.flatten().tolist() == [1, 0, 2, 0.5]
+
+
+def test_routing_by_box_updates_every_place_by_its_own_sum_of_deltas():
+    """Inside region u: `(W + sum_k w_uk delta_k) x_p`, outside the global weights; hard masks."""
+    factors = [concept(2, 1), concept(3, 2)]
+    down, up, columns = aggregation.concatenate(factors)
+    outside, inside = draw(2, seed=3), draw(2, 2, seed=4)
+    masks = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0]], dtype=DOUBLE)
+    x, base = draw(1, 5, 6, seed=5), draw(5, 6, seed=6)
+    each = routing.box_weights(outside[columns], inside[:, columns], masks)
+    found = x @ base.T + aggregation.low_rank_branch(x, down, up, each[None])
+    for p, weights in enumerate([inside[0], inside[0], inside[1], outside, outside]):
+        matrix = base.clone()
+        for w, pair in zip(weights, factors, strict=True):
+            matrix += w * pair.alpha / pair.down.shape[0] * pair.up @ pair.down
+        assert_close(found[0, p], matrix @ x[0, p])
+
+
+def test_routing_by_box_shares_places_as_regional_attention_does():
+    masks = draw(3, 6, seed=2).sigmoid() * 1.5
+    one = routing.box_weights(draw(1), draw(3, 1, seed=1), masks)
+    two = attention.blend_regions(
+        draw(1).expand(6, 1), draw(3, 1, 1, seed=1).expand(3, 6, 1), masks
+    )
+    assert_close(one, two)
