@@ -68,6 +68,7 @@ VARIANTS: tuple[Variant, ...] = (
     _weights("paper, joint", "all tokens in one prompt", weights="paper", encoding="joint"),
     _weights("released, joint", "as the public code", weights="released", encoding="joint"),
     _weights("gate, top 1", "at most one concept", top_k=1),
+    _weights("token-routed", "each concept in its own words' keys", key_value_routing="token"),
     _regions("alpha 0", "no share of the global estimate", alpha=0.0),
     _regions("alpha 0.3", "", alpha=0.3),
     _regions("alpha 0.5", "", alpha=0.5),
@@ -78,11 +79,19 @@ VARIANTS: tuple[Variant, ...] = (
     _regions("no regional attention", "", regional_attention=False),
     _regions("no noise estimation", "", noise_estimation=False),
     _regions("no regions", "", regional_attention=False, noise_estimation=False),
+    _regions("token-routed keys", "each concept in its own words", key_value_routing="token"),
+    _regions("box-routed", "weights of every place's own region", residual_routing="box"),
+    _regions("box-routed, one pass", "two rows", residual_routing="box", noise_estimation=False),
+    _regions(
+        "both routings, one pass",
+        "two rows",
+        key_value_routing="token",
+        residual_routing="box",
+        noise_estimation=False,
+    ),
 )
 # Section 8 names them; the core does not have them, so there is nothing to measure.
 MISSING: Mapping[str, str] = {
-    "token-routed keys and values": "each concept's tokens projected by its own delta",
-    "box-routed residuals": "to_q and to_out inside a box from that box's concepts, in one pass",
     "timestep rank mask": "fewer ranks at some timesteps",
 }
 
