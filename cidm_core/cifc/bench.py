@@ -13,12 +13,12 @@ from ..bank import Bank
 from ..concept import Concept
 from ..config import SampleConfig, TrainConfig
 from ..diffusers_host.base import Base
+from ..diffusers_host.pipeline import make_plan
 from ..evaluation.prompts import fill, write_back
 from ..names import file_stem
 from ..pictures.files import make_folder, save_picture
 from ..pictures.sheets import enlarge
 from ..training.progress import Progress
-from ..weighing import named, owners_of, participants
 from .cells import Board, Cell, Result
 from .scoring import Judge, Scores, content_key, digest
 from .sizes import Sizes, spread
@@ -158,21 +158,7 @@ class Bench:
         chosen = [task.prompts[k] for k in spread(len(task.prompts), prompts)]
         filled = [fill(prompt, asked) for prompt in chosen]
         config = self.sampling(system.sampling, index)
-        plain = system.drawn is SYSTEMS["ours"].drawn
-        texts = [config.negative_prompt, *filled]
-        taking_part = (
-            participants(bank, named(texts, owners_of(bank)), config)
-            if plain
-            else tuple(bank.values())
-        )
-        content = content_key(
-            self.base.fingerprint,
-            "generate" if plain else system.name,
-            taking_part,
-            filled,
-            config,
-            f"{self.encoders} {task.name}",
-        )
+        content = self._content(system, bank, task, filled, config)
         key = f"drawn/{content}"
         with self.board.claimed(key):
             held = self._held(key) if self.board.done(key) else None
@@ -182,6 +168,24 @@ class Bench:
                 scores = more if held is None else held.joined(more)
                 self.board.write(key, {"scores": scores.to_dict(), "prompts": filled})
         return {"content": content, "images": images, "drawn": max(0, images - start)}
+
+    def _content(
+        self,
+        system: System,
+        bank: Mapping[str, Concept],
+        task: Task,
+        prompts: Sequence[str],
+        config: SampleConfig,
+    ) -> str:
+        """A name for the pictures, from the plan they are drawn by: who takes part, how much."""
+        concepts, weights, how = tuple(bank.values()), [], system.name
+        if system.drawn is SYSTEMS["ours"].drawn:
+            plan = make_plan(self.base, bank, prompts, (), config)
+            concepts, how = plan.concepts, "generate"
+            weights = [slot.weights.double().tolist() for slot in plan.slots]
+        judged = f"{self.encoders} {task.name}"
+        base = self.base.fingerprint
+        return content_key(base, how, concepts, weights, prompts, config, judged)
 
     def _draw(
         self,

@@ -151,9 +151,10 @@ def content_key(
     base: str,
     how: str,
     concepts: Sequence[Concept],
+    weights: Sequence[Sequence[Sequence[float]]],
     prompts: Sequence[str],
     config: SampleConfig,
-    clip: str,
+    judged: str,
 ) -> str:
     """A name for everything that decides pictures and their scores; equal names, equal pictures.
 
@@ -163,13 +164,16 @@ def content_key(
     Args:
         base: Fingerprint of the model.
         how: Which way of drawing.
-        concepts: Those that can take part, in their order, with all their weights.
+        concepts: Those that take part, in their order, with all that they have learned.
+        weights: For each prompt, layer by layer, how much of each concept is taken (Eq. 3).
         prompts: With concept words.
         config: Sampling.
-        clip: Name of the encoders.
+        judged: Encoders, and the concept asked for.
     """
     settings = {**config.to_dict(), "num_images": 0}
-    parts = [base, how, [digest(c) for c in concepts], list(prompts), settings, clip]
+    shares = [[[round(w, _DIGITS) for w in layer] for layer in prompt] for prompt in weights]
+    held = [digest(concept) for concept in concepts]
+    parts = [base, how, held, shares, list(prompts), settings, judged]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

@@ -1,5 +1,6 @@
 """Cells of the benchmark: resumed, shared, never done twice; what names pictures and scores."""
 
+import itertools
 import math
 import os
 import threading
@@ -117,8 +118,11 @@ def test_a_damaged_result_says_what_to_do(tmp_path):
 def test_content_is_named_by_all_that_decides_it_and_by_nothing_else():
     dog, cat, config = make_concept("dog"), make_concept("cat"), SampleConfig(seed=3)
 
-    def key(concepts=(dog,), prompts=("a <dog-1>",), config=config, how="generate", clip="c"):
-        return content_key("base", how, concepts, prompts, config, clip)
+    def key(
+        concepts=(dog,), prompts=("a <dog-1>",), config=config, how="generate", by="c", share=1.0
+    ):
+        weights = [[[share] * len(concepts)]]
+        return content_key("base", how, concepts, weights, prompts, config, by)
 
     assert key() == key((make_concept("dog"),), config=replace(config, num_images=9))
     path = next(iter(dog.factors))
@@ -134,7 +138,8 @@ def test_content_is_named_by_all_that_decides_it_and_by_nothing_else():
         key(config=replace(config, seed=4)),
         key(config=replace(config, steps=4)),
         key(how="lora_composite"),
-        key(clip="d"),
+        key(by="d"),
+        key(share=0.5),
     ]
     assert len({key(), *other}) == len(other) + 1
     assert digest(dog) == digest(replace(dog, index=7, created="now", facts={}))
@@ -169,7 +174,7 @@ def test_spread_is_even_and_starts_at_the_first(count, wanted):
     assert len(chosen) == min(count, wanted)
     assert list(chosen) == sorted(set(chosen))
     assert not chosen or (chosen[0] == 0 and chosen[-1] < count)
-    gaps = {b - a for a, b in zip(chosen, chosen[1:], strict=False)}
+    gaps = {b - a for a, b in itertools.pairwise(chosen)}
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 

@@ -1,0 +1,206 @@
+"""A quick forgetting benchmark that notices broken parts, and the command around it.
+
+Two look-alikes are learned one after the other on mini-sd, for an eighth of the usual pictures, and
+drawn with the easiest prompts. The bounds are loose; that they are not empty is shown by breaking
+aggregation and consolidation on purpose: the same checks then fail.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cidm_core import plan
+from cidm_core.cifc import tables
+from cidm_core.cifc.cells import merged
+from cidm_core.cifc.figures import contact_picture, forgetting_picture
+from cidm_core.cifc.long_run import OWN
+from cidm_core.cifc.results import main_results
+from cidm_core.cifc.run import Request, prepare
+from cidm_core.cifc.sizes import Sizes
+from cidm_core.cifc.systems import RECIPES, SYSTEMS
+from cidm_core.cifc.tasks import mini_suite
+from cidm_core.cifc.worklist import draw_key, main_cells
+from cidm_core.cli import main
+from cidm_core.diffusers_host.clip import load_clip
+from cidm_core.diffusers_host.load import load_base
+from cidm_core.methods.cidm import Cidm
+from cidm_core.ops import aggregation
+
+PROMPTS = (
+    "a photo of a <TOK>, gray background",
+    "a <TOK> on the left, green background",
+    "a <TOK> on grass",
+    "a large <TOK> in the middle, blue background",
+)
+SIZES = Sizes(
+    "test",
+    prompts=4,
+    images=2,
+    own_images=2,
+    row_images=1,
+    training={"steps": 120, "batch_size": 2, "variants": 8, "save_every": 0},
+    sampling={"steps": 8},
+)
+ALONE = replace(OWN, name="oracle")  # the bank's own concepts, each drawn without the other
+COMPARED = (SYSTEMS["ours"], ALONE)
+
+
+def look_alikes():
+    """The suite's two cats, one order, easy prompts."""
+    whole = mini_suite()
+    tasks = tuple(replace(whole.tasks[k], prompts=PROMPTS) for k in (2, 8))
+    return replace(whole, tasks=tasks, orders=((0, 1),), scenes=())
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    return load_base("mini-sd", device="cpu"), load_clip("mini-clip", "cpu")
+
+
+def run(hosts, folder):
+    """All cells of the two systems, and what they found."""
+    base, clip = hosts
+    request = Request(systems=("ours",), parts=("main",))
+    bench = prepare(base, clip, None, look_alikes(), None, SIZES, folder, request).main
+    bench.board.work_off(merged(main_cells(bench, COMPARED)))
+    return bench, main_results(bench, COMPARED)
+
+
+@pytest.fixture(scope="module")
+def quick(hosts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cifc")
+    return (folder, *run(hosts, folder))
+
+
+def check_nothing_is_lost(found):
+    """With the whole bank each concept is what it is alone, and what it was at first."""
+    assert abs(found["ours"]["oracle_gap"]["ia"]["mean"]) <= 0.003
+    assert found["ours"]["forgetting"]["lowest_retention"] >= 0.99
+
+
+def check_all_are_learned(found):
+    """The later concept as well as the first."""
+    for scores in found["ours"]["concepts"].values():
+        assert scores["ia"] >= 0.5
+        assert scores["ta"] >= 0.6
+    assert found["ours"]["confusion"]["accuracy"] >= 0.75
+
+
+def test_concepts_are_learned_and_kept(quick):
+    check_nothing_is_lost(quick[2])
+    check_all_are_learned(quick[2])
+
+
+def test_what_is_equal_by_construction_is_drawn_once(quick):
+    _, bench, _ = quick
+    ours = [draw_key(bench, SYSTEMS["ours"], (0, 1), count, 0) for count in (1, 2)]
+    own = draw_key(bench, ALONE, (0, 1), 2, 0)
+    cells = [bench.board.read(key) for key in (*ours, own)]
+    assert len({cell["content"] for cell in cells}) == 1
+    assert sorted(cell["drawn"] for cell in cells) == [0, 0, 2]
+
+
+def test_what_shares_a_name_is_equal_in_every_pixel(quick):
+    _, bench, _ = quick
+    first, both = (bench.learned(RECIPES["ours"], (0, 1), count) for count in (1, 2))
+    pictures = [
+        SYSTEMS["ours"]
+        .draw(
+            bench.base,
+            SYSTEMS["ours"].arrange(learned, first[0].name),
+            [f"a {first[0].trigger} on grass"],
+            bench.sampling({}),
+        )[0]
+        .tobytes()
+        for learned in (first, both)
+    ]
+    assert pictures[0] == pictures[1]
+
+
+def uniform(relevance, *_args, **_more):
+    return torch.full_like(relevance, 1 / relevance.shape[-1])
+
+
+def of_another(relevance, *args, **more):
+    return RIGHT(relevance, *args, **more).roll(1, -1)
+
+
+RIGHT = aggregation.normalise
+
+
+@pytest.mark.parametrize("broken", [uniform, of_another])
+def test_broken_aggregation_is_noticed(quick, hosts, tmp_path, monkeypatch, broken):
+    for kept in ("banks", "train"):
+        shutil.copytree(quick[0] / "work" / kept, tmp_path / "work" / kept)
+    monkeypatch.setattr(plan, "participants", lambda bank, *_: tuple(bank.values()))
+    monkeypatch.setattr(aggregation, "normalise", broken)
+    _, found = run(hosts, tmp_path)
+    with pytest.raises(AssertionError):
+        check_nothing_is_lost(found)
+
+
+def test_broken_consolidation_is_noticed(quick, hosts, tmp_path, monkeypatch):
+    """The first task has nothing to be consolidated with, so only the second is learned again."""
+    second = f"{look_alikes().tasks[1].name}*"
+    for kept in ("banks", "train"):
+        without = shutil.ignore_patterns(second)
+        shutil.copytree(quick[0] / "work" / kept, tmp_path / "work" / kept, ignore=without)
+    right = Cidm.penalties
+
+    def flipped(self):
+        return {name: -1e3 * term for name, term in right(self).items()}
+
+    monkeypatch.setattr(Cidm, "penalties", flipped)
+    _, found = run(hosts, tmp_path)
+    with pytest.raises(AssertionError):
+        check_all_are_learned(found)
+
+
+def test_tables_and_pictures_show_what_was_found(quick):
+    _, bench, found = quick
+    rows = tables.summary_table(found).splitlines()
+    assert rows[0].count("|") == rows[2].count("|") == 9
+    assert "0.00 [0.00, 0.00]" in rows[2]  # ours, and its gap
+    assert tables.concept_table(found, "ia").count("V9-cat") == 1
+    maps, sheet = forgetting_picture(found), contact_picture(bench, COMPARED)
+    assert min(*maps.size, *sheet.size) > 200
+
+
+COMMAND = ("benchmark", "cifc", "--quick", "--train-steps", "1", "--steps", "1", "--images", "1")
+
+
+def test_the_command_writes_reports_goes_on_and_keeps_runs_apart(tmp_path, capsys):
+    few = ["--systems", "ours", "--device", "cpu", "--quiet", "--json"]
+    few += ["--out", str(tmp_path / "out")]
+    assert main([*COMMAND, *few, "--only", "main", "--commit", "abc"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["main"] == found["main"]
+    assert (written["commit"], written["size"], [*written["main"]]) == ("abc", "quick", ["ours"])
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"results.json", "tables.md", "forgetting.png", "contact_sheet.png"}
+    assert "| CIDM (ours) |" in (tmp_path / "out" / "tables.md").read_text()
+
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "work").rglob("*.json")}
+    assert main([*COMMAND, *few]) == 0  # now with scenes; nothing is done twice
+    assert all(path.stat().st_mtime_ns == before for path, before in times.items())
+    again = json.loads(capsys.readouterr().out)
+    assert again["main"] == found["main"]
+    assert set(again["multi"]) == {"none", "attention", "noise", "both", "mix_of_show"}
+    assert (tmp_path / "out" / "scenes.png").exists()
+
+    assert main([*COMMAND, *few, "--seed", "1"]) == 1
+    assert "its seed differ" in capsys.readouterr().err
+
+
+def test_wrong_commands_are_refused(capsys):
+    assert main(["benchmark", "cifc", "--systems", "best"]) == 1
+    assert "There is no system 'best'" in capsys.readouterr().err
+    assert main(["benchmark", "cifc", "--orders", "0"]) == 1
+    with pytest.raises(SystemExit) as stopped:
+        main(["benchmark"])
+    assert stopped.value.code == 2
+    assert "--bank" in capsys.readouterr().err
