@@ -119,8 +119,9 @@ class _Shown:
     def cell(self, done: int, total: int, key: str, remaining: float) -> None:
         from .progress_bar import duration
 
-        self._count, self._key = (done, total), key or "waiting for other processes"
-        self._left = f"{duration(remaining)} left" if remaining == remaining else ""
+        waiting = "waiting for other processes" if done < total else ""
+        self._count, self._key = (done, total), key or waiting
+        self._left = f"{duration(remaining)} left" if remaining > 0 else ""
         self._show("")
 
     def step(self, event: Progress) -> None:
