@@ -114,22 +114,32 @@ def scenes_picture(bench: Bench, systems: Sequence[MultiSystem]) -> Image.Image:
 
 
 def bank_picture(long: Mapping[str, Any]) -> Image.Image:
-    """IA against the number of concepts in the bank, one line per rule for the weights."""
-    sizes = long["sizes"]
-    lines = [
-        (row["label"], [100 * each["ia"]["mean"] for each in row["sizes"]])
-        for row in long["systems"].values()
-    ]
-    values = [value for _, line in lines for value in line]
-    margin = 0.05 * (max(values) - min(values)) + 0.5
-    canvas = Canvas(860, 480)
+    """Against the number of concepts: what the bank costs, and IA itself.
+
+    Other concepts are drawn at each size, so the distance from the oracle tells what size does.
+    """
+    systems = list(long["systems"].values())
+    names = [row["label"] for row in systems]
+    canvas = Canvas(900, 820)
     canvas.text(24, 14, "Quality against bank size", 20, bold=True)
-    frame = Frame(80, 96, 830, 420, (0, max(sizes)), (min(values) - margin, max(values) + margin))
-    frame.draw(canvas, "concepts in the bank", "IA x 100")
-    for k, (_, line) in enumerate(lines):
+    legend(canvas, 870, 50, [(name, color(k)) for k, name in enumerate(names)])
+    gaps = [[-100 * each["oracle_gap"]["mean"] for each in row["sizes"]] for row in systems]
+    scores = [[100 * each["ia"]["mean"] for each in row["sizes"]] for row in systems]
+    _curves(canvas, 110, long["sizes"], gaps, "IA x 100, distance from the oracle")
+    _curves(canvas, 470, long["sizes"], scores, "IA x 100 of the concepts drawn at that size")
+    return canvas.finish()
+
+
+def _curves(
+    canvas: Canvas, top: int, sizes: Sequence[int], lines: Sequence[Sequence[float]], label: str
+) -> None:
+    values = [value for line in lines for value in line]
+    margin = 0.05 * (max(values) - min(values)) + 0.2
+    span = (min(values) - margin, max(values) + margin)
+    frame = Frame(84, top + 34, 870, top + 290, (0, max(sizes)), span)
+    frame.draw(canvas, "concepts in the bank", label)
+    for k, line in reversed(list(enumerate(lines))):  # ours, the first, on top
         points = [frame.at(size, value) for size, value in zip(sizes, line, strict=True)]
         canvas.line(points, color(k), 2 if k else 4)
         for x, y in points:
             canvas.dot(x, y, 4 if k else 6, color(k))
-    legend(canvas, 830, 46, [(label, color(k)) for k, (label, _) in enumerate(lines)])
-    return canvas.finish()
