@@ -63,6 +63,7 @@ VARIANTS: tuple[Variant, ...] = (
     _training("R1 and R2 none", "denoising alone", orthogonality="none", common_subspace="none"),
     _training("gamma1 x 10", "ten times the weight of R1", gamma1=10.0),
     _training("gamma2 x 10", "ten times the weight of R2", gamma2=10.0),
+    _training("rank mask", "T-LoRA: 2 ranks of 4 act at t > 500, else 3", rank_mask="timestep"),
     _weights("paper", "square, L2 norm (Eq. 3)", weights="paper"),
     _weights("released", "fourth power, L1 norm", weights="released"),
     _weights("paper, joint", "all tokens in one prompt", weights="paper", encoding="joint"),
@@ -92,7 +93,8 @@ VARIANTS: tuple[Variant, ...] = (
 )
 # Section 8 names them; the core does not have them, so there is nothing to measure.
 MISSING: Mapping[str, str] = {
-    "timestep rank mask": "fewer ranks at some timesteps",
+    "closed-form routing": "active concepts that share tokens, solved for together",
+    "warm start": "from the nearest earlier concept",
 }
 
 

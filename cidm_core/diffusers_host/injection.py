@@ -125,13 +125,13 @@ class Injection:
         """Have only some ranks act for each picture of the batch (T-LoRA), until all is undone.
 
         Args:
-            mask: Gives (batch, rank) for the forward pass under way; None: all act. Asked again
-                when checkpointing runs a layer a second time, in the backward pass.
+            mask: Gives (batch, 1, rank), 1 or 0, for the forward pass under way; None: all act.
+                Asked again when checkpointing runs a layer a second time, in the backward pass.
         """
 
         def masked(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
             acting = mask()
-            return output if acting is None else output * acting[:, None].to(output.dtype)
+            return output if acting is None else output * acting.to(output.dtype)
 
         for layer in self._injected:
             down: nn.Module = layer.get_submodule(f"lora_A.{ADAPTER}")

@@ -82,7 +82,8 @@ class LearningHost:
         self._columns = self._word_columns(batch.prompts) if watch else None
         self._latent_size = (batch.latents.shape[2], batch.latents.shape[3])
         if self._ranks is not None:
-            self._rank_mask = rank_mask(batch.timesteps, *self._ranks, self.timesteps)
+            mask = rank_mask(batch.timesteps, *self._ranks, self.timesteps)
+            self._rank_mask = mask[:, None].to(batch.latents)
         alphas = self._alphas[batch.timesteps]
         noisy = add_noise(batch.latents, batch.noise, alphas)
         value = base.unet(
