@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ WORDS, CLASS = ("<new1>", "<new2>"), "dog"
 CAPTION = "a photo of a dog in a house"
 PROMPT = "a photo of a <new1> <new2> in a house"
 EARLIER, PHOTOS = 10, 2
+CONSOLIDATED: dict[str, Any] = {"orthogonality": "subspace", "common_subspace": "closed_form"}
 PEFT, RELEASED = "plain peft LoRA step", "released way"
 SD15_PART = "R1 + R2, SD 1.5"
 SD15_STEP_TFLOP = 2.100  # batch 1, 512 px, cached latents, 16 prompts, forward and backward
@@ -70,7 +72,9 @@ def side_by_side(
     cached = torch.cat([released.latents() for _ in range(PHOTOS)])
     peft = PeftStep(base, cached, PROMPT, WORDS, rows)
     turns = Turns({PEFT: peft, RELEASED: released}, rounds)
-    config = TrainConfig(steps=turns.steps, resolution_px=8 * size.cells, variants=1)
+    config = TrainConfig(
+        steps=turns.steps, resolution_px=8 * size.cells, variants=1, **CONSOLIDATED
+    )
     with tempfile.TemporaryDirectory() as folder:
         bank = Bank(folder)
         for concept in old.values():
@@ -114,7 +118,7 @@ def method(base: Base, host: LearningHost, old: Mapping) -> Cidm:
         base=base.fingerprint,
         layers=base.layers,
     )
-    return Cidm(task, TrainConfig(), list(old.values()), host)
+    return Cidm(task, TrainConfig(**CONSOLIDATED), list(old.values()), host)
 
 
 def parts(base: Base, peft: PeftStep, released: ReleasedStep) -> dict[str, Variant]:

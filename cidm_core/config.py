@@ -124,9 +124,11 @@ class TrainConfig(_Checked):
     )
     gamma1: float = setting(0.1, "Weight of R1, subspace orthogonality (Eq. 2).", low=0.0, high=1e3)
     gamma2: float = setting(1.0, "Weight of R2, the common subspace (Eq. 2).", low=0.0, high=1e3)
+    # Off by default: concepts that are kept apart at drawing gain nothing from keeping apart while
+    # they are learned, and lose likeness (benchmarks/results/cifc).
     orthogonality: str = setting(
-        "subspace",
-        "Form of R1: the paper's intent, its squares, the released code's, or by projection.",
+        "none",
+        "Form of R1: the paper's intent, its squares, the released code's, by projection, or none.",
         choices=("subspace", "energy", "released", "projection", "none"),
     )
     directions: int = setting(
@@ -136,8 +138,8 @@ class TrainConfig(_Checked):
         high=4096,
     )
     common_subspace: str = setting(
-        "closed_form",
-        "Form of R2: truncated SVD once, or the paper's two-step gradient.",
+        "none",
+        "Form of R2: truncated SVD once, the paper's two-step gradient, or none.",
         choices=("closed_form", "gradient", "none"),
     )
     common_rank: int = setting(16, "Rank k of the common subspace W*.", low=1, high=512)

@@ -87,7 +87,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         recipe.name: recipe
         for recipe in (
             Recipe("plain", _ALONE, order_free=True),
-            Recipe("ours"),
+            Recipe("ours", order_free=True),  # the defaults look at no earlier concept
             Recipe("paper", {"orthogonality": "subspace", "common_subspace": "gradient"}),
             Recipe("released", {"orthogonality": "released", "common_subspace": "none"}),
             Recipe("sequential", _ALONE, make=_sequential),

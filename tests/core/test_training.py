@@ -361,6 +361,10 @@ def trained(tmp_path, old, steps=4, **given):
     return method, rows
 
 
+# Eq. 2 with both terms, as the paper learns.
+CONSOLIDATED = {"orthogonality": "subspace", "common_subspace": "closed_form"}
+
+
 def overlap(method, old):
     return sum(
         orthogonality(
@@ -372,19 +376,20 @@ def overlap(method, old):
 
 def test_r1_and_r2_appear_from_the_second_task_on(tmp_path):
     old = old_concepts()
-    _, rows = trained(tmp_path, old)
+    _, rows = trained(tmp_path, old, **CONSOLIDATED)
     assert {"denoise", "R1", "R2"} <= rows[0].keys()
     assert rows[0]["R1"] == 0  # up starts at zero
     assert rows[-1]["R1"] > 0
     assert rows[-1]["R2"] > 0
-    _, rows = trained(tmp_path / "first", [])
-    assert "R1" not in rows[0]
-    assert "R2" not in rows[0]
+    for folder, earlier, given in (("first", [], CONSOLIDATED), ("default", old, {})):
+        _, rows = trained(tmp_path / folder, earlier, **given)
+        assert "R1" not in rows[0]
+        assert "R2" not in rows[0]
 
 
 def test_r1_is_what_the_equation_says(tmp_path):
     old = old_concepts()
-    method, _ = trained(tmp_path, old, gamma1=0.1)
+    method, _ = trained(tmp_path, old, gamma1=0.1, **CONSOLIDATED)
     term = method.penalties()["R1"].item()
     assert term == pytest.approx(0.1 * overlap(method, old), rel=1e-4)
 
@@ -401,7 +406,7 @@ def test_projection_makes_r1_zero(tmp_path):
 def test_r1_makes_the_overlap_smaller(tmp_path):
     old, found = old_concepts(), []
     for gamma1 in (0.0, 10.0):
-        given = {"steps": 6, "gamma1": gamma1, "lr_lora": 1e-2}
+        given = {"steps": 6, "gamma1": gamma1, "lr_lora": 1e-2, **CONSOLIDATED}
         method, host = make_method(given, old)
         with torch.no_grad():
             for pair in method.adapters.values():
@@ -444,7 +449,7 @@ def test_consolidation_goes_through_the_public_call(tmp_path):
         words="<cat1> <cat2>",
         class_words="cat",
         photos=[photo],
-        given={"steps": 2},
+        given={"steps": 2, **CONSOLIDATED},
         on_progress=lambda e: terms.append(set(e.terms)),
     )
     assert list(Bank(tmp_path)) == ["dog", "cat"]

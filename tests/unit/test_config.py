@@ -112,3 +112,9 @@ def test_public_hyper_parameters_of_the_method():
     assert (config.steps, config.rank, config.lr_tokens, config.lr_lora) == (800, 4, 1e-3, 1e-4)
     assert (config.token_norm_limit, config.noise_offset, config.weight_decay) == (0.55, 0.01, 0.01)
     assert (config.gamma1, config.gamma2) == (0.1, 1.0)
+
+
+def test_consolidation_while_learning_is_off_by_default():
+    """What the benchmark shows to be better, alone and in one picture; see docs/EQUATIONS.md."""
+    config = TrainConfig()
+    assert (config.orthogonality, config.common_subspace) == ("none", "none")
