@@ -179,7 +179,9 @@ def test_cancel_keeps_the_state_and_the_same_graph_goes_on(server, photos):
 def test_the_second_concept_sees_the_first(server, learned):
     """Photos and captions as lists from the core's dataset loader, this time."""
     first = bank_of(server, "whole")["dog"]
-    prompt = training("whole", "cat", photo_folder="", images=["data", 0], captions=["data", 1])
+    terms = {"orthogonality": "subspace", "common_subspace": "closed_form"}
+    lists = {"photo_folder": "", "images": ["data", 0], "captions": ["data", 1]}
+    prompt = training("whole", "cat", **lists, **terms)
     prompt["data"] = node("LoadImageTextDataSetFromFolder", folder="cat")
     result = server.run(prompt)
     assert result.status == "success", result.error
