@@ -84,6 +84,7 @@ def save_clip(folder: Path, model: CLIPModel, notes: dict[str, str]) -> None:
     weights = {name: p.detach().half().contiguous() for name, p in model.named_parameters()}
     partial = folder / "model.safetensors.partial"
     save_file(weights, partial, metadata={"format": "pt", **notes})
+    partial.chmod(0o644)
     partial.replace(folder / "model.safetensors")
 
 
