@@ -13,7 +13,7 @@ from learning_samples import config, learn, photos, same_concept, same_weights, 
 from make import random_concept
 
 from cidm_core.bank import Bank
-from cidm_core.errors import TrainingError
+from cidm_core.errors import BankError, TrainingError
 from cidm_core.methods.base import Group
 from cidm_core.training.loop import Loop, Stopped
 from cidm_core.training.optimiser import Optimiser
@@ -293,3 +293,16 @@ def test_a_fp16_loss_scale_survives(tmp_path):
     again.resume(folder.load())
     assert again.scale.value == 2.0**15
     assert again.step == 4
+
+
+def test_only_one_run_at_a_time_learns_a_concept(tmp_path):
+    messages = []
+
+    def again(_event):
+        with pytest.raises(BankError, match="Another program is learning 'dog' in this bank") as e:
+            learn(tmp_path, given={"steps": 2})
+        messages.append(str(e.value))
+
+    first = learn(tmp_path, given={"steps": 2}, on_progress=again)
+    assert messages
+    assert list(Bank(tmp_path)) == [first.name]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image, ImageChops
 
 from cidm_core.bank import Bank
@@ -261,6 +262,17 @@ def test_what_only_a_run_can_tell_is_told_on_the_node(server, learned, photos, i
     assert result.status == "error"
     assert said in message(result)
     assert server.alive
+
+
+def test_two_trainings_of_one_concept_at_once(server, photos):
+    """The other one is this process, which holds the lock of the run."""
+    folder = server.base / "models" / "concept_banks" / "busy" / ".runs" / "dog"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        result = server.run(training("busy"))
+    assert result.status == "error"
+    assert "Another program is learning 'dog' in this bank just now. Wait" in message(result)
+    assert server.run(training("busy")).status == "success"
 
 
 @pytest.fixture(scope="module")
