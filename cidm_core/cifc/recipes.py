@@ -130,17 +130,15 @@ def learn(
     bank, settings = Bank(folder), recipe.settings(config)
     memory = Memory(folder, recipe.name)
     make = None if recipe.make is None else recipe.make(memory)
-    concept = find_taught(
-        base,
-        bank,
-        task.photos,
-        words=task.words,
-        class_words=task.class_words,
-        kind=task.kind,
-        name=task.name,
-        config=settings,
-        make=make,
-    )
+    asked: dict[str, Any] = {
+        "words": task.words,
+        "class_words": task.class_words,
+        "kind": task.kind,
+        "name": task.name,
+        "config": settings,
+        "make": make,
+    }
+    concept = find_taught(base, bank, task.photos, **asked)
     if concept is None:
         around = nullcontext() if recipe.around is None else _around(recipe, base, bank)
         with around:
@@ -148,15 +146,10 @@ def learn(
                 base,
                 bank,
                 task.photos,
-                words=task.words,
-                class_words=task.class_words,
-                kind=task.kind,
-                name=task.name,
-                config=settings,
                 on_progress=on_progress,
                 should_stop=should_stop,
-                make=make,
                 processes=Alone(),  # others that were launched with it learn other tasks
+                **asked,
             )
     if recipe.after is not None:
         recipe.after(base, memory, concept, task.photos, settings, should_stop)

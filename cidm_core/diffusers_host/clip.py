@@ -1,26 +1,23 @@
 """A CLIP model from local files as an encoder of pictures and texts, for the alignment metrics.
 
-Pictures are prepared here as CLIP's own code does (bicubic short edge, centre crop), with Pillow:
-the processors of transformers differ between releases and may ask for torchvision.
+Pictures are prepared here as CLIP's own code does: bicubic short edge, centre crop.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from ..errors import HostError
 from .devices import choose_device
+from .vision import cropped, local_folder, preparation
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -28,6 +25,10 @@ MINI_CLIP = "mini-clip"
 _MINI_FOLDER = Path(__file__).parent.parent / "mini" / "clip"
 _MINI_TOKENIZER = _MINI_FOLDER.parent / "sd" / "tokenizer"  # one vocabulary for both
 _BATCH = 32
+_ADVICE = (
+    "Fetch it once with `hf download openai/clip-vit-base-patch32`, give a folder, or, for "
+    f"pictures of mini-sd, {MINI_CLIP!r}."
+)
 
 
 class ClipEncoder:
@@ -77,10 +78,7 @@ class ClipEncoder:
         other = int(size * long / short)
         shape = (size, other) if picture.width <= picture.height else (other, size)
         picture = picture.resize(shape, Image.Resampling.BICUBIC)
-        left, top = (shape[0] - size) // 2, (shape[1] - size) // 2
-        picture = picture.crop((left, top, left + size, top + size))
-        pixels = np.asarray(picture, dtype=np.float32) / 255
-        return ((pixels - self.mean) / self.std).transpose(2, 0, 1)
+        return cropped(picture, size, self.mean, self.std)
 
 
 def load_clip(
@@ -104,7 +102,7 @@ def load_clip(
         path, tokenizer = _MINI_FOLDER, tokenizer or _MINI_TOKENIZER
         if not path.is_dir():
             raise HostError(f"This installation lacks {path}. Install the package again.")
-    folder = _folder(path)
+    folder = local_folder(path, "CLIP", _ADVICE)
     try:
         model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         splitter = CLIPTokenizer.from_pretrained(tokenizer or folder, local_files_only=True)
@@ -114,29 +112,4 @@ def load_clip(
             f"'{path}' is no CLIP model of transformers ({reason}). Give a folder with "
             "config.json, model.safetensors, vocab.json and merges.txt."
         ) from error
-    return ClipEncoder(model.to(choose_device(device)), splitter, _preparation(folder))
-
-
-def _folder(path: str | Path) -> Path:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise HostError(f"'{folder}' is a file. Give the CLIP model's folder.")
-    try:
-        return Path(snapshot_download(str(path), local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError) as error:
-        raise HostError(
-            f"There is no CLIP model '{path}', neither as a folder nor in the Hugging Face cache. "
-            "Fetch it once with `hf download openai/clip-vit-base-patch32`, give a folder, or, for "
-            f"pictures of mini-sd, {MINI_CLIP!r}."
-        ) from error
-
-
-def _preparation(folder: Path) -> Mapping[str, Any]:
-    """Mean and deviation of the pixels, where the folder names them."""
-    try:
-        found = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return ClipEncoder(model.to(choose_device(device)), splitter, preparation(folder))

@@ -6,15 +6,12 @@ resized to a short edge of 256 (bicubic), centre-cropped to 224, and normalised 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -22,12 +19,14 @@ from transformers import AutoConfig, Dinov2Model, ViTModel
 
 from ..errors import HostError
 from .devices import choose_device
+from .vision import cropped, local_folder, preparation
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 _CROP_PX = 224
 _RESIZE = 256 / 224  # short edge per crop
 _BATCH = 32
+_ADVICE = "Fetch it once with `hf download facebook/dino-vits16`, or give a folder."
 _MODELS: Mapping[str, Any] = {"vit": ViTModel, "dinov2": Dinov2Model}
 
 
@@ -59,10 +58,7 @@ class DinoEncoder:
         scale = short / min(picture.size)
         shape = (max(short, int(picture.width * scale)), max(short, int(picture.height * scale)))
         picture = picture.resize(shape, Image.Resampling.BICUBIC)
-        left, top = (shape[0] - self.size) // 2, (shape[1] - self.size) // 2
-        picture = picture.crop((left, top, left + self.size, top + self.size))
-        pixels = np.asarray(picture, dtype=np.float32) / 255
-        return ((pixels - self.mean) / self.std).transpose(2, 0, 1)
+        return cropped(picture, self.size, self.mean, self.std)
 
 
 def load_dino(path: str | Path, device: str | torch.device | None = None) -> DinoEncoder:
@@ -76,7 +72,7 @@ def load_dino(path: str | Path, device: str | torch.device | None = None) -> Din
     Raises:
         HostError: If it is not there or neither DINO nor DINOv2.
     """
-    folder = _folder(path)
+    folder = local_folder(path, "DINO", _ADVICE)
     try:
         kind = str(AutoConfig.from_pretrained(folder, local_files_only=True).model_type)
         # DINO's own weights lack ViT's pooler, which is not read.
@@ -90,28 +86,4 @@ def load_dino(path: str | Path, device: str | torch.device | None = None) -> Din
             f"'{path}' is no DINO model of transformers ({reason}). Give a folder with config.json "
             f"and model.safetensors; the model's type must be one of {', '.join(_MODELS)}."
         ) from error
-    return DinoEncoder(model.to(choose_device(device)), _preparation(folder))
-
-
-def _folder(path: str | Path) -> Path:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise HostError(f"'{folder}' is a file. Give the DINO model's folder.")
-    try:
-        return Path(snapshot_download(str(path), local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError) as error:
-        raise HostError(
-            f"There is no DINO model '{path}', neither as a folder nor in the Hugging Face cache. "
-            "Fetch it once with `hf download facebook/dino-vits16`, or give a folder."
-        ) from error
-
-
-def _preparation(folder: Path) -> Mapping[str, Any]:
-    """Mean and deviation of the pixels, where the folder names them."""
-    try:
-        found = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return DinoEncoder(model.to(choose_device(device)), preparation(folder))
