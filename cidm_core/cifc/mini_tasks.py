@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import random
 
+from PIL import Image
+
 from ..mini.draw import draw
 from ..mini.looks import CONCEPTS, Look, reference_scene
 from ..training.data import Photo
+from .mini_perfect import perfect_picture
 from .mini_scenes import mini_scenes
 from .suite import Suite, Task
 
@@ -94,7 +97,12 @@ def mini_suite(seed: int = 0) -> Suite:
         look_task(CONCEPTS[look], name, f"<v{number}a> <v{number}b>", class_words, count, seed)
         for number, (name, look, class_words, count) in enumerate(_TABLE, start=1)
     )
-    return Suite("mini", tasks, ORDERS, mini_scenes(tasks))
+    return Suite("mini", tasks, ORDERS, mini_scenes(tasks), perfect=_perfect)
+
+
+def _perfect(task: Task, prompt: str, rng: random.Random) -> Image.Image:
+    looks = {name: CONCEPTS[look] for name, look, *_ in _TABLE}
+    return perfect_picture(looks[task.name], prompt, rng)
 
 
 def look_task(look: Look, name: str, words: str, class_words: str, count: int, seed: int) -> Task:

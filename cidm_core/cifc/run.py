@@ -20,11 +20,14 @@ from .ablation_results import ablation_results
 from .ablations import ablation_cells
 from .bench import Bench
 from .cells import Board, Cell, OnCell, merged
+from .likeness_picture import likeness_picture
 from .long_run import long_cells
+from .perfect import perfect_cells, perfect_results
 from .results import long_results, main_results, multi_results, seconds_of
 from .scenes import multi_cells
 from .scoring import Judge, encoder_digest, suite_digest
 from .sizes import Sizes
+from .strengths import strength_cells, strength_results
 from .suite import Suite
 from .systems import MULTI, SYSTEMS, System
 from .worklist import main_cells, restricted
@@ -162,10 +165,16 @@ def cells_of(benches: Benches, request: Request) -> list[Cell]:
     main = benches.main
     return merged(
         main_cells(main, request.chosen) if "main" in request.parts else [],
+        perfect_cells(main) if "main" in request.parts else [],
+        strength_cells(main) if _draws_strengths(request) else [],
         multi_cells(main) if "multi" in request.parts else [],
         long_cells(benches.long) if benches.long is not None else [],
         ablation_cells(main) if "ablations" in request.parts else [],
     )
+
+
+def _draws_strengths(request: Request) -> bool:
+    return "main" in request.parts and "ours" in request.systems
 
 
 def run_benchmark(
@@ -217,6 +226,9 @@ def collect(benches: Benches, request: Request, cells: Sequence[Cell]) -> dict[s
     }
     if "main" in request.parts:
         results["main"] = main_results(main, request.chosen)
+        results["perfect"] = perfect_results(main)
+    if _draws_strengths(request):
+        results["strengths"] = strength_results(main)
     if "multi" in request.parts and main.suite.scenes:
         results["multi"] = multi_results(main)
     if benches.long is not None:
@@ -239,6 +251,7 @@ def write_reports(
     if "main" in results:
         pictures["forgetting.png"] = figures.forgetting_picture(results["main"])
         pictures["contact_sheet.png"] = figures.contact_picture(main, request.chosen)
+        pictures["likeness.png"] = likeness_picture(results)
     if "multi" in results:
         pictures["scenes.png"] = figures.scenes_picture(main, tuple(MULTI.values()))
     if "long" in results:

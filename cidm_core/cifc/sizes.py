@@ -63,6 +63,7 @@ class Sizes:
         at_once: Pictures drawn in one call.
         parts: What is run unless the caller chooses: some of main, multi, long, ablations.
         systems: Which systems are compared unless the caller chooses; none: all.
+        strengths: At which further strengths `ours` is drawn, for the curve of IA against TA.
         long: The long run.
         ablation: The ablations.
     """
@@ -81,13 +82,14 @@ class Sizes:
     at_once: int = 40
     parts: tuple[str, ...] = ("main", "multi", "long", "ablations")
     systems: tuple[str, ...] = ()
+    strengths: tuple[float, ...] = (0.5, 0.7, 0.85)
     long: Long = field(default_factory=Long)
     ablation: Ablation = field(default_factory=Ablation)
 
     def to_dict(self) -> dict[str, object]:
-        """What decides the numbers; which parts and systems are run does not."""
-        values = asdict(self)
-        return {key: values[key] for key in values if key not in ("parts", "systems")}
+        """What decides the numbers; which parts, systems and strengths are run does not."""
+        values, chosen = asdict(self), ("parts", "systems", "strengths")
+        return {key: values[key] for key in values if key not in chosen}
 
 
 # Sampling steps: mini-sd draws 300 held-out captions as well with 10 steps as with 30
@@ -114,6 +116,7 @@ QUICK = Sizes(
     parts=("main", "multi"),
     # The others add a recipe each, and LwF and LoRA-Composite cost twice as much and more.
     systems=("oracle", "sequential", "c_lora", "lora_merge", "released", "ours"),
+    strengths=(),
     long=Long(concepts=0),
     ablation=Ablation(tasks=(0, 3), prompts=4, images=1, scenes=2, scene_images=2),
 )

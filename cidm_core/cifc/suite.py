@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from PIL import Image
 
 from ..concept import KINDS
 from ..errors import CidmError
@@ -122,6 +125,7 @@ class Suite:
         orders: In which orders they are learned: permutations of the tasks' indices.
         scenes: Pictures of several concepts; may be empty.
         negative_prompt: Shared by all pictures.
+        perfect: Draws, without any model, what a prompt of a task asks for; None: nobody can.
 
     Raises:
         CidmError: If tasks share a name or words, an order is no permutation, or a scene names
@@ -133,6 +137,7 @@ class Suite:
     orders: tuple[tuple[int, ...], ...]
     scenes: tuple[Scene, ...] = ()
     negative_prompt: str = ""
+    perfect: Callable[[Task, str, random.Random], Image.Image] | None = None
 
     def __post_init__(self) -> None:
         names = [task.name for task in self.tasks]

@@ -15,6 +15,12 @@ after the concept's own training, mean and worst concept. Own: share of pictures
 own concept's photos, of all concepts. Copies: share of pictures that are nearer to a photo, in
 pixels and features, than any two photos are to each other."""
 
+_PERFECT = """\
+Perfect pictures: what the prompts ask for, drawn by the small world itself, with the concept's true
+look. A TA above theirs is not obedience but the concept's absence: plain pictures of the class fit
+a prompt in class words best of all."""
+_STRENGTHS = "Concepts as in the table above, drawn at a part of their strength."
+
 
 def markdown(results: Mapping[str, Any]) -> str:
     """All tables of a run.
@@ -29,7 +35,13 @@ def markdown(results: Mapping[str, Any]) -> str:
         + (f" at {results['commit']}." if results.get("commit") else "."),
     ]
     if main := results.get("main"):
-        parts += ["## Single concepts after the last task", summary_table(main), _NOTES]
+        perfect = results.get("perfect") or {}
+        summary = summary_table(main, perfect)
+        parts += ["## Single concepts after the last task", summary, _NOTES]
+        if perfect:
+            parts.append(_PERFECT)
+        if strengths := results.get("strengths"):
+            parts += ["## Likeness against obedience", strength_table(strengths), _STRENGTHS]
         for measure in ("ia", "ta", "dino"):
             if measure in next(iter(main.values()))["scores"]:
                 parts += [f"## {_HEAD[measure]} by concept", concept_table(main, measure)]
@@ -42,13 +54,17 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def summary_table(main: Mapping[str, Any]) -> str:
-    """One row per system."""
+def summary_table(main: Mapping[str, Any], perfect: Mapping[str, Any] | None = None) -> str:
+    """One row per system, under that of perfect pictures where there are any."""
     measures = [m for m in _HEAD if m in next(iter(main.values()))["scores"]]
     gap = all("oracle_gap" in row for row in main.values())
     head = ["system", *(_HEAD[m] for m in measures), *(["gap"] if gap else [])]
     head += ["kept %", "worst kept %", "own %", "copies %"]
     rows: list[list[str]] = []
+    if perfect:
+        scores = perfect["scores"]
+        known = [interval(scores[m]) if m in scores else "-" for m in measures]
+        rows.append([perfect["label"], *known, *["-"] * (len(head) - 1 - len(known))])
     for row in main.values():
         cells = [row["label"], *(interval(row["scores"][m]) for m in measures)]
         cells += [interval(row["oracle_gap"]["ia"])] if gap else []
@@ -69,6 +85,12 @@ def concept_table(main: Mapping[str, Any], measure: str) -> str:
         cells = [_bold(v, best[n]) for n, v in zip(names, values, strict=True)]
         rows.append([row["label"], *cells, _number(row["scores"][measure]["mean"])])
     return table(["system", *names, "mean"], rows)
+
+
+def strength_table(strengths: Sequence[Mapping[str, Any]]) -> str:
+    """One row per strength of `ours`."""
+    rows = [[f"{row['strength']:g}", interval(row["ia"]), interval(row["ta"])] for row in strengths]
+    return table(["strength of ours", "IA", "TA"], rows)
 
 
 def confusion_table(main: Mapping[str, Any]) -> str:

@@ -16,10 +16,13 @@ from cidm_core import plan
 from cidm_core.cifc import tables
 from cidm_core.cifc.cells import merged
 from cidm_core.cifc.figures import contact_picture, forgetting_picture
+from cidm_core.cifc.likeness_picture import likeness_picture
 from cidm_core.cifc.long_run import OWN
+from cidm_core.cifc.perfect import perfect_cells, perfect_results
 from cidm_core.cifc.results import main_results
 from cidm_core.cifc.run import Request, prepare
 from cidm_core.cifc.sizes import Sizes
+from cidm_core.cifc.strengths import strength_cells, strength_results
 from cidm_core.cifc.systems import RECIPES, SYSTEMS
 from cidm_core.cifc.tasks import mini_suite
 from cidm_core.cifc.worklist import draw_key, main_cells
@@ -43,6 +46,7 @@ SIZES = Sizes(
     row_images=1,
     training={"steps": 120, "batch_size": 2, "variants": 8, "save_every": 0},
     sampling={"steps": 8},
+    strengths=(0.4,),
 )
 ALONE = replace(OWN, name="oracle")  # the bank's own concepts, each drawn without the other
 COMPARED = (SYSTEMS["ours"], SYSTEMS["paper"], ALONE)  # the paper's has R1 and R2
@@ -96,6 +100,23 @@ def test_concepts_are_learned_and_kept(quick):
 
 def test_consolidation_leaves_room_to_learn(quick):
     check_all_are_learned(quick[2], "paper")
+
+
+def test_perfect_pictures_and_strengths_are_points_of_reference(quick):
+    """Nothing drawn by a model is more like the photos; weaker concepts are less like them."""
+    _, bench, found = quick
+    more = perfect_cells(bench), strength_cells(bench)
+    bench.board.work_off(merged(main_cells(bench, COMPARED), *more))
+    perfect, strengths = perfect_results(bench), strength_results(bench)
+    assert perfect["scores"]["ia"]["mean"] > found["ours"]["scores"]["ia"]["mean"]
+    assert perfect["scores"]["ta"]["mean"] > 0.6
+    assert [row["strength"] for row in strengths] == [0.4, 1.0]
+    assert strengths[0]["ia"]["mean"] < strengths[1]["ia"]["mean"] - 0.02
+    assert strengths[1]["ia"] == found["ours"]["scores"]["ia"]
+    results = {"main": found, "perfect": perfect, "strengths": strengths}
+    assert tables.summary_table(found, perfect).splitlines()[2].startswith("| Perfect pictures")
+    assert len(tables.strength_table(strengths).splitlines()) == 4
+    assert likeness_picture(results).size == likeness_picture({"main": found}).size
 
 
 def test_what_is_equal_by_construction_is_drawn_once(quick):
@@ -187,8 +208,11 @@ def test_the_command_writes_reports_goes_on_and_keeps_runs_apart(tmp_path, capsy
     assert written["main"] == found["main"]
     assert (written["commit"], written["size"], [*written["main"]]) == ("abc", "quick", ["ours"])
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names >= {"results.json", "tables.md", "forgetting.png", "contact_sheet.png"}
-    assert "| CIDM (ours) |" in (tmp_path / "out" / "tables.md").read_text()
+    pictures = {"forgetting.png", "contact_sheet.png", "likeness.png"}
+    assert names >= {"results.json", "tables.md", *pictures}
+    shown = (tmp_path / "out" / "tables.md").read_text()
+    assert "| CIDM (ours) |" in shown
+    assert "| Perfect pictures" in shown
 
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "work").rglob("*.json")}
     assert main([*COMMAND, *few]) == 0  # now with scenes; nothing is done twice

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from PIL import Image
 
 from cidm_core.cifc.folder_tasks import guess_class_words
 from cidm_core.cifc.long_tasks import alike
+from cidm_core.cifc.mini_perfect import perfect_picture
+from cidm_core.cifc.scoring import Judge
 from cidm_core.cifc.tasks import Part, Scene, Suite, Task, folder_suite, long_suite, mini_suite
+from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.errors import CidmError
 from cidm_core.mini.looks import CONCEPTS
 from cidm_core.mini.tokenizer import _ENGLISH, _words
@@ -113,6 +117,41 @@ def test_the_seed_decides_the_photos(mini):
     for a, b, c in zip(mini.tasks, again.tasks, other.tasks, strict=True):
         assert all(np.array_equal(p, q) for p, q in zip(pixels(a), pixels(b), strict=True))
         assert not all(np.array_equal(p, q) for p, q in zip(pixels(a), pixels(c), strict=True))
+
+
+def test_perfect_pictures_show_what_is_asked(mini):
+    look = CONCEPTS["teal-cat"]
+
+    def drawn(prompt, seed=0):
+        picture = perfect_picture(look, prompt, random.Random(seed))
+        return np.asarray(picture, dtype=float) / 255
+
+    def share(pixels, color):
+        return (np.abs(pixels - np.array(color)).max(-1) < 0.08).mean()
+
+    teal = look.thing.color
+    left = drawn("a <TOK> on the left, green background")
+    assert share(left[:, :16], teal) > 0.1
+    assert share(left[:, 16:], teal) < 0.02
+    large = drawn("a large <TOK> in the middle, blue background")
+    small = drawn("a small <TOK> at the top, white background")
+    assert share(large, teal) > 2 * share(small, teal)
+    both = drawn("a pink heart at the top and a <TOK> at the bottom")
+    assert share(both[16:], teal) > 0.05 > share(both[:16], teal)
+    sepia = drawn("a sepia photo of a <TOK>")
+    assert share(sepia, teal) == 0
+    assert np.array_equal(sepia, drawn("a sepia photo of a <TOK>"))
+    assert not np.array_equal(sepia, drawn("a sepia photo of a <TOK>", 1))
+
+
+def test_every_prompt_has_a_perfect_picture_that_mini_clip_takes_for_its_concept(mini):
+    judge = Judge(load_clip("mini-clip", "cpu"), None, mini)
+    for index, each in enumerate(mini.tasks):
+        rng = random.Random(0)
+        pictures = [mini.perfect(each, prompt, rng) for prompt in each.prompts for _ in range(2)]
+        scores = judge.score(each, pictures, each.plain)
+        nearest = [n == index for row in scores.nearest for n in row]
+        assert sum(nearest) / len(nearest) >= 0.7
 
 
 # --- the long suite ------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""A plot of IA against TA: every system a point, ours a curve over its strength."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from ..pictures.axes import Frame
+from ..pictures.canvas import INK, MUTED, PAPER, Canvas, Color, Point, color, line_height, wrap
+from ..pictures.canvas import text_width as width_of
+
+_EXPLAINED = (
+    "Right: more like the photos. Up: closer to the prompt in class words. A curve joins ours at "
+    "lower strengths. Higher than perfect pictures means that less of the concept is seen, not "
+    "that the prompt is followed better."
+)
+_SIZE, _TEXT, _GAP = (920, 640), 13, 17
+_OURS = "ours"
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A point in pixels with its name."""
+
+    at: Point
+    label: str
+    ink: Color
+    radius: float
+    left: bool = False
+
+
+def likeness_picture(results: Mapping[str, Any]) -> Image.Image:
+    """Systems, and where there are any perfect pictures and a curve of strengths.
+
+    Args:
+        results: As in `results.json`, with "main".
+    """
+    main, perfect = results["main"], results.get("perfect") or {}
+    strengths = results.get("strengths") or []
+    spots = [_spot(row["scores"]) for row in main.values()]
+    curve = [_spot(row) for row in strengths]
+    everything = [*spots, *curve, *([_spot(perfect["scores"])] if perfect else [])]
+    canvas = Canvas(*_SIZE)
+    canvas.text(24, 14, "Likeness against obedience", 20, bold=True)
+    for k, line in enumerate(wrap(_EXPLAINED, _TEXT, canvas.width - 48, 3)):
+        canvas.text(24, 44 + k * line_height(_TEXT), line, _TEXT, MUTED)
+    ranges = _range([x for x, _ in everything], 0.25), _range([y for _, y in everything], 0.1)
+    frame = Frame(70, 124, canvas.width - 30, canvas.height - 60, *ranges)
+    frame.draw(canvas, "IA x 100", "TA x 100")
+    canvas.line([frame.at(*spot) for spot in curve], color(0), 3)
+    marks = [
+        _Mark(frame.at(*spot), row["label"], color(0), 6)
+        if name == _OURS
+        else _Mark(frame.at(*spot), row["label"], color(7), 6, left=True)
+        for spot, (name, row) in zip(spots, main.items(), strict=True)
+        if name != "oracle" or _OURS not in main
+    ]
+    marks += [
+        _Mark(frame.at(*spot), f"ours at {row['strength']:g}", color(0), 4)
+        for spot, row in zip(curve[:-1], strengths[:-1], strict=True)
+    ]
+    if perfect:
+        marks.append(_Mark(frame.at(*_spot(perfect["scores"])), "Perfect pictures", color(2), 7))
+    _mark(canvas, marks)
+    return canvas.finish()
+
+
+def _spot(scores: Mapping[str, Any]) -> Point:
+    return 100 * scores["ia"]["mean"], 100 * scores["ta"]["mean"]
+
+
+def _range(values: Sequence[float], share: float) -> tuple[float, float]:
+    """With room for labels."""
+    margin = share * (max(values) - min(values)) + 1
+    return min(values) - margin, max(values) + margin
+
+
+def _mark(canvas: Canvas, marks: Sequence[_Mark]) -> None:
+    """Dots, and names that do not run into each other: those below give way downwards."""
+    taken: list[tuple[float, float, float]] = []  # from, to, height
+    for mark in sorted(marks, key=lambda mark: mark.at[1]):
+        x, y = mark.at
+        width = width_of(mark.label, _TEXT)
+        left = x - 12 - width if mark.left else x + 12
+        height = y
+        for start, stop, other in taken:
+            if left < stop and start < left + width and height - other < _GAP:
+                height = other + _GAP
+        taken.append((left, left + width, height))
+        if height > y + 4:
+            canvas.line([(x, y), (left - 2 if left > x else left + width + 2, height)], MUTED)
+        canvas.dot(x, y, mark.radius + 1.5, PAPER)
+        canvas.dot(x, y, mark.radius, mark.ink)
+        canvas.text(left, height, mark.label, _TEXT, INK, anchor="lm")
