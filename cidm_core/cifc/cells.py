@@ -8,6 +8,7 @@ dies, however it dies. So any number of processes may be started on the same fol
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -159,7 +160,8 @@ class Board:
                 result = cell.work()
                 spent = time.monotonic() - started
                 cpu = time.process_time() - before  # a busy machine does not count
-                self.write(cell.key, {**result, "seconds": spent, "cpu_seconds": cpu})
+                cost = {"seconds": spent, "cpu_seconds": cpu, "process": os.getpid()}
+                self.write(cell.key, {**result, **cost})
         except BusyError:
             return False
         return True

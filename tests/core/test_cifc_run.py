@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from launching import launch_two
 
 from cidm_core import plan
 from cidm_core.cifc import tables
@@ -224,6 +225,18 @@ def test_the_command_writes_reports_goes_on_and_keeps_runs_apart(tmp_path, capsy
 
     assert main([*COMMAND, *few, "--seed", "1"]) == 1
     assert "its seed differ" in capsys.readouterr().err
+
+
+def test_launched_processes_share_the_work(tmp_path):
+    few = ["--systems", "sequential", "c_lora", "--only", "main", "--device", "cpu", "--quiet"]
+    launch_two("-m", "cidm_core", *COMMAND, *few, "--out", str(tmp_path))
+    work = tmp_path / "work"
+    cells = [
+        json.loads(p.read_text()) for k in ("train", "draw") for p in (work / k).rglob("*.json")
+    ]
+    assert len({cell["process"] for cell in cells}) == 2
+    assert len(cells) == 2 * (5 + 15)  # five tasks, a triangle of pictures each
+    assert [*json.loads((tmp_path / "results.json").read_text())["main"]] == few[1:3]
 
 
 def test_wrong_commands_are_refused(capsys):

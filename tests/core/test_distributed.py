@@ -1,12 +1,10 @@
 """Two CPU processes under `accelerate launch` learn what one process learns."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launching import launch_two
 from learning_samples import learn, small_folder
 from learning_worker import GIVEN
 
@@ -20,17 +18,7 @@ ALL_STEPS = list(range(1, GIVEN["steps"] + 1))
 def together(tmp_path_factory):
     """The folder two processes worked in, and what each of them saw."""
     folder = tmp_path_factory.mktemp("together")
-    # With --cpu, `accelerate launch` starts one process only, unless there is MPI. --multi_gpu
-    # means torchrun; without a GPU the processes meet on the CPU all the same.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    command += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    # Port 0: one of its own choice, so that several test runs do not meet.
-    command += ["--dynamo_backend", "no", "--main_process_port", "0"]
-    command += [str(WORKER), str(small_folder()), str(folder)]
-    folders = [str(WORKER.parent), str(WORKER.parents[1]), str(WORKER.parents[2])]
-    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(folders)}
-    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch_two(str(WORKER), str(small_folder()), str(folder))
     return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
