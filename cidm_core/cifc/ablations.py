@@ -5,9 +5,13 @@ The open choices of the methods note, sections 7 and 8, as named variants over t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+from ..methods.base import MakeMethod
+from .baselines.class_kept import ClassKept
+from .baselines.memory import Memory
 from .bench import Bench
 from .cells import Cell, merged
 from .scenes import multi_cells, scene_key
@@ -31,14 +35,16 @@ class Variant:
     Attributes:
         name: In tables and file names.
         group: What it is about: "training", "weights", "regions".
-        change: Overrides of training or sampling settings.
+        change: Overrides of training or sampling settings; of steps and gammas: factors.
         note: What it is, for the table.
+        make: What builds the method, for an idea that is no setting.
     """
 
     name: str
     group: str
     change: Mapping[str, object] = field(default_factory=dict[str, object])
     note: str = ""
+    make: MakeMethod | None = None
 
 
 def _training(name: str, note: str, **change: object) -> Variant:
@@ -67,11 +73,21 @@ VARIANTS: tuple[Variant, ...] = (
     _training("R1 and R2", "Eq. 2", **_R1, **_R2),
     _training("R1 and R2 gradient", "as in the paper", **_R1, common_subspace="gradient"),
     _training("rank mask", "T-LoRA: 2 ranks of 4 act at t > 500, else 3", rank_mask="timestep"),
+    _training("half the steps", "", steps=0.5),
+    _training("twice the steps", "", steps=2),
+    Variant(
+        "class preservation",
+        "training",
+        note="class words estimate what they did; 2.3 times the time of a step",
+        make=partial(ClassKept, weight=1.0),
+    ),
     _weights("paper", "square, L2 norm (Eq. 3)", weights="paper"),
     _weights("released", "fourth power, L1 norm", weights="released"),
     _weights("paper, joint", "all tokens in one prompt", weights="paper", encoding="joint"),
     _weights("released, joint", "as the public code", weights="released", encoding="joint"),
     _weights("gate, top 1", "at most one concept", top_k=1),
+    _weights("strength 0.7", "", strength=0.7),
+    _weights("guidance 2.5", "default 4", guidance_scale=2.5),
     _weights("token-routed", "each concept in its own words' keys", key_value_routing="token"),
     _regions("alpha 0", "no share of the global estimate", alpha=0.0),
     _regions("alpha 0.3", "", alpha=0.3),
@@ -102,15 +118,27 @@ MISSING: Mapping[str, str] = {
 
 
 def recipe_of(bench: Bench, variant: Variant) -> Recipe:
-    """The recipe of `ours` with a change; gammas are factors of the default."""
+    """The recipe of `ours` with a change."""
     change = dict(variant.change)
-    for gamma in ("gamma1", "gamma2"):
-        if gamma in change:
-            change[gamma] = float(str(change[gamma])) * getattr(bench.training, gamma)
+    for name in ("gamma1", "gamma2", "steps"):
+        if name in change:
+            default = getattr(bench.training, name)
+            change[name] = type(default)(float(str(change[name])) * default)
     ours = RECIPES["ours"]
-    config = {**ours.config, **change}
-    # A term may look at the earlier concepts, so the order counts.
-    return replace(ours, name=f"ours {variant.name}", config=config, order_free=False)
+    return replace(
+        ours,
+        name=f"ours {variant.name}",
+        config={**ours.config, **change},
+        order_free=False,  # a term may look at the earlier concepts
+        make=None if variant.make is None else _regardless(variant.make),
+    )
+
+
+def _regardless(make: MakeMethod) -> Callable[[Memory], MakeMethod]:
+    def of_memory(_memory: Memory) -> MakeMethod:
+        return make
+
+    return of_memory
 
 
 def training_variants() -> list[Variant]:

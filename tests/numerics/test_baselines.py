@@ -9,6 +9,7 @@ import torch
 from make import random_concept
 
 from cidm_core.cifc.baselines.c_lora import CLora
+from cidm_core.cifc.baselines.class_kept import ClassKept
 from cidm_core.cifc.baselines.composite import CompositePlan
 from cidm_core.cifc.baselines.ewc import Ewc
 from cidm_core.cifc.baselines.lwf import Lwf
@@ -210,6 +211,37 @@ def test_lwf_refuses_what_it_cannot_do():
         made(Lwf, one, weight=1.0)
     with pytest.raises(TrainingError, match="gradient_checkpointing"):
         Lwf(task(), TrainConfig(gradient_checkpointing=True), (), LinearHost(), weight=1.0)
+
+
+# Class preservation
+
+
+def test_class_preservation_compares_class_words_with_and_without_the_weights():
+    host, seen = LinearHost(), []
+    predict = host.predict
+
+    def listening(batch, tokens, watch):
+        size = sum(wide(p.up).__abs__().sum() for p in host.adapters.values())
+        seen.append((batch.prompts[0], size > 0))
+        return predict(batch, tokens, watch)
+
+    host.predict = listening
+    method = moved(made(ClassKept, (), host, weight=2.5))
+    data = batch()
+    terms = method.losses(data)
+    ups = sum((wide(pair.up) ** 2).sum() for pair in method.adapters.values())
+    error = ((wide(data.latents) * ups) ** 2).mean(1) * wide(data.image_masks)
+    expected = 2.5 * (error.sum((1, 2)) / wide(data.image_masks).sum((1, 2))).mean()
+    assert float(terms["class"].detach()) == pytest.approx(expected, rel=1e-3)
+    assert seen == [("a dog", False), ("a dog", True), ("a <new1> <new2>", True)]
+    sum(terms.values()).backward()
+    assert all(pair.up.grad.abs().sum() > 0 for pair in method.adapters.values())
+
+
+def test_class_preservation_costs_nothing_at_the_start_and_refuses_recomputing():
+    assert float(made(ClassKept, olds(1), weight=1.0).losses(batch())["class"].detach()) == 0
+    with pytest.raises(TrainingError, match="gradient_checkpointing"):
+        ClassKept(task(), TrainConfig(gradient_checkpointing=True), (), LinearHost(), weight=1.0)
 
 
 # C-LoRA

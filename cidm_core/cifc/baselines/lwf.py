@@ -67,7 +67,7 @@ class Lwf(Sequential):
         if self._heads:
             # From the batch itself: a run taken up again then picks as it would have.
             head = self._heads[int(batch.timesteps.sum()) % len(self._heads)]
-            with torch.no_grad(), _swapped(self.adapters, self._before):
+            with torch.no_grad(), swapped(self.adapters, self._before):
                 taught = self._host.predict(batch, head, False).value
             kept = self._host.predict(batch, head, False).value
             terms["distil"] = self._weight * masked_mse(kept, taught, self._seen(batch))
@@ -84,9 +84,7 @@ def _rows(concept: Concept, task: Task, device: torch.device) -> Mapping[str, Te
 
 
 @contextmanager
-def _swapped(
-    adapters: Mapping[str, Adapter], factors: Mapping[str, LoraFactors]
-) -> Generator[None]:
+def swapped(adapters: Mapping[str, Adapter], factors: Mapping[str, LoraFactors]) -> Generator[None]:
     """Other values in the adapters for a while. Leave before a graph is built on them."""
     held: Sequence[tuple[Tensor, Tensor]] = [
         (tensor.data, tensor.detach().clone())

@@ -1,0 +1,88 @@
+"""The benchmark's ablations and its long run, with a step or two of training."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from cidm_core.cifc import ablations, tables
+from cidm_core.cifc.ablation_results import ablation_results
+from cidm_core.cifc.ablations import Variant, ablation_cells, recipe_of, task_order
+from cidm_core.cifc.baselines.class_kept import ClassKept
+from cidm_core.cifc.figures import bank_picture
+from cidm_core.cifc.long_run import long_cells
+from cidm_core.cifc.results import long_results
+from cidm_core.cifc.run import Request, prepare
+from cidm_core.cifc.sizes import Ablation, Long, Sizes
+from cidm_core.cifc.tasks import long_suite, mini_suite
+from cidm_core.diffusers_host.clip import load_clip
+from cidm_core.diffusers_host.load import load_base
+
+VARIANTS = (
+    Variant("half the steps", "training", {"steps": 0.5}),
+    Variant("R1", "training", {"orthogonality": "subspace", "gamma1": 10}),
+    Variant("class kept", "training", make=partial(ClassKept, weight=1.0)),
+    Variant("same", "weights", {"top_k": 4}, "the default by another name"),
+    Variant("weak", "weights", {"strength": 0.0}),
+    Variant("no regions", "regions", {"regional_attention": False, "noise_estimation": False}),
+)
+SIZES = Sizes(
+    "test",
+    training={"steps": 2, "batch_size": 1, "variants": 2, "save_every": 0},
+    sampling={"steps": 2},
+    ablation=Ablation(tasks=(0, 1), prompts=2, images=1, scenes=1, scene_images=1),
+    long=Long(concepts=3, banks=(1, 3), probes=2, prompts=2, images=1),
+)
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory):
+    """Two look-alikes with their scene, and three concepts of the long run; nothing done yet."""
+    whole = mini_suite()
+    pair = tuple(whole.tasks[k] for k in (0, 6))
+    suite = replace(whole, tasks=pair, orders=((0, 1),), scenes=whole.scenes[:1])
+    base, clip = load_base("mini-sd", device="cpu"), load_clip("mini-clip", "cpu")
+    request = Request(parts=("long", "ablations"))
+    folder = tmp_path_factory.mktemp("parts")
+    return prepare(base, clip, None, suite, long_suite(3), SIZES, folder, request)
+
+
+def test_ablations_change_one_thing_and_compare_pair_by_pair(benches, monkeypatch):
+    monkeypatch.setattr(ablations, "VARIANTS", VARIANTS)
+    bench = benches.main
+    bench.board.work_off(ablation_cells(bench))
+    found = ablation_results(bench)
+    groups = found["groups"]
+    for rows in groups.values():
+        assert rows[0]["name"] == "default"
+        assert not any(rows[0]["ia_change"].values())
+    same, weak = groups["weights"][1:]
+    assert not any(same["ia_change"].values())
+    assert weak["ia_change"]["mean"] != 0
+    assert groups["regions"][1]["ia_change"]["mean"] != 0
+    shown = tables.ablation_markdown(found)
+    assert all(f"| {variant.name} |" in shown for variant in VARIANTS)
+
+    half, r1, kept = (
+        bench.learned(recipe_of(bench, variant), task_order(bench), 2) for variant in VARIANTS[:3]
+    )
+    assert [concept.facts["steps"] for concept in half] == [1, 1]
+    assert r1[0].config["gamma1"] == pytest.approx(10 * bench.training.gamma1)
+    assert {concept.method for concept in kept} == {"class_kept"}
+
+
+def test_the_long_run_draws_old_and_new_concepts_from_a_growing_bank(benches):
+    bench = benches.long
+    bench.board.work_off(long_cells(bench))
+    found = long_results(bench)
+    assert found["sizes"] == [1, 3]
+    systems = found["systems"]
+    assert [each["concepts"] for each in systems["ours"]["sizes"]] == [
+        [bench.suite.tasks[0].name],
+        [bench.suite.tasks[0].name, bench.suite.tasks[2].name],
+    ]
+    for each in systems["ours"]["sizes"]:
+        assert not any(each["bank_gap"].values())  # equal to the last pixel
+    assert systems["released-weights"]["sizes"][1]["bank_gap"]["mean"] != 0
+    assert len(tables.long_table(found).splitlines()) == 2 + len(systems)
+    assert min(bank_picture(found).size) > 200
