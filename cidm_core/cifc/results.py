@@ -130,7 +130,7 @@ def _matrix(bench: Bench, system: System, order: Sequence[int]) -> ForgettingMat
     cells: dict[tuple[int, int], float] = {}
     for count in range(1, total + 1):
         for position in range(count):
-            if images_at(sizes, count, position, total):
+            if images_at(sizes, system, count, position, total):
                 key = draw_key(bench, system, order, count, order[position])
                 # The same pictures everywhere, so that differences are paired.
                 scores = bench.scores(key, sizes.row_images or sizes.own_images)

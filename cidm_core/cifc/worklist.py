@@ -94,13 +94,15 @@ def _matrix(bench: Bench, system: System, order: Sequence[int]) -> Iterator[Cell
     """The lower triangle: each concept after its own task and after every later one."""
     for count in range(len(order), 0, -1):  # the last row has the most pictures: others reuse them
         for position in range(count):
-            if images := images_at(bench.sizes, count, position, len(order)):
+            if images := images_at(bench.sizes, system, count, position, len(order)):
                 index = order[position]
                 yield draw_cell(bench, system, order, count, index, bench.sizes.prompts, images)
 
 
-def images_at(sizes: Sizes, count: int, position: int, tasks: int) -> int:
+def images_at(sizes: Sizes, system: System, count: int, position: int, tasks: int) -> int:
     """Pictures per prompt of the concept at a position once `count` tasks are learned."""
     if count == tasks:
         return sizes.images
-    return sizes.own_images if position == count - 1 else sizes.row_images
+    if position == count - 1:
+        return sizes.own_images
+    return sizes.row_images if system.rows else 0
