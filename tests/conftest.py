@@ -4,4 +4,4 @@ import shape_checks
 
 shape_checks.install()  # before anything imports cidm_core
 
-from fixtures import tiny_base, tiny_checkpoint, tiny_folder  # noqa: E402, F401
+from fixtures import clip_folder, tiny_base, tiny_checkpoint, tiny_folder  # noqa: E402, F401

@@ -1,11 +1,13 @@
-"""A tiny SD 1.5 in every form the loader takes: in memory, as a folder, as a single file.
+"""A tiny SD 1.5 in every form the loader takes (memory, folder, single file), and a tiny CLIP.
 
-All three hold the same random weights (seed 0, fp32). Sharing them is safe as long as a test
+All three forms hold the same random weights (seed 0, fp32). Sharing them is safe as long as a test
 leaves the modules as it found them.
 """
 
 import pytest
-from tools.make_checkpoint import write_compvis, write_diffusers
+import torch
+from tools.make_checkpoint import write_compvis, write_diffusers, write_tokenizer
+from transformers import CLIPConfig, CLIPModel
 
 from cidm_core.diffusers_host.load import load_base
 
@@ -30,3 +32,19 @@ def tiny_checkpoint(tmp_path_factory):
 def tiny_base(tiny_folder):
     """Seven cross-attention layers, 32 and 64 wide, context 768; a forward takes milliseconds."""
     return load_base(tiny_folder, device="cpu", dtype="fp32")
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A CLIP of random weights with everything a real folder has."""
+    folder = tmp_path_factory.mktemp("clip") / "tiny-clip"
+    text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "vocab_size": 1000, "max_position_embeddings": 77}
+    text |= {"bos_token_id": 998, "eos_token_id": 999}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    CLIPModel(config).save_pretrained(folder)
+    write_tokenizer(folder, 1000)
+    return folder

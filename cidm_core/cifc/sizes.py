@@ -130,6 +130,7 @@ PAPER = Sizes(
     scene_images=20,
     sampling={"steps": 50, "guidance_scale": 7.5, "scheduler": "dpmpp_2m"},
     at_once=8,
+    strengths=(),
     long=Long(concepts=0),
     ablation=Ablation(tasks=(0, 2, 5, 6, 8), images=4),
 )

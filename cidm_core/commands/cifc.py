@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NAME = "cifc"
 _EPILOG = """\
 examples:
-  cidm benchmark cifc --quick                      a few minutes: four concepts, one order
+  cidm benchmark cifc --quick                      a few minutes: five concepts, one order
   cidm benchmark cifc --out results                ten concepts, three orders, forty in one bank
   cidm benchmark cifc --systems ours released oracle --only main
   cidm benchmark cifc --model sd15.safetensors --clip openai/clip-vit-base-patch32 --data cifc
@@ -32,8 +32,8 @@ Everything done is kept under OUT/work: the same command goes on where it was st
 several times on one folder, by hand or by `accelerate launch`, the processes share the work.
 
 written to OUT:
-  results.json, tables.md, forgetting.png, contact_sheet.png, scenes.png, bank_size.png,
-  ablations.md
+  results.json, tables.md, forgetting.png, likeness.png, contact_sheet.png, scenes.png,
+  bank_size.png, ablations.md
 """
 
 

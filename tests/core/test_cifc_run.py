@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from launching import launch_two
+from PIL import Image
 
 from cidm_core import plan
 from cidm_core.cifc import tables
@@ -237,6 +238,39 @@ def test_launched_processes_share_the_work(tmp_path):
     assert len({cell["process"] for cell in cells}) == 2
     assert len(cells) == 2 * (5 + 15)  # five tasks, a triangle of pictures each
     assert [*json.loads((tmp_path / "results.json").read_text())["main"]] == few[1:3]
+
+
+def test_the_real_thing_runs_from_a_checkpoint_a_clip_and_a_folder(
+    tiny_checkpoint, clip_folder, tmp_path
+):
+    """SD 1.5's layout and size of picture, random weights."""
+    for name in ("dog", "cat"):
+        for kind, write in (("images", save_photo), ("captions", save_caption)):
+            (tmp_path / "data" / kind / name).mkdir(parents=True)
+            write(tmp_path / "data" / kind / name, name)
+    prompts = tmp_path / "data" / "evaluation_prompts"
+    prompts.mkdir()
+    (prompts / "test_pet.txt").write_text("a <TOK> in a garden\n")
+    (tmp_path / "data" / "negative_prompt.txt").write_text("blurry\n")
+    given = ["--model", tiny_checkpoint, "--clip", clip_folder, "--data", tmp_path / "data"]
+    few = ["--train-steps", "1", "--steps", "1", "--images", "1", "--only", "main", "--quiet"]
+    few += ["--systems", "ours", "--device", "cpu"]
+    out = tmp_path / "out"
+    command = ["benchmark", "cifc", *map(str, given), *few, "--out", str(out)]
+    assert main(command) == 0
+    found = json.loads((out / "results.json").read_text())
+    assert (found["size"], found["suite"]) == ("paper", "data")
+    assert set(found["main"]["ours"]["concepts"]) == {"dog", "cat"}
+    assert not found["perfect"]
+    assert (out / "likeness.png").exists()
+
+
+def save_photo(folder, _name):
+    Image.effect_noise((64, 48), 60).convert("RGB").save(folder / "1.jpg")
+
+
+def save_caption(folder, name):
+    (folder / "1.txt").write_text(f"a photo of a {name}")
 
 
 def test_wrong_commands_are_refused(capsys):

@@ -5,8 +5,6 @@ import pytest
 import torch
 from make import random_concept
 from PIL import Image
-from tools.make_checkpoint import write_tokenizer
-from transformers import CLIPConfig, CLIPModel
 
 from cidm_core.cli import main
 from cidm_core.config import SampleConfig
@@ -19,22 +17,6 @@ from cidm_core.evaluation.prompts import fill, read_prompts, write_back
 from cidm_core.training.data import Photo
 
 QUICK = SampleConfig(steps=2, width_px=64, height_px=64)
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    """A CLIP of random weights with everything a real folder has."""
-    folder = tmp_path_factory.mktemp("clip") / "tiny-clip"
-    text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 2, "vocab_size": 1000, "max_position_embeddings": 77}
-    text |= {"bos_token_id": 998, "eos_token_id": 999}
-    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
-    vision |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    torch.manual_seed(0)
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
-    CLIPModel(config).save_pretrained(folder)
-    write_tokenizer(folder, 1000)
-    return folder
 
 
 @pytest.fixture(scope="module")
