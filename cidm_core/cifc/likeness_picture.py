@@ -13,9 +13,9 @@ from ..pictures.canvas import INK, MUTED, PAPER, Canvas, Color, Point, color, li
 from ..pictures.canvas import text_width as width_of
 
 _EXPLAINED = (
-    "Right: more like the photos. Up: closer to the prompt in class words. A curve joins ours at "
-    "lower strengths. Higher than perfect pictures means that less of the concept is seen, not "
-    "that the prompt is followed better."
+    "Right: more like the photos. Up: closer to the prompt in class words. A curve joins one "
+    "system at several strengths. Higher than perfect pictures means that less of the concept is "
+    "seen, not that the prompt is followed better."
 )
 _SIZE, _TEXT, _GAP = (920, 640), 13, 17
 _OURS = "ours"
@@ -39,10 +39,11 @@ def likeness_picture(results: Mapping[str, Any]) -> Image.Image:
         results: As in `results.json`, with "main".
     """
     main, perfect = results["main"], results.get("perfect") or {}
-    strengths = results.get("strengths") or []
-    spots = [_spot(row["scores"]) for row in main.values()]
-    curve = [_spot(row) for row in strengths]
-    everything = [*spots, *curve, *([_spot(perfect["scores"])] if perfect else [])]
+    curves: Mapping[str, Any] = results.get("strengths") or {}
+    points = {name: [_spot(each) for each in curve] for name, curve in curves.items()}
+    everything = [_spot(row["scores"]) for row in main.values()]
+    everything += [spot for curve in points.values() for spot in curve]
+    everything += [_spot(perfect["scores"])] if perfect else []
     canvas = Canvas(*_SIZE)
     canvas.text(24, 14, "Likeness against obedience", 20, bold=True)
     for k, line in enumerate(wrap(_EXPLAINED, _TEXT, canvas.width - 48, 3)):
@@ -50,22 +51,26 @@ def likeness_picture(results: Mapping[str, Any]) -> Image.Image:
     ranges = _range([x for x, _ in everything], 0.25), _range([y for _, y in everything], 0.1)
     frame = Frame(70, 124, canvas.width - 30, canvas.height - 60, *ranges)
     frame.draw(canvas, "IA x 100", "TA x 100")
-    canvas.line([frame.at(*spot) for spot in curve], color(0), 3)
-    marks = [
-        _Mark(frame.at(*spot), row["label"], color(0), 6)
-        if name == _OURS
-        else _Mark(frame.at(*spot), row["label"], color(7), 6, left=True)
-        for spot, (name, row) in zip(spots, main.items(), strict=True)
-        if name != "oracle" or _OURS not in main
-    ]
-    marks += [
-        _Mark(frame.at(*spot), f"ours at {row['strength']:g}", color(0), 4)
-        for spot, row in zip(curve[:-1], strengths[:-1], strict=True)
-    ]
+    marks: list[_Mark] = []
+    for name, curve in points.items():
+        canvas.line([frame.at(*spot) for spot in curve], _ink(name), 3)
+        marks += [
+            _Mark(frame.at(*spot), f"x {each['strength']:g}", _ink(name), 4, left=name != _OURS)
+            for spot, each in zip(curve, curves[name], strict=True)
+            if each["strength"] != 1
+        ]
+    for name, row in main.items():
+        if name != "oracle" or _OURS not in main:  # where ours is, to the pixel
+            spot, left = frame.at(*_spot(row["scores"])), name != _OURS
+            marks.append(_Mark(spot, row["label"], _ink(name), 6, left))
     if perfect:
         marks.append(_Mark(frame.at(*_spot(perfect["scores"])), "Perfect pictures", color(2), 7))
     _mark(canvas, marks)
     return canvas.finish()
+
+
+def _ink(name: str) -> Color:
+    return color(0) if name == _OURS else color(7)
 
 
 def _spot(scores: Mapping[str, Any]) -> Point:

@@ -166,15 +166,11 @@ def cells_of(benches: Benches, request: Request) -> list[Cell]:
     return merged(
         main_cells(main, request.chosen) if "main" in request.parts else [],
         perfect_cells(main) if "main" in request.parts else [],
-        strength_cells(main) if _draws_strengths(request) else [],
+        strength_cells(main, request.chosen) if "main" in request.parts else [],
         multi_cells(main) if "multi" in request.parts else [],
         long_cells(benches.long) if benches.long is not None else [],
         ablation_cells(main) if "ablations" in request.parts else [],
     )
-
-
-def _draws_strengths(request: Request) -> bool:
-    return "main" in request.parts and "ours" in request.systems
 
 
 def run_benchmark(
@@ -227,8 +223,7 @@ def collect(benches: Benches, request: Request, cells: Sequence[Cell]) -> dict[s
     if "main" in request.parts:
         results["main"] = main_results(main, request.chosen)
         results["perfect"] = perfect_results(main)
-    if _draws_strengths(request):
-        results["strengths"] = strength_results(main)
+        results["strengths"] = strength_results(main, request.chosen)
     if "multi" in request.parts and main.suite.scenes:
         results["multi"] = multi_results(main)
     if benches.long is not None:

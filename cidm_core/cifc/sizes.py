@@ -44,6 +44,11 @@ class Ablation:
     scene_images: int = 4
 
 
+def _curves() -> Mapping[str, tuple[float, ...]]:
+    # Weaker where concepts are at their full strength, stronger where others take a share.
+    return {"ours": (0.5, 0.7, 0.85), "released": (1.5, 2.0)}
+
+
 @dataclass(frozen=True)
 class Sizes:
     """All numbers of one run.
@@ -63,7 +68,7 @@ class Sizes:
         at_once: Pictures drawn in one call.
         parts: What is run unless the caller chooses: some of main, multi, long, ablations.
         systems: Which systems are compared unless the caller chooses; none: all.
-        strengths: At which further strengths `ours` is drawn, for the curve of IA against TA.
+        strengths: At which further strengths systems are drawn, for curves of IA against TA.
         long: The long run.
         ablation: The ablations.
     """
@@ -82,7 +87,7 @@ class Sizes:
     at_once: int = 40
     parts: tuple[str, ...] = ("main", "multi", "long", "ablations")
     systems: tuple[str, ...] = ()
-    strengths: tuple[float, ...] = (0.5, 0.7, 0.85)
+    strengths: Mapping[str, tuple[float, ...]] = field(default_factory=_curves)
     long: Long = field(default_factory=Long)
     ablation: Ablation = field(default_factory=Ablation)
 
@@ -116,7 +121,7 @@ QUICK = Sizes(
     parts=("main", "multi"),
     # The others add a recipe each, and LwF and LoRA-Composite cost twice as much and more.
     systems=("oracle", "sequential", "c_lora", "lora_merge", "released", "ours"),
-    strengths=(),
+    strengths={},
     long=Long(concepts=0),
     ablation=Ablation(tasks=(0, 3), prompts=4, images=1, scenes=2, scene_images=2),
 )
@@ -130,7 +135,7 @@ PAPER = Sizes(
     scene_images=20,
     sampling={"steps": 50, "guidance_scale": 7.5, "scheduler": "dpmpp_2m"},
     at_once=8,
-    strengths=(),
+    strengths={},
     long=Long(concepts=0),
     ablation=Ablation(tasks=(0, 2, 5, 6, 8), images=4),
 )

@@ -1,11 +1,12 @@
-"""Likeness against obedience: what `ours` gives at lower strengths of the concepts.
+"""Likeness against obedience: what systems give at other strengths of the concepts.
 
-A system that shows less of a concept follows the prompt more easily. A curve over the strength
-tells a better system from one that merely stands elsewhere on it.
+A system that shows less of a concept follows the prompt more easily. Curves over the strength tell
+a better system from one that merely stands elsewhere on the same curve.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,40 +14,51 @@ from ..evaluation.intervals import bootstrap
 from .bench import Bench
 from .cells import Cell
 from .scoring import by_prompt
-from .systems import SYSTEMS, System
+from .systems import System
 from .worklist import draw_cell, draw_key
 
 _MEASURES = ("ia", "ta")
 
 
-def strength_cells(bench: Bench) -> list[Cell]:
-    """`ours` after the last task of the first order, as many pictures as in the main run."""
+def strength_cells(bench: Bench, systems: Sequence[System]) -> list[Cell]:
+    """After the last task of the first order, as many pictures as in the main run."""
     order, sizes = bench.suite.orders[0], bench.sizes
     return [
-        draw_cell(bench, system, order, len(order), index, sizes.prompts, sizes.images)
-        for _, system in _systems(bench)
+        draw_cell(bench, weighed, order, len(order), index, sizes.prompts, sizes.images)
+        for system in systems
+        for _, weighed in _others(bench, system)
         for index in order
     ]
 
 
-def strength_results(bench: Bench) -> list[dict[str, Any]]:
-    """One entry per strength, weakest first, full strength last."""
+def strength_results(bench: Bench, systems: Sequence[System]) -> dict[str, list[dict[str, Any]]]:
+    """For each system that has a curve its points, weakest first, strength 1 among them."""
     order, tasks = bench.suite.orders[0], bench.suite.tasks
     categories = [task.prompts for task in tasks]
-    found: list[dict[str, Any]] = []
-    for strength, system in _systems(bench):
-        keys = [draw_key(bench, system, order, len(order), k) for k in range(len(tasks))]
-        held = [bench.scores(key) for key in keys]
-        rows = {m: [by_prompt(getattr(each, m)) for each in held] for m in _MEASURES}
-        scores = {m: bootstrap(rows[m], categories).to_dict() for m in _MEASURES}
-        found.append({"strength": strength, **scores})
+    found: dict[str, list[dict[str, Any]]] = {}
+    for system in systems:
+        points: list[dict[str, Any]] = []
+        others = _others(bench, system)
+        for strength, weighed in sorted([*others, (1.0, system)], key=lambda each: each[0]):
+            keys = [draw_key(bench, weighed, order, len(order), k) for k in range(len(tasks))]
+            held = [bench.scores(key) for key in keys]
+            rows = {m: [by_prompt(getattr(each, m)) for each in held] for m in _MEASURES}
+            scores = {m: bootstrap(rows[m], categories).to_dict() for m in _MEASURES}
+            points.append({"strength": strength, **scores})
+        if others:
+            found[system.name] = points
     return found
 
 
-def _systems(bench: Bench) -> list[tuple[float, System]]:
-    ours = SYSTEMS["ours"]
-    weaker = [
-        (strength, replace(ours, name=f"ours at {strength}", sampling={"strength": strength}))
-        for strength in sorted(bench.sizes.strengths)
+def _others(bench: Bench, system: System) -> list[tuple[float, System]]:
+    return [
+        (
+            strength,
+            replace(
+                system,
+                name=f"{system.name} at {strength:g}",
+                sampling={**system.sampling, "strength": strength},
+            ),
+        )
+        for strength in bench.sizes.strengths.get(system.name, ())
     ]
-    return [*weaker, (1.0, ours)] if weaker else []

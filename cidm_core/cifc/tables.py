@@ -19,7 +19,9 @@ _PERFECT = """\
 Perfect pictures: what the prompts ask for, drawn by the small world itself, with the concept's true
 look. A TA above theirs is not obedience but the concept's absence: plain pictures of the class fit
 a prompt in class words best of all."""
-_STRENGTHS = "Concepts as in the table above, drawn at a part of their strength."
+_STRENGTHS = """\
+The same concepts after the last task of the first order, drawn at other strengths: the weight that
+`strength` puts on all that was learned."""
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -41,7 +43,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         if perfect:
             parts.append(_PERFECT)
         if strengths := results.get("strengths"):
-            parts += ["## Likeness against obedience", strength_table(strengths), _STRENGTHS]
+            parts += ["## Likeness against obedience", strength_table(main, strengths), _STRENGTHS]
         for measure in ("ia", "ta", "dino"):
             if measure in next(iter(main.values()))["scores"]:
                 parts += [f"## {_HEAD[measure]} by concept", concept_table(main, measure)]
@@ -87,10 +89,14 @@ def concept_table(main: Mapping[str, Any], measure: str) -> str:
     return table(["system", *names, "mean"], rows)
 
 
-def strength_table(strengths: Sequence[Mapping[str, Any]]) -> str:
-    """One row per strength of `ours`."""
-    rows = [[f"{row['strength']:g}", interval(row["ia"]), interval(row["ta"])] for row in strengths]
-    return table(["strength of ours", "IA", "TA"], rows)
+def strength_table(main: Mapping[str, Any], strengths: Mapping[str, Any]) -> str:
+    """One row per system and strength."""
+    rows = [
+        [main[name]["label"], f"{each['strength']:g}", interval(each["ia"]), interval(each["ta"])]
+        for name, points in strengths.items()
+        for each in points
+    ]
+    return table(["system", "strength", "IA", "TA"], rows)
 
 
 def confusion_table(main: Mapping[str, Any]) -> str:

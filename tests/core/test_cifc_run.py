@@ -48,7 +48,7 @@ SIZES = Sizes(
     row_images=1,
     training={"steps": 120, "batch_size": 2, "variants": 8, "save_every": 0},
     sampling={"steps": 8},
-    strengths=(0.4,),
+    strengths={"ours": (0.4,)},
 )
 ALONE = replace(OWN, name="oracle")  # the bank's own concepts, each drawn without the other
 COMPARED = (SYSTEMS["ours"], SYSTEMS["paper"], ALONE)  # the paper's has R1 and R2
@@ -107,17 +107,19 @@ def test_consolidation_leaves_room_to_learn(quick):
 def test_perfect_pictures_and_strengths_are_points_of_reference(quick):
     """Nothing drawn by a model is more like the photos; weaker concepts are less like them."""
     _, bench, found = quick
-    more = perfect_cells(bench), strength_cells(bench)
+    more = perfect_cells(bench), strength_cells(bench, COMPARED)
     bench.board.work_off(merged(main_cells(bench, COMPARED), *more))
-    perfect, strengths = perfect_results(bench), strength_results(bench)
+    perfect, strengths = perfect_results(bench), strength_results(bench, COMPARED)
     assert perfect["scores"]["ia"]["mean"] > found["ours"]["scores"]["ia"]["mean"]
     assert perfect["scores"]["ta"]["mean"] > 0.6
-    assert [row["strength"] for row in strengths] == [0.4, 1.0]
-    assert strengths[0]["ia"]["mean"] < strengths[1]["ia"]["mean"] - 0.02
-    assert strengths[1]["ia"] == found["ours"]["scores"]["ia"]
+    assert [*strengths] == ["ours"]
+    weak, full = strengths["ours"]
+    assert (weak["strength"], full["strength"]) == (0.4, 1.0)
+    assert weak["ia"]["mean"] < full["ia"]["mean"] - 0.02
+    assert full["ia"] == found["ours"]["scores"]["ia"]
     results = {"main": found, "perfect": perfect, "strengths": strengths}
     assert tables.summary_table(found, perfect).splitlines()[2].startswith("| Perfect pictures")
-    assert len(tables.strength_table(strengths).splitlines()) == 4
+    assert len(tables.strength_table(found, strengths).splitlines()) == 4
     assert likeness_picture(results).size == likeness_picture({"main": found}).size
 
 
