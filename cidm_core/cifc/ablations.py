@@ -62,7 +62,7 @@ def _regions(name: str, note: str, **change: object) -> Variant:
 _R1: Mapping[str, object] = {"orthogonality": "subspace"}
 _R2: Mapping[str, object] = {"common_subspace": "closed_form"}
 VARIANTS: tuple[Variant, ...] = (
-    _training("R1", "the paper's intent: sum of |A_i^T A|", **_R1),
+    _training("R1", "the paper's intent: A_i^T A towards 0, entry by entry", **_R1),
     _training("R1 x 0.1", "a tenth of its weight", gamma1=0.1, **_R1),
     _training("R1 energy", "squares of the inner products", orthogonality="energy"),
     _training("R1 released", "as the public code", orthogonality="released"),
