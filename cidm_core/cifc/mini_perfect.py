@@ -18,6 +18,7 @@ from ..mini.draw import Background, Placed, Scene, Style, Thing, draw
 from ..mini.looks import Look
 from ..mini.shapes import KINDS
 from ..mini.world import (
+    ALONE,
     COLORS,
     GROUND_COLORS,
     GROUND_PHRASES,
@@ -34,13 +35,6 @@ from ..mini.world import (
 _CONCEPT = "<TOK>"
 _NAMED_BACKGROUND = re.compile(r",? (\w+) background")
 _THINGS = re.compile(rf"(?:(\w+) )?({_CONCEPT}|\b(?:{'|'.join(KINDS)})\b)")
-_ALONE = {
-    "left": (0.29, 0.5),
-    "right": (0.71, 0.5),
-    "top": (0.5, 0.29),
-    "bottom": (0.5, 0.71),
-    "middle": (0.5, 0.5),
-}
 _SIZES = {"small": (0.34, 0.39), "large": (0.74, 0.82)}
 _STANDS_OUT = 0.45  # distance of a concept from the backdrop, as in its reference pictures
 
@@ -115,7 +109,7 @@ def _placed(things: Sequence[Thing], text: str, rng: random.Random) -> tuple[Pla
         low, high = (0.6, 0.78) if where == "middle" else (0.48, 0.56)
         for size, span in _SIZES.items():
             low, high = span if f"a {size} " in text else (low, high)
-        x, y = _ALONE[where]
+        x, y = ALONE[where]
         placed = Placed(things[0], x + wobble[0], y + wobble[1], rng.uniform(low, high), where)
         return (placed,)
     upright = "top" in said

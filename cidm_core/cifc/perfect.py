@@ -7,17 +7,16 @@ showing the concept.
 from __future__ import annotations
 
 import random
+from statistics import mean
 from typing import Any
 
-from ..evaluation.intervals import bootstrap
 from ..names import file_stem
 from .bench import Bench
 from .cells import Cell, Result
-from .scoring import Scores, by_prompt
+from .scoring import Scores, by_prompt, intervals
 from .sizes import spread
 
 LABEL = "Perfect pictures (no model)"
-_MEASURES = ("ia", "ta")
 
 
 def perfect_cells(bench: Bench) -> list[Cell]:
@@ -33,14 +32,12 @@ def perfect_results(bench: Bench) -> dict[str, Any]:
         return {}
     tasks = bench.suite.tasks
     held = [Scores(**bench.board.read(_key(bench, k))["scores"]) for k in range(len(tasks))]
-    categories = [task.prompts for task in tasks]
-    rows = {m: [by_prompt(getattr(each, m)) for each in held] for m in _MEASURES}
     return {
         "label": LABEL,
-        "scores": {m: bootstrap(rows[m], categories).to_dict() for m in _MEASURES},
+        "scores": intervals(held, tasks),
         "concepts": {
-            task.name: {m: sum(rows[m][k]) / len(rows[m][k]) for m in _MEASURES}
-            for k, task in enumerate(tasks)
+            task.name: {m: mean(by_prompt(getattr(each, m))) for m in ("ia", "ta")}
+            for task, each in zip(tasks, held, strict=True)
         },
     }
 

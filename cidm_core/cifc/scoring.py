@@ -18,6 +18,7 @@ from ..config import SampleConfig
 from ..evaluation.alignment import image_alignment, text_alignment
 from ..evaluation.copies import correlations, cosines, pixels
 from ..evaluation.encoders import Encoder
+from ..evaluation.intervals import bootstrap
 from ..evaluation.presence import crop, similarities
 from ..regions import Region
 from .suite import Suite, Task
@@ -218,3 +219,17 @@ def _feed(sha: Any, name: str, *tensors: Tensor) -> None:
 def by_prompt(table: Table) -> list[float]:
     """Mean over the pictures of each prompt."""
     return [sum(row) / len(row) for row in table]
+
+
+def intervals(held: Sequence[Scores], tasks: Sequence[Task]) -> dict[str, dict[str, float]]:
+    """IA and TA as means over tasks with their intervals; tasks with the same prompts share draws.
+
+    Args:
+        held: Of each task's pictures.
+        tasks: In the same order.
+    """
+    categories = [task.prompts for task in tasks]
+    return {
+        m: bootstrap([by_prompt(getattr(each, m)) for each in held], categories).to_dict()
+        for m in ("ia", "ta")
+    }

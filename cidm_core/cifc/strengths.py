@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..evaluation.intervals import bootstrap
 from .bench import Bench
 from .cells import Cell
-from .scoring import by_prompt
+from .scoring import intervals
 from .systems import System
 from .worklist import draw_cell, draw_key
-
-_MEASURES = ("ia", "ta")
 
 
 def strength_cells(bench: Bench, systems: Sequence[System]) -> list[Cell]:
@@ -34,19 +31,16 @@ def strength_cells(bench: Bench, systems: Sequence[System]) -> list[Cell]:
 def strength_results(bench: Bench, systems: Sequence[System]) -> dict[str, list[dict[str, Any]]]:
     """For each system that has a curve its points, weakest first, strength 1 among them."""
     order, tasks = bench.suite.orders[0], bench.suite.tasks
-    categories = [task.prompts for task in tasks]
     found: dict[str, list[dict[str, Any]]] = {}
     for system in systems:
+        if not (others := _others(bench, system)):
+            continue
         points: list[dict[str, Any]] = []
-        others = _others(bench, system)
         for strength, weighed in sorted([*others, (1.0, system)], key=lambda each: each[0]):
             keys = [draw_key(bench, weighed, order, len(order), k) for k in range(len(tasks))]
-            held = [bench.scores(key) for key in keys]
-            rows = {m: [by_prompt(getattr(each, m)) for each in held] for m in _MEASURES}
-            scores = {m: bootstrap(rows[m], categories).to_dict() for m in _MEASURES}
+            scores = intervals([bench.scores(key) for key in keys], tasks)
             points.append({"strength": strength, **scores})
-        if others:
-            found[system.name] = points
+        found[system.name] = points
     return found
 
 

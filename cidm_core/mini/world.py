@@ -62,6 +62,14 @@ WHERE_PHRASES: dict[str, tuple[str, ...]] = {
     "bottom": ("at the bottom",),
     "middle": ("in the middle", "in the center"),
 }
+# Where the centre of a single thing is.
+ALONE: dict[str, tuple[float, float]] = {
+    "left": (0.29, 0.5),
+    "right": (0.71, 0.5),
+    "top": (0.5, 0.29),
+    "bottom": (0.5, 0.71),
+    "middle": (0.5, 0.5),
+}
 STYLE_PHRASES: dict[str, tuple[str, ...]] = {
     "watercolor": ("watercolor style", "in the style of watercolor", "a watercolor painting of"),
     "neon": ("neon style", "in the style of neon", "a neon picture of"),
@@ -214,10 +222,7 @@ def places(rng: random.Random, count: int) -> list[tuple[float, float, float, st
     if count == 1:
         where = rng.choice(("left", "right", "top", "bottom", "middle", "middle", "middle"))
         size, word = _size(rng, 0.34, 0.82 if where == "middle" else 0.56)
-        x, y = {
-            "left": (0.29, 0.5), "right": (0.71, 0.5), "top": (0.5, 0.29),
-            "bottom": (0.5, 0.71), "middle": (0.5, 0.5),
-        }[where]  # fmt: skip
+        x, y = ALONE[where]
         return [(x + wobble(), y + wobble(), size, where, word)]
     if count == 2:
         upright = rng.random() < 0.3

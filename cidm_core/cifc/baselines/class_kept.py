@@ -14,13 +14,12 @@ from torch import Tensor
 
 from ...concept import Concept
 from ...config import TrainConfig
-from ...errors import TrainingError
 from ...lora import LoraFactors
 from ...methods.base import Batch, Host, Task
 from ...methods.cidm import Cidm
 from ...ops.diffusion import masked_mse
 from ...words import replace as replace_words
-from .lwf import swapped
+from .lwf import refuse_recomputing, swapped
 
 
 class ClassKept(Cidm):
@@ -50,11 +49,7 @@ class ClassKept(Cidm):
         *,
         weight: float,
     ) -> None:
-        if config.gradient_checkpointing:
-            raise TrainingError(
-                "Class preservation runs the model more than once for each batch and cannot "
-                "recompute activations. Turn gradient_checkpointing off."
-            )
+        refuse_recomputing(config, "Class preservation")
         super().__init__(task, config, old, host)
         self._weight = weight
         self._trigger = {" ".join(task.words): task.class_words}
@@ -65,7 +60,7 @@ class ClassKept(Cidm):
         plain = replace(batch, prompts=prompts)
         tokens = {name: group.tensors["rows"].detach() for name, group in self._tokens.items()}
         nothing = {
-            path: LoraFactors(pair.down.detach().clone(), torch.zeros_like(pair.up), pair.alpha)
+            path: LoraFactors(pair.down.detach(), torch.zeros_like(pair.up), pair.alpha)
             for path, pair in self.adapters.items()
         }
         with torch.no_grad(), swapped(self.adapters, nothing):

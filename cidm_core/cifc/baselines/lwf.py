@@ -50,11 +50,7 @@ class Lwf(Sequential):
         *,
         weight: float,
     ) -> None:
-        if config.gradient_checkpointing:
-            raise TrainingError(
-                "LwF runs the model more than once for each batch and cannot recompute "
-                "activations. Turn gradient_checkpointing off."
-            )
+        refuse_recomputing(config, "LwF")
         super().__init__(task, config, old, host)
         self._weight = weight
         concepts = list(old)
@@ -72,6 +68,19 @@ class Lwf(Sequential):
             kept = self._host.predict(batch, head, False).value
             terms["distil"] = self._weight * masked_mse(kept, taught, self._seen(batch))
         return super().losses(batch) | terms
+
+
+def refuse_recomputing(config: TrainConfig, who: str) -> None:
+    """The contexts of a first pass are gone when the second one's backward wants them.
+
+    Raises:
+        TrainingError: If activations are to be recomputed.
+    """
+    if config.gradient_checkpointing:
+        raise TrainingError(
+            f"{who} runs the model more than once for each batch and cannot recompute "
+            "activations. Turn gradient_checkpointing off."
+        )
 
 
 def _rows(concept: Concept, task: Task, device: torch.device) -> Mapping[str, Tensor]:
