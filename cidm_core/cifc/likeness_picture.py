@@ -20,6 +20,8 @@ _EXPLAINED = (
 _SIZE, _TEXT, _GAP = (920, 640), 13, 17
 _OURS = "ours"
 
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
+
 
 @dataclass(frozen=True)
 class _Mark:
@@ -84,19 +86,38 @@ def _range(values: Sequence[float], share: float) -> tuple[float, float]:
 
 
 def _mark(canvas: Canvas, marks: Sequence[_Mark]) -> None:
-    """Dots, and names that do not run into each other: those below give way downwards."""
-    taken: list[tuple[float, float, float]] = []  # from, to, height
+    """Dots, and names that run neither into each other nor over a dot."""
+    taken = [_around(mark) for mark in marks]
     for mark in sorted(marks, key=lambda mark: mark.at[1]):
         x, y = mark.at
-        width = width_of(mark.label, _TEXT)
-        left = x - 12 - width if mark.left else x + 12
-        height = y
-        for start, stop, other in taken:
-            if left < stop and start < left + width and height - other < _GAP:
-                height = other + _GAP
-        taken.append((left, left + width, height))
-        if height > y + 4:
-            canvas.line([(x, y), (left - 2 if left > x else left + width + 2, height)], MUTED)
-        canvas.dot(x, y, mark.radius + 1.5, PAPER)
-        canvas.dot(x, y, mark.radius, mark.ink)
-        canvas.text(left, height, mark.label, _TEXT, INK, anchor="lm")
+        box, left = _free(mark, taken)
+        taken.append(box)
+        start, top, stop, bottom = box
+        height = (top + bottom) / 2
+        if abs(height - y) > 4:
+            canvas.line([(x, y), (stop + 2 if left else start - 2, height)], MUTED)
+        canvas.text(start, height, mark.label, _TEXT, INK, anchor="lm")
+    for mark in marks:
+        canvas.dot(*mark.at, mark.radius + 1.5, PAPER)
+        canvas.dot(*mark.at, mark.radius, mark.ink)
+
+
+def _around(mark: _Mark) -> _Box:
+    x, y = mark.at
+    return x - mark.radius, y - mark.radius, x + mark.radius, y + mark.radius
+
+
+def _free(mark: _Mark, taken: Sequence[_Box]) -> tuple[_Box, bool]:
+    """The nearest free place for a name, and whether that is left of its dot."""
+    (x, y), width = mark.at, width_of(mark.label, _TEXT)
+    places: list[tuple[_Box, bool]] = []
+    for step in range(len(taken) + 1):
+        for left in (mark.left, not mark.left):
+            start, height = (x - 12 - width if left else x + 12), y + step * _GAP
+            places.append(((start, height - _GAP / 2, start + width, height + _GAP / 2), left))
+    return next((place for place in places if not _hits(place[0], taken)), places[0])
+
+
+def _hits(box: _Box, taken: Sequence[_Box]) -> bool:
+    left, top, right, bottom = box
+    return any(x0 < right and left < x1 and y0 < bottom and top < y1 for x0, y0, x1, y1 in taken)

@@ -20,6 +20,7 @@ from .systems import MULTI, MultiSystem, System
 from .worklist import draw_key, images_at
 
 Rows = list[list[float]]  # (concepts, prompts)
+_Cost = tuple[float, float]  # seconds of one process, and of its processor
 MEASURES = ("ia", "ta", "dino")
 
 
@@ -213,22 +214,37 @@ def _at_size(bench: Bench, system: System, points: Sequence[Point]) -> dict[str,
     return result
 
 
-def seconds_of(bench: Bench, cells: Sequence[Cell]) -> dict[str, Any]:
-    """What each kind of work has cost: seconds of one process, and of its processor."""
-    spent: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for cell in cells:
-        parts = cell.key.split("/")
-        result = bench.board.read(cell.key)
-        cost = float(result.get("seconds") or 0.0), float(result.get("cpu_seconds") or 0.0)
-        spent[f"{parts[0]} {parts[2]}"].append(cost)
-        spent["all"].append(cost)
+def seconds_of(bench: Bench, parts: Mapping[str, Sequence[Cell]]) -> dict[str, Any]:
+    """What every part and every kind of work has cost; shared cells count for the first part."""
+    costs = {
+        part: {cell.key: _cost(bench, cell) for cell in cells} for part, cells in parts.items()
+    }
+    everything: dict[str, _Cost] = {}
+    found: dict[str, Any] = {}
+    for part, paid in costs.items():
+        found[part] = _total(cost for key, cost in paid.items() if key not in everything)
+        everything |= paid
+    kinds: dict[str, list[_Cost]] = defaultdict(list)
+    for key, cost in everything.items():
+        work, _, of, *_ = key.split("/")
+        kinds[work if work == "perfect" else f"{work} {of}"].append(cost)
     return {
-        kind: {
-            "cells": len(costs),
-            "seconds": round(sum(cost[0] for cost in costs), 1),
-            "cpu_seconds": round(sum(cost[1] for cost in costs), 1),
-        }
-        for kind, costs in sorted(spent.items(), key=lambda item: (item[0] == "all", item[0]))
+        "parts": {**found, "all": _total(everything.values())},
+        "work": {kind: _total(kinds[kind]) for kind in sorted(kinds)},
+    }
+
+
+def _cost(bench: Bench, cell: Cell) -> _Cost:
+    result = bench.board.read(cell.key)
+    return float(result.get("seconds") or 0.0), float(result.get("cpu_seconds") or 0.0)
+
+
+def _total(costs: Iterable[_Cost]) -> dict[str, float]:
+    held = list(costs)
+    return {
+        "cells": len(held),
+        "seconds": round(sum(cost[0] for cost in held), 1),
+        "cpu_seconds": round(sum(cost[1] for cost in held), 1),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,17 +160,20 @@ def _claim_folder(board: Board, out: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def cells_of(benches: Benches, request: Request) -> list[Cell]:
-    """All work of a request, in the order in which it is done."""
-    main = benches.main
-    return merged(
-        main_cells(main, request.chosen) if "main" in request.parts else [],
-        perfect_cells(main) if "main" in request.parts else [],
-        strength_cells(main, request.chosen) if "main" in request.parts else [],
-        multi_cells(main) if "multi" in request.parts else [],
-        long_cells(benches.long) if benches.long is not None else [],
-        ablation_cells(main) if "ablations" in request.parts else [],
-    )
+def cells_of(benches: Benches, request: Request) -> dict[str, list[Cell]]:
+    """All work of a request by part, in the order in which it is done; parts share cells."""
+    main, long = benches.main, benches.long
+    makers: dict[str, Callable[[], list[Cell]]] = {
+        "main": lambda: merged(
+            main_cells(main, request.chosen),
+            perfect_cells(main),
+            strength_cells(main, request.chosen),
+        ),
+        "multi": lambda: multi_cells(main),
+        "long": lambda: long_cells(long) if long is not None else [],
+        "ablations": lambda: ablation_cells(main),
+    }
+    return {part: makers[part]() for part in PARTS if part in request.parts}
 
 
 def run_benchmark(
@@ -196,14 +199,16 @@ def run_benchmark(
         CidmError: Anything the user can mend; all finished cells are kept.
     """
     cells = cells_of(benches, request)
-    benches.main.board.work_off(cells, on_cell)
+    benches.main.board.work_off(merged(*cells.values()), on_cell)
     results = collect(benches, request, cells)
     if writes:
         write_reports(benches, out, request, results)
     return results
 
 
-def collect(benches: Benches, request: Request, cells: Sequence[Cell]) -> dict[str, Any]:
+def collect(
+    benches: Benches, request: Request, cells: Mapping[str, Sequence[Cell]]
+) -> dict[str, Any]:
     """All figures of a finished run."""
     main = benches.main
     results: dict[str, Any] = {

@@ -19,6 +19,7 @@ _PERFECT = """\
 Perfect pictures: what the prompts ask for, drawn by the small world itself, with the concept's true
 look. A TA above theirs is not obedience but the concept's absence: plain pictures of the class fit
 a prompt in class words best of all."""
+_TIME = "What parts share counts for the first; `results.json` has it by kind of work."
 _STRENGTHS = """\
 The same concepts after the last task of the first order, drawn at other strengths: the weight that
 `strength` puts on all that was learned."""
@@ -52,7 +53,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts += ["## Several concepts in one picture", multi_table(multi)]
     if long := results.get("long"):
         parts += ["## Bank size", long_table(long)]
-    parts += ["## Time", time_table(results["seconds"])]
+    parts += ["## Time", time_table(results["seconds"]["parts"]), _TIME]
     return "\n\n".join(parts) + "\n"
 
 
@@ -136,12 +137,12 @@ def long_table(long: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def time_table(seconds: Mapping[str, Any]) -> str:
+def time_table(parts: Mapping[str, Any]) -> str:
     rows = [
-        [kind, str(row["cells"]), f"{row['seconds']:.0f}", f"{row['cpu_seconds']:.0f}"]
-        for kind, row in seconds.items()
+        [part, str(row["cells"]), f"{row['seconds']:.0f}", f"{row['cpu_seconds']:.0f}"]
+        for part, row in parts.items()
     ]
-    return table(["work", "cells", "seconds of one process", "CPU seconds"], rows)
+    return table(["part", "cells", "seconds of one process", "CPU seconds"], rows)
 
 
 def ablation_markdown(results: Mapping[str, Any]) -> str:

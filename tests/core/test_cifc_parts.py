@@ -11,7 +11,7 @@ from cidm_core.cifc.ablations import Variant, ablation_cells, recipe_of, task_or
 from cidm_core.cifc.baselines.class_kept import ClassKept
 from cidm_core.cifc.figures import bank_picture
 from cidm_core.cifc.long_run import long_cells
-from cidm_core.cifc.results import long_results
+from cidm_core.cifc.results import long_results, seconds_of
 from cidm_core.cifc.run import Request, prepare
 from cidm_core.cifc.sizes import Ablation, Long, Sizes
 from cidm_core.cifc.tasks import long_suite, mini_suite
@@ -72,8 +72,8 @@ def test_ablations_change_one_thing_and_compare_pair_by_pair(benches, monkeypatc
 
 
 def test_the_long_run_draws_old_and_new_concepts_from_a_growing_bank(benches):
-    bench = benches.long
-    bench.board.work_off(long_cells(bench))
+    bench, cells = benches.long, long_cells(benches.long)
+    bench.board.work_off(cells)
     found = long_results(bench)
     assert found["sizes"] == [1, 3]
     systems = found["systems"]
@@ -86,3 +86,15 @@ def test_the_long_run_draws_old_and_new_concepts_from_a_growing_bank(benches):
     assert systems["released-weights"]["sizes"][1]["bank_gap"]["mean"] != 0
     assert len(tables.long_table(found).splitlines()) == 2 + len(systems)
     assert min(bank_picture(found).size) > 200
+
+    spent = seconds_of(bench, {"main": cells[:2], "long": cells})
+    parts = spent["parts"]
+    assert [parts[part]["cells"] for part in ("main", "long", "all")] == [
+        2,
+        len(cells) - 2,
+        len(cells),
+    ]
+    for kinds in (spent["work"], {"main": parts["main"], "long": parts["long"]}):
+        total = sum(each["cpu_seconds"] for each in kinds.values())
+        assert total == pytest.approx(parts["all"]["cpu_seconds"], abs=0.1 * len(kinds))
+    assert "| long |" in tables.time_table(parts)
