@@ -64,7 +64,8 @@ def add_parser(verbs: Any) -> None:
         "--only",
         nargs="+",
         metavar="PART",
-        help="Some of main, multi, long, ablations. Default: all; with --quick main and multi.",
+        help="Do and report only some of main, multi, long, ablations. Default: all; with --quick "
+        "main and multi.",
     )
     what.add_argument("--seed", type=int, default=0, metavar="N", help="Training and pictures [0].")
     what.add_argument("--train-steps", type=int, metavar="N", help="Training steps per concept.")
