@@ -1,6 +1,6 @@
 """A quick forgetting benchmark that notices broken parts, and the command around it.
 
-Two look-alikes are learned one after the other on mini-sd, for an eighth of the usual pictures, and
+Two look-alikes are learned one after the other on mini-sd, for a tenth of the usual pictures, and
 drawn with the easiest prompts. The bounds are loose; that they are not empty is shown by breaking
 aggregation and consolidation on purpose: the same checks then fail.
 """
@@ -46,7 +46,14 @@ SIZES = Sizes(
     images=2,
     own_images=2,
     row_images=1,
-    training={"steps": 120, "batch_size": 2, "variants": 8, "save_every": 0},
+    training={
+        "steps": 100,
+        "batch_size": 1,
+        "lr_lora": 3e-3,
+        "lr_tokens": 1.5e-2,
+        "variants": 8,
+        "save_every": 0,
+    },
     sampling={"steps": 8},
     strengths={"ours": (0.4,)},
 )
