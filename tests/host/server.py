@@ -11,14 +11,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -264,29 +266,41 @@ class Server:
         return [self.picture(shown) for shown in result.outputs[str(node)]["images"]]
 
 
-def in_host(script: Path | str, *args: object, timeout: float = 240) -> Any:
+def in_host(script: Path | str, *args: object, timeout: int = 240) -> Any:
     """Run a script with ComfyUI's python and modules; return the JSON it printed last.
 
-    `import inside` gives the script `inside.pack()` and `inside.report(...)`.
+    `import inside` gives the script `inside.pack()` and `inside.report(...)`. It has a process to
+    itself, in which `comfy.sd` is imported already.
     """
-    runner = Path(__file__).parent / "inside" / "run.py"
-    command = [PYTHON, runner, COMFY, Path(script).resolve(), *args]
-    done = subprocess.run(
-        [str(word) for word in command],
+    runner, command = _runner(), [str(Path(script).resolve()), *map(str, args)]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        order = {"command": command, "out": str(out), "seconds": timeout}
+        with suppress(BrokenPipeError):
+            print(json.dumps(order), file=runner.stdin, flush=True)
+        status = runner.stdout.readline().strip()
+        if not status:
+            _runner.cache_clear()
+        said = out.read_text("utf-8", errors="replace") if out.exists() else ""
+    if status != "0":
+        raise AssertionError(f"{command[0]} ended with {status or 'its host'}:\n{said[-8000:]}")
+    return json.loads(said.strip().splitlines()[-1])
+
+
+@cache
+def _runner() -> subprocess.Popen[str]:
+    """A process that has imported ComfyUI; one for all scripts."""
+    started = subprocess.Popen(
+        [str(word) for word in (PYTHON, Path(__file__).parent / "inside" / "run.py", COMFY)],
         cwd=COMFY,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=timeout,
         env=environment(),
         preexec_fn=_die_with_parent,
     )
-    if done.returncode:
-        raise AssertionError(
-            f"{Path(script).name} ended with {done.returncode}:\n{done.stdout[-2000:]}\n"
-            f"{done.stderr[-6000:]}"
-        )
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    atexit.register(started.kill)
+    return started
 
 
 def environment(**more: str) -> dict[str, str]:

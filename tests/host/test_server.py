@@ -1,5 +1,6 @@
 """The harness itself: stock nodes on the random checkpoint, in both ways of running the host."""
 
+import pytest
 from server import COMFY
 
 
@@ -51,3 +52,21 @@ def test_script_in_host(in_host, tmp_path):
         str(COMFY / "nodes.py"),
         str(COMFY / "server.py"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError('what was wrong')", "ended with 1:(?s:.*)what was wrong"),
+        ("import os; print('so far', flush=True); os.abort()", "ended with -6:\nso far"),
+        ("import time; time.sleep(60)", "ended with -14"),
+        ("raise SystemExit('refused')", "refused"),
+    ],
+)
+def test_a_script_that_fails_says_why_and_the_next_one_runs(in_host, tmp_path, body, said):
+    script = tmp_path / "script.py"
+    script.write_text(body)
+    with pytest.raises(AssertionError, match=said):
+        in_host(script, timeout=2)
+    script.write_text("import inside; inside.report(3)")
+    assert in_host(script) == 3

@@ -1,14 +1,24 @@
-"""Runs a script inside ComfyUI's python: run.py COMFY SCRIPT [ARGS]. See `server.in_host`.
+"""Runs scripts inside ComfyUI's python.
 
-A folder of its own, because tests/host/server.py would hide ComfyUI's `server` module.
+    run.py COMFY SCRIPT [ARGS]    one script
+    run.py COMFY                  a script per line of JSON on stdin; see `server.in_host`
+
+Importing ComfyUI takes longer than most scripts do: the second form imports it once, and every
+script gets a fork of that process to itself. A folder of its own, because tests/host/server.py
+would hide ComfyUI's `server` module.
 """
 
+import contextlib
+import ctypes
+import json
+import os
 import runpy
+import signal
 import sys
+import traceback
 
-here, (comfy, script, *args) = sys.path[0], sys.argv[1:]
+here, (comfy, *given) = sys.path[0], sys.argv[1:]
 sys.path[:1] = [comfy, here]
-sys.argv = [script, *args]
 
 import comfy.options  # noqa: E402
 
@@ -16,4 +26,48 @@ comfy.options.enable_args_parsing(False)
 from comfy.cli_args import args as settings  # noqa: E402
 
 settings.cpu = True
-runpy.run_path(script, run_name="__main__")
+
+
+def run(script, *args):
+    sys.argv = [script, *args]
+    runpy.run_path(script, run_name="__main__")
+
+
+def serve():
+    """Answer each order with the exit status of its script; minus the signal that ended it."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever ComfyUI prints is no answer
+    import comfy.sd  # noqa: F401
+
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            _child(**json.loads(line))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+
+
+def _child(command, out, seconds):
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with its parent
+    with open(out, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    signal.alarm(seconds)
+    status = 0
+    try:
+        run(*command)
+    except BaseException as end:
+        code = end.code if isinstance(end, SystemExit) else str(end)
+        status = code if isinstance(code, int) else int(code is not None)
+        if status:
+            traceback.print_exc()
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+if given:
+    run(*given)
+else:
+    serve()
