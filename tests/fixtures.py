@@ -1,20 +1,18 @@
 """A tiny SD 1.5 in every form the loader takes (memory, folder, single file), and a tiny CLIP.
 
 All three forms hold the same random weights (seed 0, fp32). Sharing them is safe as long as a test
-leaves the modules as it found them.
+leaves the modules as it found them. Heavy imports are inside: pytest reads this file before it
+starts its workers, and for every run of a few light tests.
 """
 
 import pytest
-import torch
-from tools.make_checkpoint import write_compvis, write_diffusers, write_tokenizer
-from transformers import CLIPConfig, CLIPModel
-
-from cidm_core.diffusers_host.load import load_base
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A diffusers folder."""
+    from tools.make_checkpoint import write_diffusers
+
     folder = tmp_path_factory.mktemp("models") / "tiny-sd15"
     write_diffusers(folder, "tiny", "fp32")
     return folder
@@ -23,6 +21,8 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """A single file in CompVis layout with a folder `tokenizer` beside it."""
+    from tools.make_checkpoint import write_compvis
+
     path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
     write_compvis(path, "tiny", "fp32")
     return path
@@ -31,12 +31,18 @@ def tiny_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_base(tiny_folder):
     """Seven cross-attention layers, 32 and 64 wide, context 768; a forward takes milliseconds."""
+    from cidm_core.diffusers_host.load import load_base
+
     return load_base(tiny_folder, device="cpu", dtype="fp32")
 
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory):
     """A CLIP of random weights with everything a real folder has."""
+    import torch
+    from tools.make_checkpoint import write_tokenizer
+    from transformers import CLIPConfig, CLIPModel
+
     folder = tmp_path_factory.mktemp("clip") / "tiny-clip"
     text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
     text |= {"num_attention_heads": 2, "vocab_size": 1000, "max_position_embeddings": 77}
