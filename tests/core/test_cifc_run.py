@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from launching import launch_two
 from PIL import Image
 
 from cidm_core import plan
@@ -73,13 +72,13 @@ def hosts():
     return load_base("mini-sd", device="cpu"), load_clip("mini-clip", "cpu")
 
 
-def run(hosts, folder):
+def run(hosts, folder, compared=COMPARED):
     """All cells of the systems, and what they found."""
     base, clip = hosts
     request = Request(systems=("ours", "paper"), parts=("main",))
     bench = prepare(base, clip, None, look_alikes(), None, SIZES, folder, request).main
-    bench.board.work_off(merged(main_cells(bench, COMPARED)))
-    return bench, main_results(bench, COMPARED)
+    bench.board.work_off(merged(main_cells(bench, compared)))
+    return bench, main_results(bench, compared)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +172,7 @@ def test_broken_aggregation_is_noticed(quick, hosts, tmp_path, monkeypatch, brok
         shutil.copytree(quick[0] / "work" / kept, tmp_path / "work" / kept)
     monkeypatch.setattr(plan, "participants", lambda bank, *_: tuple(bank.values()))
     monkeypatch.setattr(aggregation, "normalise", broken)
-    _, found = run(hosts, tmp_path)
+    _, found = run(hosts, tmp_path, (SYSTEMS["ours"], ALONE))
     with pytest.raises(AssertionError):
         check_nothing_is_lost(found)
 
@@ -183,16 +182,13 @@ def test_broken_consolidation_is_noticed(quick, hosts, tmp_path, monkeypatch):
     without = shutil.ignore_patterns(f"{look_alikes().tasks[1].name}*")
     for kept in ("banks/main/paper", "train/main/paper"):
         shutil.copytree(quick[0] / "work" / kept, tmp_path / "work" / kept, ignore=without)
-    for kept in ("banks/main/ours", "train/main/ours"):
-        shutil.copytree(quick[0] / "work" / kept, tmp_path / "work" / kept)
     right = Cidm.penalties
 
     def flipped(self):
         return {name: -1e3 * term for name, term in right(self).items()}
 
     monkeypatch.setattr(Cidm, "penalties", flipped)
-    _, found = run(hosts, tmp_path)
-    check_all_are_learned(found)  # ours has no such terms
+    _, found = run(hosts, tmp_path, (SYSTEMS["paper"],))
     with pytest.raises(AssertionError):
         check_all_are_learned(found, "paper")
 
@@ -235,18 +231,6 @@ def test_the_command_writes_reports_goes_on_and_keeps_runs_apart(tmp_path, capsy
 
     assert main([*COMMAND, *few, "--seed", "1"]) == 1
     assert "its seed differ" in capsys.readouterr().err
-
-
-def test_launched_processes_share_the_work(tmp_path):
-    few = ["--systems", "sequential", "c_lora", "--only", "main", "--device", "cpu", "--quiet"]
-    launch_two("-m", "cidm_core", *COMMAND, *few, "--out", str(tmp_path))
-    work = tmp_path / "work"
-    cells = [
-        json.loads(p.read_text()) for k in ("train", "draw") for p in (work / k).rglob("*.json")
-    ]
-    assert len({cell["process"] for cell in cells}) == 2
-    assert len(cells) == 2 * (5 + 15)  # five tasks, a triangle of pictures each
-    assert [*json.loads((tmp_path / "results.json").read_text())["main"]] == few[1:3]
 
 
 def test_the_real_thing_runs_from_a_checkpoint_a_clip_and_a_folder(

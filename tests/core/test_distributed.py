@@ -1,16 +1,16 @@
-"""Two CPU processes under `accelerate launch` learn what one process learns."""
+"""Two CPU processes under `accelerate launch` learn what one learns, and share a benchmark."""
 
 import json
 from pathlib import Path
 
 import pytest
+from launched_process import GIVEN, SYSTEMS
 from launching import launch_two
 from learning_samples import learn, small_folder
-from learning_worker import GIVEN
 
 from cidm_core.bank import Bank
 
-WORKER = Path(__file__).with_name("learning_worker.py")
+WORKER = Path(__file__).with_name("launched_process.py")
 ALL_STEPS = list(range(1, GIVEN["steps"] + 1))
 
 
@@ -52,3 +52,17 @@ def test_both_stop_when_the_main_one_is_asked_to_and_both_go_on(together):
         assert rank["resumed"]["digest"] == rank["whole"]["digest"]
     assert ranks[0]["left"] == []
     assert ranks[0]["resumed"]["steps"] == ALL_STEPS[2:]
+
+
+def test_they_share_the_work_of_a_benchmark(together):
+    folder, ranks = together
+    assert [rank["benchmark"] for rank in ranks] == [0, 0]
+    out = folder / "cifc"
+    cells = [
+        json.loads(path.read_text())
+        for kind in ("train", "draw")
+        for path in (out / "work" / kind).rglob("*.json")
+    ]
+    assert len({cell["process"] for cell in cells}) == 2
+    assert len(cells) == len(SYSTEMS) * (5 + 15)  # five tasks, a triangle of pictures each
+    assert tuple(json.loads((out / "results.json").read_text())["main"]) == SYSTEMS

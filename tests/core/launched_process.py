@@ -1,4 +1,4 @@
-"""One process of a launched run: `learning_worker.py MODEL FOLDER`; see test_distributed.py."""
+"""One process of a launched run: `launched_process.py MODEL FOLDER`; see test_distributed.py."""
 
 import json
 import os
@@ -8,11 +8,15 @@ from pathlib import Path
 import torch
 from learning_samples import learn, state_digest
 
+from cidm_core import cli
 from cidm_core.bank import Bank
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.errors import CidmError
 
 GIVEN = {"steps": 5, "batch_size": 4, "seed": 2}
+SYSTEMS = ("sequential", "c_lora")
+BENCHMARK = ("benchmark", "cifc", "--quick", "--train-steps", "1", "--steps", "1", "--images", "1")
+BENCHMARK += ("--systems", *SYSTEMS, "--only", "main", "--device", "cpu", "--quiet")
 
 
 def run(base, bank, stop_at=10**6):
@@ -40,6 +44,7 @@ def main(model, folder):
     found = {"whole": run(base, folder / "whole"), "stopped": run(base, folder / "bank", 2)}
     found["left"] = [path.name for path in (folder / "bank").glob("*.safetensors")]
     found["resumed"] = run(base, folder / "bank")
+    found["benchmark"] = cli.main([*BENCHMARK, "--out", str(folder / "cifc")])
     rank = int(os.environ["RANK"])
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
 
