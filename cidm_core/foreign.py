@@ -22,6 +22,7 @@ from .errors import BankError, ConceptError
 from .families import FAMILIES, PROJECTIONS, Family
 from .lora import LoraFactors
 from .lora_file import lora_metadata, lora_tensors
+from .pickled import require_safe_torch
 from .tensor_file import pack
 from .words import normalise
 
@@ -127,12 +128,7 @@ def _single_encoder(family: str, origin: str) -> Family:
 
 
 def _load_weights(path: Path, origin: str) -> object:
-    # Older versions run code from crafted files even with weights_only (CVE-2025-32434).
-    version = torch.__version__.split("+")[0].split(".")
-    if (int(version[0]), int(version[1])) < (2, 6):
-        raise BankError(
-            f"torch {torch.__version__} cannot read '{origin}' safely. Update to torch 2.6."
-        )
+    require_safe_torch(origin, BankError)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BankError(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import HostError
+from ..pickled import require_safe_torch
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def _hint(path: Path) -> str:
 
 
 def _open_pickle(path: Path) -> Weights:
+    require_safe_torch(path.name, HostError)
     try:
         with path.open("rb") as file:
             mapped = file.read(2) == b"PK"  # the older format of torch.save cannot be mapped

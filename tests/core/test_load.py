@@ -605,6 +605,14 @@ def test_hostile_pickle_is_refused_and_never_runs(tmp_path, tensors):
     assert not proof.exists()
 
 
+def test_old_torch_opens_no_pickle(tmp_path, tensors, monkeypatch):
+    torch.save(tensors, tmp_path / "m.ckpt")
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("opened"))
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cu121")
+    with pytest.raises(HostError, match=r"m\.ckpt.*Update to torch 2\.6"):
+        cpu(tmp_path / "m.ckpt")
+
+
 def test_truncated_pickle(tmp_path, tensors):
     torch.save(tensors, tmp_path / "m.ckpt")
     whole = (tmp_path / "m.ckpt").read_bytes()
