@@ -51,7 +51,7 @@ def check(folder: Path, vae: Any, rounds: int = 4) -> dict[str, object]:
     shows = ("drawn", _drawn(encoder), rounds), ("autoencoder", _through(encoder, vae), 1)
     for name, show, looks in shows:
         report[name] = {
-            "retrieval_of_64": retrieval(encoder, show, 64, rounds),
+            "retrieval_of_64": retrieval_accuracy(encoder, show, 64, rounds),
             "wrong_captions": wrong_captions(encoder, show, 50 * rounds),
             "identity_auc": identity(show, looks),
         }
@@ -80,7 +80,9 @@ def _through(encoder: ClipEncoder, vae: Any) -> Show:
     return show
 
 
-def retrieval(encoder: ClipEncoder, show: Show, count: int, rounds: int) -> dict[str, float]:
+def retrieval_accuracy(
+    encoder: ClipEncoder, show: Show, count: int, rounds: int
+) -> dict[str, float]:
     """Return how often the right one of `count` captions, and of pictures, is the nearest.
 
     Scenes are fresh, held-out combinations included, and no two captions are equal.
