@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from .bench import Bench
 from .cells import Cell
 from .long_run import FROM_ONE_BANK, ORACLE, Point, long_key, long_points
 from .scenes import scene_key, scene_scores
-from .scoring import Scores, by_prompt
+from .scoring import Scores, by_prompt, intervals
 from .systems import MULTI, MultiSystem, System
 from .worklist import draw_key, images_at
 
@@ -75,10 +75,9 @@ def _unragged(flat: Any, like: Rows) -> Rows:
     return [[float(v) for v in part] for part in np.split(flat, ends[:-1])]
 
 
-def _categories(bench: Bench, tasks: Iterable[int] | None = None) -> list[tuple[str, ...]]:
+def _categories(bench: Bench) -> list[tuple[str, ...]]:
     """Concepts with the same prompts share their draws."""
-    chosen = range(len(bench.suite.tasks)) if tasks is None else tasks
-    return [bench.suite.tasks[k].prompts for k in chosen]
+    return [task.prompts for task in bench.suite.tasks]
 
 
 def _difference(bench: Bench, first: Rows, second: Rows) -> dict[str, float]:
@@ -197,33 +196,31 @@ def long_results(bench: Bench) -> dict[str, Any]:
 
 def _at_size(bench: Bench, system: System, points: Sequence[Point]) -> dict[str, Any]:
     order = bench.suite.orders[0]
-    indices = [order[point.position] for point in points]
+    tasks = [bench.suite.tasks[order[point.position]] for point in points]
+    categories = [task.prompts for task in tasks]
 
-    def rows(who: System, measure: str) -> Rows:
-        held = [bench.scores(long_key(bench, who, point)) for point in points]
-        return [by_prompt(getattr(scores, measure)) for scores in held]
+    def held(who: System) -> list[Scores]:
+        return [bench.scores(long_key(bench, who, point)) for point in points]
 
-    categories = _categories(bench, indices)
-    result: dict[str, Any] = {
-        measure: bootstrap(rows(system, measure), categories).to_dict() for measure in ("ia", "ta")
-    }
+    def likeness(who: System) -> Rows:
+        return [by_prompt(scores.ia) for scores in held(who)]
+
+    result: dict[str, Any] = {**intervals(held(system), tasks)}
     for name, oracle in (("oracle_gap", ORACLE), ("bank_gap", FROM_ONE_BANK[-1])):
-        gap = bootstrap_difference(rows(oracle, "ia"), rows(system, "ia"), categories)
+        gap = bootstrap_difference(likeness(oracle), likeness(system), categories)
         result[name] = gap.to_dict()
-    result["concepts"] = [bench.suite.tasks[index].name for index in indices]
+    result["concepts"] = [task.name for task in tasks]
     return result
 
 
 def seconds_of(bench: Bench, parts: Mapping[str, Sequence[Cell]]) -> dict[str, Any]:
     """What every part and every kind of work has cost; shared cells count for the first part."""
-    costs = {
-        part: {cell.key: _cost(bench, cell) for cell in cells} for part, cells in parts.items()
-    }
     everything: dict[str, _Cost] = {}
     found: dict[str, Any] = {}
-    for part, paid in costs.items():
-        found[part] = _total(cost for key, cost in paid.items() if key not in everything)
-        everything |= paid
+    for part, cells in parts.items():
+        new = {cell.key: _cost(bench, cell) for cell in cells if cell.key not in everything}
+        found[part] = _total(new.values())
+        everything |= new
     kinds: dict[str, list[_Cost]] = defaultdict(list)
     for key, cost in everything.items():
         work, _, of, *_ = key.split("/")
@@ -239,12 +236,11 @@ def _cost(bench: Bench, cell: Cell) -> _Cost:
     return float(result.get("seconds") or 0.0), float(result.get("cpu_seconds") or 0.0)
 
 
-def _total(costs: Iterable[_Cost]) -> dict[str, float]:
-    held = list(costs)
+def _total(costs: Collection[_Cost]) -> dict[str, float]:
     return {
-        "cells": len(held),
-        "seconds": round(sum(cost[0] for cost in held), 1),
-        "cpu_seconds": round(sum(cost[1] for cost in held), 1),
+        "cells": len(costs),
+        "seconds": round(sum(cost[0] for cost in costs), 1),
+        "cpu_seconds": round(sum(cost[1] for cost in costs), 1),
     }
 
 

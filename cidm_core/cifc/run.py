@@ -162,18 +162,20 @@ def _claim_folder(board: Board, out: Path, identity: dict[str, Any]) -> None:
 
 def cells_of(benches: Benches, request: Request) -> dict[str, list[Cell]]:
     """All work of a request by part, in the order in which it is done; parts share cells."""
-    main, long = benches.main, benches.long
-    makers: dict[str, Callable[[], list[Cell]]] = {
-        "main": lambda: merged(
+    main, cells = benches.main, dict[str, list[Cell]]()
+    if "main" in request.parts:
+        cells["main"] = merged(
             main_cells(main, request.chosen),
             perfect_cells(main),
             strength_cells(main, request.chosen),
-        ),
-        "multi": lambda: multi_cells(main),
-        "long": lambda: long_cells(long) if long is not None else [],
-        "ablations": lambda: ablation_cells(main),
-    }
-    return {part: makers[part]() for part in PARTS if part in request.parts}
+        )
+    if "multi" in request.parts:
+        cells["multi"] = multi_cells(main)
+    if benches.long is not None:
+        cells["long"] = long_cells(benches.long)
+    if "ablations" in request.parts:
+        cells["ablations"] = ablation_cells(main)
+    return cells
 
 
 def run_benchmark(

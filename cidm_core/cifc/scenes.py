@@ -12,9 +12,8 @@ from .bench import Bench
 from .cells import Cell, Result, merged
 from .suite import Scene
 from .systems import MULTI, RECIPES, MultiSystem
-from .worklist import order_name
+from .worklist import SECONDS, order_name
 
-_SECONDS = 0.0065
 _SEEDS_PER_ORDER = 100  # more than there are pictures of a scene
 _DIGITS = 4
 
@@ -67,7 +66,7 @@ def _cell(
     rows = 2 + (len(scene.parts) if system.sampling.get("noise_estimation", True) else 0)
     side = bench.base.family.resolution_px
     area = (scene.width_px or side) * (scene.height_px or side) / side**2
-    weight = _SECONDS * bench.sampling({}).steps * images * area * rows / 2
+    weight = SECONDS * bench.sampling({}).steps * images * area * rows / 2
     return Cell(key, work, needs, weight)
 
 

@@ -12,7 +12,7 @@ from .sizes import Sizes, spread
 from .suite import Suite
 from .systems import RECIPES, SYSTEMS, Recipe, System
 
-_SECONDS = 0.0065  # per picture and step on mini-sd; only the ratio to training matters
+SECONDS = 0.0065  # per picture and step on mini-sd; only the ratio to training matters
 
 
 def restricted(suite: Suite, sizes: Sizes) -> Suite:
@@ -72,7 +72,7 @@ def draw_cell(
 
     needs = tuple(bench.train_key(taught, order, k) for k in range(count))
     pictures = images * min(prompts, len(bench.suite.tasks[index].prompts))
-    weight = _SECONDS * bench.sampling({}).steps * pictures
+    weight = SECONDS * bench.sampling({}).steps * pictures
     if system.drawn is not SYSTEMS["ours"].drawn:
         weight *= count  # LoRA-Composite asks the model once per concept
     return Cell(draw_key(bench, system, order, count, index, tag), work, needs, weight)
