@@ -15,8 +15,8 @@ from cidm_core.errors import CidmError
 
 GIVEN = {"steps": 5, "batch_size": 4, "seed": 2}
 SYSTEMS = ("sequential", "c_lora")
-BENCHMARK = ("benchmark", "cifc", "--quick", "--train-steps", "1", "--steps", "1", "--images", "1")
-BENCHMARK += ("--systems", *SYSTEMS, "--only", "main", "--device", "cpu", "--quiet")
+COMMAND = ("benchmark", "cifc", "--quick", "--train-steps", "1", "--steps", "1", "--images", "1")
+SHARED = (*COMMAND, "--systems", *SYSTEMS, "--only", "main", "--device", "cpu", "--quiet")
 
 
 def run(base, bank, stop_at=10**6):
@@ -44,7 +44,7 @@ def main(model, folder):
     found = {"whole": run(base, folder / "whole"), "stopped": run(base, folder / "bank", 2)}
     found["left"] = [path.name for path in (folder / "bank").glob("*.safetensors")]
     found["resumed"] = run(base, folder / "bank")
-    found["benchmark"] = cli.main([*BENCHMARK, "--out", str(folder / "cifc")])
+    found["benchmark"] = cli.main([*SHARED, "--out", str(folder / "cifc")])
     rank = int(os.environ["RANK"])
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
 

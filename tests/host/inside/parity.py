@@ -9,7 +9,7 @@ import comfy.sd
 import concepts
 import torch
 from concepts import random
-from inside import pack, report
+from inside import FEW_LAYERS, pack, report
 
 checkpoint, tokenizer, *wanted = sys.argv[1:]
 torch.set_num_threads(1)
@@ -26,9 +26,8 @@ pipeline = pack("cidm_core.diffusers_host.pipeline")
 
 PX, SIGMAS, SCALE = 64, (10.0, 1.0, 0.0), 5.0
 # Two of CLIP's twelve layers on both sides: text encoding would take most of this script's time.
-few = {"clip_l_model_config": {"num_hidden_layers": 2}}
 model, clip, *_ = comfy.sd.load_checkpoint_guess_config(
-    checkpoint, output_vae=False, te_model_options=few
+    checkpoint, output_vae=False, te_model_options=FEW_LAYERS
 )
 base = pack("cidm_core.diffusers_host.load").load_base(
     checkpoint, device="cpu", dtype="fp32", tokenizer=tokenizer

@@ -8,14 +8,12 @@ script gets a fork of that process to itself. A folder of its own, because tests
 would hide ComfyUI's `server` module.
 """
 
-import contextlib
 import ctypes
 import json
 import os
 import runpy
 import signal
 import sys
-import traceback
 
 here, (comfy, *given) = sys.path[0], sys.argv[1:]
 sys.path[:1] = [comfy, here]
@@ -40,31 +38,21 @@ def serve():
     import comfy.sd  # noqa: F401
 
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            _child(**json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+        if child := os.fork():
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+        else:
+            return _alone(**json.loads(line))
 
 
-def _child(command, out, seconds):
+def _alone(command, out, seconds):
+    """In a fork: the script, then the end as of any program."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with its parent
     with open(out, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     signal.alarm(seconds)
-    status = 0
-    try:
-        run(*command)
-    except BaseException as end:
-        code = end.code if isinstance(end, SystemExit) else str(end)
-        status = code if isinstance(code, int) else int(code is not None)
-        if status:
-            traceback.print_exc()
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)
+    run(*command)
 
 
 if given:

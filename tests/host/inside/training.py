@@ -23,9 +23,8 @@ atomic, loop = inside.pack("cidm_core.atomic"), inside.pack("cidm_core.training.
 errors = inside.pack("cidm_core.errors")
 folder = Path(tempfile.mkdtemp())
 # The smallest that learn: two of CLIP's twelve layers, a tiny autoencoder.
-few = {"clip_l_model_config": {"num_hidden_layers": 2}}
 model, clip = comfy.sd.load_checkpoint_guess_config(
-    sys.argv[1], output_vae=False, te_model_options=few
+    sys.argv[1], output_vae=False, te_model_options=inside.FEW_LAYERS
 )[:2]
 draw = torch.Generator().manual_seed(0)
 tiny = {
