@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from .atomic import explain, sweep, sync_folder, write_atomic
 from .concept import Concept
-from .concept_file import SUFFIX, Entry, decode, encode, load, preview_path
 from .errors import BankError, CidmError
 from .families import CrossAttention
-from .fit import check_model, check_words
-from .foreign import write_lora
-from .listing import Listing
-from .names import clean_name, file_stem, same_key
-from .names import default_name as default_name
+from .storage.atomic import explain, sweep, sync_folder, write_atomic
+from .storage.compatibility import check_model, check_words
+from .storage.concept_file import Entry, decode, encode, load, preview_path
+from .storage.listing import Listing
+from .storage.names import clean_name, file_stem, same_key
+from .storage.names import default_name as default_name
+from .storage.stock_lora import write_lora
+from .storage.tensor_file import SUFFIX
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -65,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: For --help, --version and a wrong command line (code 2).
     """
-    args = build_parser().parse_args(argv)
+    return run(build_parser().parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a parsed command: `args.run(args, console)`, with its errors turned into exit codes."""
     console = Console(args.json, args.quiet, args.verbose)
     with _log_to_stderr(args), _signals_as_interrupts():
         try:
@@ -103,7 +107,7 @@ def _explained(error: Exception) -> str | None:
             "or use --dtype bf16 and a smaller picture."
         )
     if isinstance(error, OSError) and error.errno is not None:
-        from .atomic import explain
+        from .storage.atomic import explain
 
         return explain(error, f"use '{error.filename}'" if error.filename else "go on")
     return None

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .errors import ConceptError, FamilyError
 from .families import FAMILIES, PROJECTIONS, same_base
-from .lora import LoraFactors
 from .ops.rank_mask import fewest_ranks
+from .updates import LoraFactors
 from .words import parse_words
 
 KINDS = ("object", "style", "human")

@@ -26,14 +26,14 @@ class ConceptExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, in the order of the menu."""
-        from .apply import ApplyConceptBank, ShowConceptWeights
-        from .bank import ConceptInfo, LoadConceptBank, RemoveConcept
-        from .evaluate import EvaluateConcepts
-        from .exchange import ExportConcept, ImportConcept
-        from .guider import RegionalNoiseGuider
-        from .mini import LoadMiniModel
-        from .regions import ConceptRegion, ConceptRegions
-        from .train import TrainConcept
+        from .bank.banks import ConceptInfo, LoadConceptBank, RemoveConcept
+        from .bank.exchange import ExportConcept, ImportConcept
+        from .evaluation.evaluate import EvaluateConcepts
+        from .mini.load import LoadMiniModel
+        from .regions.guider import RegionalNoiseGuider
+        from .regions.regions import ConceptRegion, ConceptRegions
+        from .sampling.apply import ApplyConceptBank, ShowConceptWeights
+        from .training.train import TrainConcept
 
         return [
             LoadConceptBank,

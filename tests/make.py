@@ -4,7 +4,7 @@ import torch
 
 from cidm_core.concept import Concept
 from cidm_core.families import PROJECTIONS
-from cidm_core.lora import LoraFactors
+from cidm_core.updates import LoraFactors
 
 
 def random_concept(model, words: str, seed: int, *, rank: int = 2, size: float = 0.3, **changes):

@@ -15,7 +15,7 @@ from .flags import add_output
 if TYPE_CHECKING:
     from ..bank import Bank
     from ..concept import Concept
-    from ..concept_file import Entry
+    from ..storage.concept_file import Entry
 
 _EPILOG = """\
 examples:
@@ -164,15 +164,15 @@ def import_file(args: argparse.Namespace, console: Console) -> dict[str, object]
 def _own(args: argparse.Namespace, path: Path) -> Concept:
     from dataclasses import replace
 
-    from ..foreign import read_concept_file
+    from ..importers.cifc_concept import read_concept_file
 
     concept = read_concept_file(path)
     return replace(concept, name=args.name) if args.name else concept
 
 
 def _from_pth(args: argparse.Namespace, path: Path, bank: Bank) -> Concept:
-    from ..foreign import read_pth
-    from ..names import default_name
+    from ..importers.cifc_concept import read_pth
+    from ..storage.names import default_name
 
     if not args.class_words:
         raise BankError("--class-words is missing: say what the concept is, such as 'dog'.")

@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 from ..config import SampleConfig
-from . import cifc
 from .console import Console
 from .flags import add_model, add_output, add_settings, given
 from .measuring import add_inputs, keeper, open_bank, read_photos, read_prompt_files
@@ -26,15 +25,14 @@ that nothing of the concept is lost by living in the bank.
 def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "benchmark",
-        usage="cidm benchmark --bank DIR [options]\n       cidm benchmark cifc [options]",
-        help="check a bank for forgetting, or compare continual learners",
+        usage="cidm benchmark --bank DIR [options]",
+        help="check a bank for forgetting",
         description="Compare each concept with the whole bank and alone.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    # With `cifc` there is no bank to name, so argparse cannot ask for it.
-    add_inputs(parser, bank_required=False).add_argument(
+    add_inputs(parser).add_argument(
         "--clip",
         metavar="PATH",
         help="CLIP model (or mini-clip); adds similarity, TA, and with photos IA.",
@@ -42,8 +40,7 @@ def add_parser(verbs: Any) -> None:
     add_model(parser)
     add_settings(parser, SampleConfig)
     add_output(parser)
-    parser.set_defaults(run=run, usage_error=parser.error)
-    cifc.add_parser(parser.add_subparsers(title="the forgetting benchmark", metavar="cifc"))
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
@@ -51,10 +48,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
 
     Raises:
         CidmError: Anything the user can mend.
-        SystemExit: Without --bank, as for any wrong command line.
     """
-    if not args.bank:
-        args.usage_error("the following arguments are required: --bank")
     SampleConfig.from_dict(given(args))
     from ..diffusers_host.clip import load_clip
     from ..diffusers_host.load import load_base

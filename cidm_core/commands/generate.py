@@ -16,8 +16,8 @@ from .flags import add_model, add_output, add_settings, given
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..plan import Plan
     from ..regions import Region
+    from ..sampling.plan import Plan
 
 _EPILOG = """\
 examples:

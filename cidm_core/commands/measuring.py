@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from ..training.data import Photo
 
 
-def add_inputs(parser: argparse.ArgumentParser, *, bank_required: bool = True) -> Any:
+def add_inputs(parser: argparse.ArgumentParser) -> Any:
     """--bank, --prompts, --photos, --keep, --clip; returns their group."""
     what = parser.add_argument_group("what")
-    what.add_argument("--bank", required=bank_required, metavar="DIR", help="Folder of concepts.")
+    what.add_argument("--bank", required=True, metavar="DIR", help="Folder of concepts.")
     what.add_argument(
         "--photos",
         action="append",
@@ -103,8 +103,8 @@ def keeper(folder: str | None) -> Keep | None:
     """Saves pictures as FOLDER/concept/0001 prompt.png."""
     if folder is None:
         return None
-    from ..names import file_stem
     from ..pictures.files import make_folder, save_picture
+    from ..storage.names import file_stem
 
     root = make_folder(Path(folder).expanduser())
     counts: dict[str, int] = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config import TrainConfig
 from ..errors import CidmError
-from ..presets import PRESET_HELP, PRESETS
+from ..training.presets import PRESET_HELP, PRESETS
 from .console import Console
 from .flags import add_model, add_output, add_settings, given
 
@@ -100,7 +100,7 @@ def read_wish(args: argparse.Namespace) -> Wish:
     found: dict[str, Any] = {"notes": (), "mapping": None}
     settings: Mapping[str, object] = {}
     if args.options:
-        from ..training.importer import read_options
+        from ..importers.cifc_options import read_options
 
         file = read_options(args.options, processes=int(os.environ.get("WORLD_SIZE", "1")))
         settings = file.settings

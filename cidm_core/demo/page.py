@@ -15,8 +15,8 @@ from ..pictures import (
     losses_picture,
     weights_picture,
 )
-from ..plan import Plan
 from ..regions import Region
+from ..sampling.plan import Plan
 from .studio import Learned, Studio
 
 

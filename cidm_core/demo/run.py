@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..atomic import write_atomic
 from ..bank import Bank
 from ..diffusers_host.load import load_base
 from ..diffusers_host.pipeline import make_plan
@@ -16,6 +15,7 @@ from ..errors import CidmError
 from ..mini.looks import DEMO_LOOKS
 from ..pictures.files import make_folder, save_picture
 from ..regions import Region
+from ..storage.atomic import write_atomic
 from ..training.progress import Progress
 from .page import page
 from .studio import WORDS, Learned, Studio

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..atomic import write_atomic
 from ..bank import Bank
 from ..config import SampleConfig, TrainConfig
 from ..diffusers_host.base import Base
@@ -22,6 +21,7 @@ from ..mini.draw import draw
 from ..mini.looks import CONCEPTS, reference_scene
 from ..pictures.files import make_folder, save_picture
 from ..regions import Region
+from ..storage.atomic import write_atomic
 from ..training.data import Photo
 from ..training.images import read_image
 from ..training.progress import Progress

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from ..devices import choose_device
 from ..errors import HostError
-from .devices import choose_device
 from .vision import cropped, local_folder, preparation
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

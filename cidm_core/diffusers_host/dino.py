@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, Dinov2Model, ViTModel
 
+from ..devices import choose_device
 from ..errors import HostError
-from .devices import choose_device
 from .vision import cropped, local_folder, preparation
 
 MEAN = (0.485, 0.456, 0.406)

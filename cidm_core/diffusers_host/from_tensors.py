@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from ..checkpoints import compvis
+from ..checkpoints.geometry import family_of
+from ..checkpoints.schedule import SCHEDULE
+from ..checkpoints.weights import Weights
 from ..errors import FamilyError, HostError
-from . import single_file
-from .base import SCHEDULE, Base, assemble, family_of
+from .base import Base, assemble
+from .build import Target
 from .load import build_text_encoder, build_unet
-from .weights import Target, Weights
-
-_SAME_SCHEDULE = 1e-3  # relative; stored noise levels are rounded to float32
 
 
 def base_from_tensors(
@@ -33,7 +31,7 @@ def base_from_tensors(
     Args:
         name: What messages and the bank call the model.
         weights: UNet and text encoder under the names of a CompVis checkpoint
-            (`single_file.UNET` and `single_file.CLIP` before them).
+            (`compvis.UNET` and `compvis.CLIP` before them).
         tokenizer: Of the text encoder, as transformers has it.
         vae: Anything with the few members of `AutoencoderKL` that are used here: a torch module
             with `encode(x).latent_dist.mode()`, `decode(z).sample`, `dtype` and `config`
@@ -48,16 +46,16 @@ def base_from_tensors(
         HostError: If a tensor is missing, quantised or of another shape, or the parts do not fit.
     """
     shapes = weights.shapes
-    single_file.refuse_other_models(name, shapes)
-    if f"{single_file.UNET}input_blocks.0.0.weight" not in shapes:
+    compvis.refuse_other_models(name, shapes)
+    if f"{compvis.UNET}input_blocks.0.0.weight" not in shapes:
         raise FamilyError(
             f"{name} has no UNet as Stable Diffusion's. Concepts can be learned on Stable "
             "Diffusion 1.x for now; give such a checkpoint."
         )
-    unet = single_file.unet_config(name, shapes) | {"attention_head_dim": heads}
+    unet = compvis.unet_config(name, shapes) | {"attention_head_dim": heads}
     family = family_of(name, unet)
     row = family.encoders[0]
-    clip = single_file.clip_config(name, shapes)
+    clip = compvis.clip_config(name, shapes)
     clip["num_attention_heads"] = text_heads or clip["num_attention_heads"]
     if clip["hidden_size"] != row.dim:  # before the gigabytes
         raise HostError(
@@ -65,41 +63,10 @@ def base_from_tensors(
             f"{row.dim}. Give the model's own text encoder."
         )
     return assemble(
-        build_unet(unet, weights, lambda key: (single_file.unet_name(key, unet),), target),
+        build_unet(unet, weights, lambda key: (compvis.unet_name(key, unet),), target),
         vae,
-        (build_text_encoder(clip, weights, single_file.clip_names, target),),
+        (build_text_encoder(clip, weights, compvis.clip_names, target),),
         (tokenizer,),
         name=name,
         scheduler_config=scheduler_config,
     )
-
-
-def schedule_of(sigmas: Tensor, prediction_type: str = "epsilon") -> dict[str, Any]:
-    """The noise schedule, as diffusers' schedulers take it, of a table of noise levels.
-
-    Args:
-        sigmas: sqrt((1 - a) / a) of every training timestep, the smallest first, for cumulated
-            products a.
-        prediction_type: "epsilon" or "v_prediction".
-
-    Raises:
-        HostError: If there are not 1000 levels: the table is a distilled model's or no table.
-    """
-    if sigmas.ndim != 1 or len(sigmas) != SCHEDULE["num_train_timesteps"]:
-        raise HostError(
-            f"The model has a noise schedule of shape {tuple(sigmas.shape)}; learning needs the "
-            "1000 levels it was trained with. Connect the model before any node that changes its "
-            "sampling."
-        )
-    products = 1 / (1 + sigmas.detach().cpu().double().square())
-    before = torch.cat([torch.ones(1, dtype=torch.float64), products[:-1]])
-    betas = 1 - products / before
-    found = {**SCHEDULE, "prediction_type": prediction_type}
-    # Betas as the model's authors wrote them, where they are Stable Diffusion's kind.
-    start, end = round(betas[0].item(), 6), round(betas[-1].item(), 6)
-    if 0 < start < end < 1:
-        root = torch.linspace(start**0.5, end**0.5, len(betas), dtype=torch.float64)
-        exact = (1 - root.square()).cumprod(0)
-        if bool(((exact / products) - 1).abs().max() < _SAME_SCHEDULE):
-            return found | {"beta_start": start, "beta_end": end}
-    return found | {"trained_betas": betas.clamp(0, 0.9999).tolist()}

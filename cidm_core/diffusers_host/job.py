@@ -15,10 +15,10 @@ from ..concept import Concept
 from ..config import TrainConfig
 from ..errors import HostError, PhotoError, TrainingError
 from ..families import Family
-from ..fit import check_words
 from ..methods import METHODS
 from ..methods.base import MakeMethod, Task
-from ..names import clean_name, default_name, file_stem
+from ..storage.compatibility import check_words
+from ..storage.names import clean_name, default_name, file_stem
 from ..training.data import Photo, bind_photos
 from ..training.processes import Processes
 from ..training.state import RunFolder, run_id

@@ -17,12 +17,15 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..checkpoints import compvis
+from ..checkpoints.geometry import family_of
+from ..checkpoints.schedule import SCHEDULE
+from ..checkpoints.weights import PICKLES, Weights, open_sharded, open_weights
+from ..devices import choose_device, choose_dtype
 from ..errors import HostError
-from . import single_file
-from .base import SCHEDULE, Base, assemble, family_of
-from .devices import choose_device, choose_dtype
+from .base import Base, assemble
+from .build import Names, Target, build
 from .tokenizer import load_tokenizer
-from .weights import PICKLES, Names, Target, Weights, build, open_sharded, open_weights
 
 __all__ = ["MINI_SD", "Base", "assemble", "load_base"]
 
@@ -97,18 +100,18 @@ def _find(model: str | Path) -> Path:
 def _from_file(path: Path, target: Target, given: Path | None) -> Base:
     weights = open_weights(path)
     name, shapes = path.name, weights.shapes
-    single_file.check_kind(name, shapes)
-    unet = single_file.unet_config(name, shapes)
+    compvis.check_kind(name, shapes)
+    unet = compvis.unet_config(name, shapes)
     family = family_of(name, unet)
-    vae = single_file.vae_config(name, shapes)
-    clip = single_file.clip_config(name, shapes)
+    vae = compvis.vae_config(name, shapes)
+    clip = compvis.clip_config(name, shapes)
     # Before the gigabytes: a missing tokenizer is the likeliest thing to go wrong.
     limit = family.encoders[0].max_tokens
     tokenizer = load_tokenizer(path.parent, given, clip["vocab_size"], limit)
     return assemble(
-        build_unet(unet, weights, lambda key: (single_file.unet_name(key, unet),), target),
-        _vae(vae, weights, lambda key: (single_file.vae_name(key, vae),), target),
-        (build_text_encoder(clip, weights, single_file.clip_names, target),),
+        build_unet(unet, weights, lambda key: (compvis.unet_name(key, unet),), target),
+        _vae(vae, weights, lambda key: (compvis.vae_name(key, vae),), target),
+        (build_text_encoder(clip, weights, compvis.clip_names, target),),
         (tokenizer,),
         name=path.stem,
     )

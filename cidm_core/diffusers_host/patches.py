@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attend import Branch, Insert, branches
+from ..checkpoints.schedule import SCHEDULE
 from ..errors import HostError
 from ..ops import attention
 from ..ops.rank_mask import active_ranks
-from ..plan import Plan
-from .base import SCHEDULE
+from ..sampling.layer_updates import Branch, Insert, branches
+from ..sampling.plan import Plan
 from .load import Base
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..concept import Concept
 from ..config import SampleConfig
 from ..errors import HostError, RegionError
-from ..plan import Plan, build_plan
 from ..regions import Region
+from ..sampling.plan import Plan, build_plan
 from .encode import DiffusersEncoder
 from .load import Base
 from .sampler import OnStep, Start, sample

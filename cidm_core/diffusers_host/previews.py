@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
-from ..atomic import write_atomic
 from ..bank import Bank
 from ..concept import Concept
 from ..config import SampleConfig, TrainConfig
 from ..methods.base import Method
+from ..storage.atomic import write_atomic
 from ..training.state import RunFolder
 from ..words import contains
 from .base import Base

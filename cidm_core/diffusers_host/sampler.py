@@ -13,10 +13,10 @@ import diffusers
 import torch
 from torch import Tensor
 
-from ..attend import Insert
 from ..config import SampleConfig
 from ..errors import HostError
-from ..plan import Plan
+from ..sampling.layer_updates import Insert
+from ..sampling.plan import Plan
 from .load import Base
 from .patches import Attached, Rows, attach
 

@@ -25,7 +25,7 @@ from .cache import cache_latents, parked
 from .job import Job, check_caption, prepare
 from .learning import LearningHost
 from .previews import OnPreview, Previews, Render, default_render
-from .several import Launched
+from .processes import Launched
 
 logger = logging.getLogger(__name__)
 

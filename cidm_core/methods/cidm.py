@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from ..concept import Concept
 from ..config import TrainConfig
-from ..lora import LoraFactors
 from ..ops.attention import resize_mask
 from ..ops.consolidation_model import CommonSubspace, Orthogonality, Projection
 from ..ops.diffusion import attention_penalty, masked_mse
 from ..ops.rank_mask import fewest_ranks
+from ..updates import LoraFactors
 from .base import Adapter, Batch, Group, Host, Task
 from .start import generator, start_factors, start_tokens
 

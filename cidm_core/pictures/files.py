@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from ..as_text import plain
-from ..atomic import explain, write_atomic
 from ..errors import CidmError
+from ..storage.atomic import explain, write_atomic
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _IMAGE_DESCRIPTION = 0x010E  # EXIF

@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..atomic import explain, write_atomic
 from ..errors import BankError, TrainingError
+from ..storage.atomic import explain, write_atomic
 
 logger = logging.getLogger(__name__)
 

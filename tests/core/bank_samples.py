@@ -11,7 +11,7 @@ import torch
 
 from cidm_core.concept import Concept
 from cidm_core.families import FAMILIES, PROJECTIONS
-from cidm_core.lora import LoraFactors
+from cidm_core.updates import LoraFactors
 
 LAYERS = tuple(layer.path for layer in FAMILIES["SD15"].layers)
 BASE = "1280x768:" + ",".join(str(n) for n in range(-16, 16))

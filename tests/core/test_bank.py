@@ -11,11 +11,11 @@ import torch
 from bank_samples import BASE, LAYERS, OTHER_BASE, contents, flip, make_concept, same
 from PIL import Image
 
-from cidm_core import names, tensor_file
 from cidm_core.bank import Bank, MissingConceptError, default_name, free_name
-from cidm_core.concept_file import encode, preview_path
 from cidm_core.errors import BankError, ConceptError, FamilyError
 from cidm_core.families import FAMILIES
+from cidm_core.storage import names, tensor_file
+from cidm_core.storage.concept_file import encode, preview_path
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from bank_samples import contents, die, fork, make_concept, orphans, same, wait
 
-from cidm_core import atomic
-from cidm_core.atomic import sweep, write_atomic
 from cidm_core.bank import Bank
 from cidm_core.errors import BankError, CidmError
+from cidm_core.storage import atomic
+from cidm_core.storage.atomic import sweep, write_atomic
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")
 KILLS = int(os.environ.get("CIDM_TEST_KILLS", "25"))

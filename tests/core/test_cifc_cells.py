@@ -12,14 +12,14 @@ from bank_samples import make_concept
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cidm_core.cifc.cells import Board, BusyError, Cell, merged
-from cidm_core.cifc.scenes import scene_scores
-from cidm_core.cifc.scoring import Scores, by_prompt, content_key, digest
-from cidm_core.cifc.sizes import FULL, QUICK, spread
-from cidm_core.cifc.tasks import mini_suite
-from cidm_core.cifc.worklist import restricted
 from cidm_core.config import SampleConfig
 from cidm_core.errors import CidmError
+from lab.cifc.cells import Board, BusyError, Cell, merged
+from lab.cifc.scenes import scene_scores
+from lab.cifc.scoring import Scores, by_prompt, content_key, digest
+from lab.cifc.sizes import FULL, QUICK, spread
+from lab.cifc.tasks import mini_suite
+from lab.cifc.worklist import restricted
 
 
 def chain(done, count=4, slow=0.0):

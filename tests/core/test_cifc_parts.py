@@ -5,18 +5,18 @@ from functools import partial
 
 import pytest
 
-from cidm_core.cifc import ablations, tables
-from cidm_core.cifc.ablation_results import ablation_results
-from cidm_core.cifc.ablations import Variant, ablation_cells, recipe_of, task_order
-from cidm_core.cifc.baselines.class_kept import ClassKept
-from cidm_core.cifc.figures import bank_picture
-from cidm_core.cifc.long_run import long_cells
-from cidm_core.cifc.results import long_results, seconds_of
-from cidm_core.cifc.run import Request, prepare
-from cidm_core.cifc.sizes import Ablation, Long, Sizes
-from cidm_core.cifc.tasks import long_suite, mini_suite
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.diffusers_host.load import load_base
+from lab.cifc import ablations, tables
+from lab.cifc.ablation_results import ablation_results
+from lab.cifc.ablations import Variant, ablation_cells, recipe_of, task_order
+from lab.cifc.baselines.class_kept import ClassKept
+from lab.cifc.figures import bank_picture
+from lab.cifc.long_run import long_cells
+from lab.cifc.results import long_results, seconds_of
+from lab.cifc.run import Request, prepare
+from lab.cifc.sizes import Ablation, Long, Sizes
+from lab.cifc.tasks import long_suite, mini_suite
 
 VARIANTS = (
     Variant("half the steps", "training", {"steps": 0.5}),

@@ -14,25 +14,25 @@ import torch
 from launched_process import COMMAND
 from PIL import Image
 
-from cidm_core import plan
-from cidm_core.cifc import tables
-from cidm_core.cifc.cells import merged
-from cidm_core.cifc.figures import contact_picture, forgetting_picture
-from cidm_core.cifc.likeness_picture import likeness_picture
-from cidm_core.cifc.long_run import OWN
-from cidm_core.cifc.perfect import perfect_cells, perfect_results
-from cidm_core.cifc.results import main_results
-from cidm_core.cifc.run import Request, prepare
-from cidm_core.cifc.sizes import Sizes
-from cidm_core.cifc.strengths import strength_cells, strength_results
-from cidm_core.cifc.systems import RECIPES, SYSTEMS
-from cidm_core.cifc.tasks import mini_suite
-from cidm_core.cifc.worklist import draw_key, main_cells
 from cidm_core.cli import main
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.methods.cidm import Cidm
 from cidm_core.ops import aggregation
+from cidm_core.sampling import plan
+from lab.cifc import tables
+from lab.cifc.cells import merged
+from lab.cifc.figures import contact_picture, forgetting_picture
+from lab.cifc.likeness_picture import likeness_picture
+from lab.cifc.long_run import OWN
+from lab.cifc.perfect import perfect_cells, perfect_results
+from lab.cifc.results import main_results
+from lab.cifc.run import Request, prepare
+from lab.cifc.sizes import Sizes
+from lab.cifc.strengths import strength_cells, strength_results
+from lab.cifc.systems import RECIPES, SYSTEMS
+from lab.cifc.tasks import mini_suite
+from lab.cifc.worklist import draw_key, main_cells
 
 PROMPTS = (
     "a photo of a <TOK>, gray background",
@@ -250,7 +250,7 @@ def test_the_real_thing_runs_from_a_checkpoint_a_clip_and_a_folder(
     few = ["--train-steps", "1", "--steps", "1", "--images", "1", "--only", "main", "--quiet"]
     few += ["--systems", "ours", "--device", "cpu"]
     out = tmp_path / "out"
-    command = ["benchmark", "cifc", *map(str, given), *few, "--out", str(out)]
+    command = [*map(str, given), *few, "--out", str(out)]
     assert main(command) == 0
     found = json.loads((out / "results.json").read_text())
     assert (found["size"], found["suite"]) == ("paper", "data")
@@ -268,9 +268,9 @@ def save_caption(folder, name):
 
 
 def test_wrong_commands_are_refused(capsys):
-    assert main(["benchmark", "cifc", "--systems", "best"]) == 1
+    assert main(["--systems", "best"]) == 1
     assert "There is no system 'best'" in capsys.readouterr().err
-    assert main(["benchmark", "cifc", "--orders", "0"]) == 1
+    assert main(["--orders", "0"]) == 1
     with pytest.raises(SystemExit) as stopped:
         main(["benchmark"])
     assert stopped.value.code == 2

@@ -8,15 +8,8 @@ import torch
 from learning_samples import config, photos, same_concept, same_weights, small_base, weights
 from make import random_concept
 
-import cidm_core.cifc.recipes as recipes_module
+import lab.cifc.recipes as recipes_module
 from cidm_core.bank import Bank
-from cidm_core.cifc.baselines import ewc as ewc_module
-from cidm_core.cifc.baselines.composite import composite_plan
-from cidm_core.cifc.baselines.ewc import fisher
-from cidm_core.cifc.baselines.memory import Memory
-from cidm_core.cifc.baselines.merge import folded
-from cidm_core.cifc.systems import MULTI, RECIPES, SYSTEMS, learn
-from cidm_core.cifc.tasks import Task
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.diffusers_host.pipeline import generate, make_plan
@@ -26,6 +19,13 @@ from cidm_core.methods.base import Adapter
 from cidm_core.ops.diffusion import masked_mse
 from cidm_core.regions import Region
 from cidm_core.training.loop import Stopped
+from lab.cifc.baselines import ewc as ewc_module
+from lab.cifc.baselines.composite import composite_plan
+from lab.cifc.baselines.ewc import fisher
+from lab.cifc.baselines.memory import Memory
+from lab.cifc.baselines.merge import folded
+from lab.cifc.systems import MULTI, RECIPES, SYSTEMS, learn
+from lab.cifc.tasks import Task
 
 QUICK = config(steps=2, variants=1)
 FAST = SampleConfig(steps=2, guidance_scale=3.0)

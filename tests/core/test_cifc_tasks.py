@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cidm_core.cifc.folder_tasks import guess_class_words
-from cidm_core.cifc.long_tasks import alike
-from cidm_core.cifc.mini_perfect import perfect_picture
-from cidm_core.cifc.scoring import Judge
-from cidm_core.cifc.tasks import Part, Scene, Suite, Task, folder_suite, long_suite, mini_suite
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.errors import CidmError
 from cidm_core.mini.looks import CONCEPTS
-from cidm_core.mini.tokenizer import _ENGLISH, _words
 from cidm_core.regions import Region
 from cidm_core.training.data import Photo, bind_photos
+from lab.cifc.folder_tasks import guess_class_words
+from lab.cifc.long_tasks import alike
+from lab.cifc.mini_perfect import perfect_picture
+from lab.cifc.scoring import Judge
+from lab.cifc.tasks import Part, Scene, Suite, Task, folder_suite, long_suite, mini_suite
+from lab.mini.tokenizer import _ENGLISH, _words
 
 
 @pytest.fixture(scope="module")

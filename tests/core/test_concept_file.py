@@ -11,11 +11,11 @@ import torch
 from bank_samples import flip, forge, make_concept, same, sign, split
 from safetensors import safe_open
 
-from cidm_core import concept_file
-from cidm_core.concept_file import decode, encode, load, load_entry
 from cidm_core.errors import BankError, CidmError
 from cidm_core.families import FAMILIES, PROJECTIONS
-from cidm_core.lora import LoraFactors
+from cidm_core.storage import concept_file
+from cidm_core.storage.concept_file import decode, encode, load, load_entry
+from cidm_core.updates import LoraFactors
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ import torch
 from bank_samples import BASE, contents, make_concept, same
 from safetensors import safe_open
 
-from cidm_core import foreign
 from cidm_core.bank import Bank
 from cidm_core.errors import BankError
 from cidm_core.families import FAMILIES, PROJECTIONS
-from cidm_core.foreign import read_concept_file, read_pth, write_lora
+from cidm_core.importers import cifc_concept as foreign
+from cidm_core.importers.cifc_concept import read_concept_file, read_pth
+from cidm_core.storage.stock_lora import write_lora
 
 ASK = {"name": "dog", "class_words": "dog", "kind": "object", "family": "SD15", "base": BASE}
 DOWN, UP = "lora_down.weight", "lora_up.weight"

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from tools import make_checkpoint as make
 from transformers import CLIPTokenizerFast
 
+from cidm_core.checkpoints.geometry import layers_of
 from cidm_core.diffusers_host import load as module
-from cidm_core.diffusers_host.base import layers_of
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.errors import FamilyError, HostError
 from cidm_core.families import FAMILIES, same_base
@@ -171,10 +171,10 @@ def test_depths_and_a_level_without_attention_are_read_off_the_file():
     config["transformer_layers_per_block"] = [1, 2]
     unet = UNet2DConditionModel.from_config(config)
     shapes = {
-        module.single_file.unet_name(name, config): tuple(p.shape)
+        module.compvis.unet_name(name, config): tuple(p.shape)
         for name, p in unet.named_parameters()
     }
-    found = UNet2DConditionModel.from_config(module.single_file.unet_config("x", shapes))
+    found = UNet2DConditionModel.from_config(module.compvis.unet_config("x", shapes))
     assert {n: p.shape for n, p in found.named_parameters()} == {
         n: p.shape for n, p in unet.named_parameters()
     }

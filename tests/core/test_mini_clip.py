@@ -13,23 +13,16 @@ from cidm_core.cli import main
 from cidm_core.diffusers_host import clip as clip_module
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.errors import HostError
-from cidm_core.mini import clip_data, train_clip
-from cidm_core.mini.captions import caption
-from cidm_core.mini.clip_captions import ASPECTS, wrong_caption
-from cidm_core.mini.clip_check import PHOTOS, auc
-from cidm_core.mini.clip_model import FOLDER, load_tokenizer, new_clip, save_clip
-from cidm_core.mini.clip_scenes import (
-    LOOKS,
-    differ,
-    family,
-    name_colors,
-    other_thing,
-    view,
-)
 from cidm_core.mini.draw import draw
 from cidm_core.mini.looks import CONCEPTS, reference_scene, resembles_look
-from cidm_core.mini.model import token_ids
 from cidm_core.mini.world import any_scene, is_held_out
+from lab.mini import clip_data, train_clip
+from lab.mini.captions import caption
+from lab.mini.clip_captions import ASPECTS, wrong_caption
+from lab.mini.clip_check import PHOTOS, auc
+from lab.mini.clip_model import FOLDER, load_tokenizer, new_clip, save_clip
+from lab.mini.clip_scenes import LOOKS, differ, family, name_colors, other_thing, view
+from lab.mini.model import token_ids
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ from learning_samples import learn, same_concept, small_base
 from make import random_concept
 from torch import nn
 
-from cidm_core import concept_file
-from cidm_core.attend import branches
 from cidm_core.bank import Bank
 from cidm_core.cli import main
 from cidm_core.config import SampleConfig, TrainConfig
@@ -19,9 +17,11 @@ from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.diffusers_host.patches import attach
 from cidm_core.diffusers_host.pipeline import generate, make_plan
 from cidm_core.errors import BankError, ConceptError, HostError
-from cidm_core.lora import LoraFactors
 from cidm_core.methods.base import Adapter, Batch
 from cidm_core.regions import Region
+from cidm_core.sampling.layer_updates import branches
+from cidm_core.storage import concept_file
+from cidm_core.updates import LoraFactors
 
 MASKED = {"rank_mask": "timestep", "rank_mask_min": 0.25}
 TWO = [Region("a <v1> <w1>", box=(0, 0, 0.6, 1)), Region("a <v2> <w2>", box=(0.4, 0.2, 1, 1))]

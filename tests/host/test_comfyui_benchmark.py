@@ -11,13 +11,14 @@ from server import ROOT, environment
 
 def test_the_benchmark_runs(tmp_path):
     out = tmp_path / "comfyui.json"
-    command = [sys.executable, ROOT / "benchmarks" / "comfyui.py", "--quick", "--out", out]
+    command = [sys.executable, "-m", "lab.speed.comfyui", "--quick", "--out", out]
     done = subprocess.run(
         [str(word) for word in command],
         capture_output=True,
         text=True,
         timeout=240,
         env=environment(),
+        cwd=ROOT,
     )
     assert out.is_file(), done.stderr[-3000:]
     text = json.dumps(json.loads(out.read_text()))

@@ -42,7 +42,7 @@ def test_script_in_host(in_host, tmp_path):
     script.write_text(
         "import sys, inside\n"
         "from importlib.util import find_spec\n"
-        "pack = inside.pack('nodes.sockets')\n"
+        "pack = inside.pack('nodes.host.sockets')\n"
         "places = [find_spec(name).origin for name in ('nodes', 'server')]\n"
         "inside.report([pack.CATEGORY, sys.argv[1], *places])\n"
     )

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cidm_core.mini.evaluate import MiniSd, held_out_prompts, load_mini_sd, sample
-from cidm_core.mini.model import FOLDER, token_ids
-from cidm_core.mini.probe import COLOR_WORDS, accuracy, load_probe
+from lab.mini.evaluate import MiniSd, held_out_prompts, load_mini_sd, sample
+from lab.mini.model import FOLDER, token_ids
+from lab.mini.probe import COLOR_WORDS, accuracy, load_probe
 
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "model_index.json").exists(), reason="mini-sd has not been trained yet"
@@ -50,8 +50,8 @@ def test_the_schedule_ends_in_pure_noise(mini_sd: MiniSd) -> None:
 
 
 def test_latents_have_unit_variance(mini_sd: MiniSd) -> None:
-    from cidm_core.mini.probe import labelled
-    from cidm_core.mini.train_vae import encode, psnr
+    from lab.mini.probe import labelled
+    from lab.mini.train_vae import encode, psnr
 
     x = labelled(64, seed=99)[0].float() / 127.5 - 1
     latents = encode(mini_sd.vae, x)

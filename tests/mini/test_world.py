@@ -7,11 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from cidm_core.mini.captions import caption
 from cidm_core.mini.draw import STYLES, TEXTURES, Background, Placed, Scene, Style, Thing, draw
 from cidm_core.mini.looks import CONCEPTS, DEMO_LOOKS, reference_scene, resembles_look
 from cidm_core.mini.shapes import KINDS
-from cidm_core.mini.tokenizer import merges_for
 from cidm_core.mini.world import (
     COLORS,
     HELD_OUT_LOOKS,
@@ -20,6 +18,8 @@ from cidm_core.mini.world import (
     is_held_out,
     random_scene,
 )
+from lab.mini.captions import caption
+from lab.mini.tokenizer import merges_for
 
 
 def _pixels(scene: Scene, size: int = 32) -> np.ndarray:
@@ -111,7 +111,7 @@ def test_captions_are_short_and_plain() -> None:
 
 def test_later_merges_never_split_an_earlier_word() -> None:
     words = ["the", "other", "she", "shed", "heather"]
-    from cidm_core.mini.tokenizer import _split
+    from lab.mini.tokenizer import _split
 
     rank = {pair: index for index, pair in enumerate(merges_for(words))}
     assert [_split(word, rank) for word in words] == [[f"{word}</w>"] for word in words]

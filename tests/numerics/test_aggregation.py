@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from cidm_core.errors import ConceptError, RelevanceError
-from cidm_core.lora import LoraFactors
 from cidm_core.ops import aggregation
+from cidm_core.updates import LoraFactors
 
 DOUBLE = torch.float64
 

@@ -8,20 +8,20 @@ import pytest
 import torch
 from make import random_concept
 
-from cidm_core.cifc.baselines.c_lora import CLora
-from cidm_core.cifc.baselines.class_kept import ClassKept
-from cidm_core.cifc.baselines.composite import CompositePlan
-from cidm_core.cifc.baselines.ewc import Ewc
-from cidm_core.cifc.baselines.lwf import Lwf
-from cidm_core.cifc.baselines.memory import Memory
-from cidm_core.cifc.baselines.merge import combined
-from cidm_core.cifc.baselines.sequential import Sequential
-from cidm_core.cifc.systems import shrunk
 from cidm_core.config import TrainConfig
 from cidm_core.errors import TrainingError
 from cidm_core.families import FAMILIES
 from cidm_core.methods.base import Batch, Prediction, Task
 from cidm_core.regions import Region
+from lab.cifc.baselines.c_lora import CLora
+from lab.cifc.baselines.class_kept import ClassKept
+from lab.cifc.baselines.composite import CompositePlan
+from lab.cifc.baselines.ewc import Ewc
+from lab.cifc.baselines.lwf import Lwf
+from lab.cifc.baselines.memory import Memory
+from lab.cifc.baselines.merge import combined
+from lab.cifc.baselines.sequential import Sequential
+from lab.cifc.systems import shrunk
 
 TOLERANCE = 1e-5
 MINI = FAMILIES["MINI"]

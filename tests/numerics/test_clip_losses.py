@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cidm_core.mini.clip_check import auc
-from cidm_core.mini.clip_loss import TEMPERATURE, caption_loss, identity_loss
+from lab.mini.clip_check import auc
+from lab.mini.clip_loss import TEMPERATURE, caption_loss, identity_loss
 
 
 def unit(seed, count=7, dim=5):

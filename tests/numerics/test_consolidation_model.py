@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from cidm_core.errors import CidmError
 from cidm_core.families import FAMILIES, PROJECTIONS
-from cidm_core.lora import LoraFactors
 from cidm_core.ops import consolidation
 from cidm_core.ops.consolidation_model import CommonSubspace, Orthogonality, Projection
+from cidm_core.updates import LoraFactors
 
 DOUBLE = torch.float64
 # (out, in): two layers of one shape, one with the same `out`, one of its own

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cidm_core.lora import LoraFactors
 from cidm_core.ops import aggregation, attention, routing
+from cidm_core.updates import LoraFactors
 
 DOUBLE = torch.float64
 OWNERS = torch.tensor([routing.PROMPT, routing.BARE, 0, 0, routing.BARE, 1, routing.PROMPT])

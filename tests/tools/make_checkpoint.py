@@ -32,8 +32,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cidm_core.diffusers_host.base import SCHEDULE
-from cidm_core.diffusers_host.single_file import clip_names, unet_name, vae_name
+from cidm_core.checkpoints.compvis import clip_names, unet_name, vae_name
+from cidm_core.checkpoints.schedule import SCHEDULE
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

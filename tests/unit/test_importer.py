@@ -8,7 +8,7 @@ from PIL import Image
 
 from cidm_core.config import TrainConfig
 from cidm_core.errors import CidmError
-from cidm_core.training.importer import read_options
+from cidm_core.importers.cifc_options import read_options
 
 OPTIONS = """
 name: duck_run

@@ -20,7 +20,7 @@ class Stub:
 
 @pytest.fixture(scope="module")
 def inputs():
-    """`nodes.inputs` as ComfyUI loads it: inside a package of any name, with the host stood in."""
+    """`nodes.host.inputs` as ComfyUI loads it: in a package of any name, the host stood in."""
     kinds = {
         kind: types.SimpleNamespace(Input=type(kind, (Stub,), {}))
         for kind in ("Int", "Float", "Combo", "Boolean", "String")
@@ -31,7 +31,7 @@ def inputs():
     before = dict(sys.modules)
     sys.modules |= {"pack x": pack, "comfy_api": host, "comfy_api.latest": latest}
     try:
-        yield importlib.import_module("pack x.nodes.inputs")
+        yield importlib.import_module("pack x.nodes.host.inputs")
     finally:
         for name in set(sys.modules) - set(before):
             if name.split(".")[0] in ("pack x", "comfy_api"):

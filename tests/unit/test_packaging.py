@@ -80,7 +80,7 @@ def test_everything_a_user_needs_is_packed():
 
 def test_nothing_for_developers_is_packed():
     tops = {path.parts[0] for path in packed()}
-    assert not tops & {"tests", "benchmarks", ".ci", ".github", "requirements-dev.txt"}
+    assert not tops & {"tests", "lab", ".ci", ".github", "requirements-dev.txt"}
     assert not [str(path) for path in packed() if path.name.startswith(".")]
 
 

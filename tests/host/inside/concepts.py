@@ -20,7 +20,7 @@ def concept(facts, number, words):
             seed = 1000 * number + 10 * i + j
             down, up = random(4, into, seed=seed) * into**-0.5, random(out, 4, seed=seed + 5) * 0.5
             name = f"{layer.path}.{projection}"
-            factors[name] = pack("cidm_core.lora").LoraFactors(down, up, 4.0)
+            factors[name] = pack("cidm_core.updates").LoraFactors(down, up, 4.0)
     tokens = random(len(words), len(facts.layers), facts.family.context_dim, seed=number) * 0.05
     return pack("cidm_core.concept").Concept(
         name=f"c{number}",

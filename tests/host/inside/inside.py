@@ -13,7 +13,7 @@ NAME = "/base/custom_nodes/ComfyUI-CIDM"  # ComfyUI names a pack by its path
 
 
 def pack(part: str = "") -> Any:
-    """The pack, or a module of it ("nodes.mini", "cidm_core.bank")."""
+    """The pack, or a module of it ("nodes.mini.load", "cidm_core.bank")."""
     if NAME not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             NAME, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]

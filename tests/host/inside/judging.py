@@ -10,8 +10,8 @@ from comfy.sd import load_checkpoint_guess_config
 
 checkpoint, temporary = sys.argv[1:]
 folder_paths.set_temp_directory(temporary)
-evaluate = inside.pack("nodes.evaluate")
-sockets = inside.pack("nodes.sockets")
+evaluate = inside.pack("nodes.evaluation.evaluate")
+sockets = inside.pack("nodes.host.sockets")
 Region = inside.pack("cidm_core.regions").Region
 Bank = inside.pack("cidm_core.bank").Bank
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 core = inside.pack("cidm_core.diffusers_host.load")
-mini = inside.pack("nodes.mini")
+mini = inside.pack("nodes.mini.load")
 TEXTS = ("a photo of a red cat", "two dogs, striped, on the left", "", "tiny house " * 9)
 
 

@@ -17,7 +17,11 @@ torch.set_grad_enabled(False)
 
 Region = pack("cidm_core.regions").Region
 SampleConfig = pack("cidm_core.config").SampleConfig
-apply, guider_node, sockets = pack("nodes.apply"), pack("nodes.guider"), pack("nodes.sockets")
+apply, guider_node, sockets = (
+    pack("nodes.sampling.apply"),
+    pack("nodes.regions.guider"),
+    pack("nodes.host.sockets"),
+)
 patches, sampler = (
     pack("cidm_core.diffusers_host.patches"),
     pack("cidm_core.diffusers_host.sampler"),

@@ -19,10 +19,10 @@ import nodes as stock
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
 Region = pack("cidm_core.regions").Region
-apply, guider_node = pack("nodes.apply"), pack("nodes.guider")
-RegionPrompt, attend = pack("nodes.sockets").RegionPrompt, pack("nodes.attend")
-model, clip, vae = pack("nodes.mini").LoadMiniModel.execute().args
-facts = pack("nodes.model").facts_of(model)
+apply, guider_node = pack("nodes.sampling.apply"), pack("nodes.regions.guider")
+RegionPrompt, attend = pack("nodes.host.sockets").RegionPrompt, pack("nodes.sampling.attend")
+model, clip, vae = pack("nodes.mini.load").LoadMiniModel.execute().args
+facts = pack("nodes.host.model").facts_of(model)
 bank = concepts.bank(facts)
 SIGMAS, CFG = (8.0, 1.0, 0.0), 3.0
 NOISE = random(1, 8, 8, 8, seed=7)
@@ -141,7 +141,7 @@ found["long"] = differ(long, draw(encode(words, "a red house on a hill " * 12 + 
 found["unknown word"] = error_of(encode, words, "a <v11> <v13> in a garden")
 found["other tags"] = error_of(encode, words, "a <lora:detail:0.8> cat")
 found["all placeholders"] = error_of(
-    encode, words, " ".join([*pack("nodes.text")._PLACEHOLDERS, ONE])
+    encode, words, " ".join([*pack("nodes.sampling.text")._PLACEHOLDERS, ONE])
 )
 
 # Stock conditioning nodes.

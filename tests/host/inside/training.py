@@ -16,10 +16,10 @@ from comfy.taesd.taesd import TAESD
 
 keep = torch.inference_mode()  # as the host runs nodes
 keep.__enter__()
-node = inside.pack("nodes.train").TrainConcept
-base, progress = inside.pack("nodes.base"), inside.pack("nodes.train_progress")
+node = inside.pack("nodes.training.train").TrainConcept
+base, progress = inside.pack("nodes.host.base"), inside.pack("nodes.training.progress")
 Bank = inside.pack("cidm_core.bank").Bank
-atomic, loop = inside.pack("cidm_core.atomic"), inside.pack("cidm_core.training.loop")
+atomic, loop = inside.pack("cidm_core.storage.atomic"), inside.pack("cidm_core.training.loop")
 errors = inside.pack("cidm_core.errors")
 folder = Path(tempfile.mkdtemp())
 # The smallest that learn: two of CLIP's twelve layers, a tiny autoencoder.
@@ -178,7 +178,10 @@ found["plain_8_bits"] = refusal(lambda: base._weights({"a.weight": eight_bits}))
 taesd = base.HostVae(vae, model.get_model_object("latent_format"))
 latents = taesd.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode()
 found["taesd"] = [list(latents.shape), list(taesd.decode(latents).sample.shape)]
-mini, load = inside.pack("nodes.mini_host"), inside.pack("cidm_core.diffusers_host.load").load_base
+mini, load = (
+    inside.pack("nodes.mini.objects"),
+    inside.pack("cidm_core.diffusers_host.load").load_base,
+)
 with torch.inference_mode(False), torch.no_grad():
     own = load("mini-sd", device="cpu", dtype="fp32")
     sockets = (mini.model_of(own), mini.clip_of(own), mini.vae_of(own))

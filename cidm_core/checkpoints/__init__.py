@@ -1,0 +1,1 @@
+"""Base models in files, before any library sees them: what is inside, and what it is called."""

@@ -1,0 +1,123 @@
+"""Reading weight files one tensor at a time, without running anything that is in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import HostError
+from .pickles import require_safe_torch
+
+log = logging.getLogger(__name__)
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+GET_AGAIN = "Get the file again and compare its size with the source."
+_HEADS = {  # first bytes of what is often found under a checkpoint's name
+    b"version https://git-lfs": "It is a Git LFS pointer; run `git lfs pull` in its folder.",
+    b"<!": "It is a web page; download the file itself, not the page about it.",
+    b"<html": "It is a web page; download the file itself, not the page about it.",
+    b"PK": "It is a PyTorch pickle; give it the ending .ckpt.",
+    b"GGUF": "It is a GGUF file; get the .safetensors edition of the model.",
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named tensors of one or more files: shapes known at once, values read on demand."""
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], Tensor]
+
+
+def open_weights(path: Path) -> Weights:
+    """Open a `.safetensors` file, or a pickle of plain tensors.
+
+    Raises:
+        HostError: If the file is missing, empty, cut off, of another kind, or a pickle that
+            holds more than tensors.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise HostError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    if size == 0:
+        raise HostError(f"{path} is empty (0 bytes). {GET_AGAIN}")
+    if path.suffix in PICKLES:
+        return _open_pickle(path)
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path.name, {path})
+    raise HostError(
+        f"{path.name} ends in {path.suffix or 'nothing'}; a model file ends in .safetensors "
+        "(or .ckpt). Get the .safetensors edition of the model."
+    )
+
+
+def open_sharded(index: Path) -> Weights:
+    """Open the files named by a `*.safetensors.index.json`."""
+    try:
+        names: Iterable[str] = json.loads(index.read_text("utf-8"))["weight_map"].values()
+        # Only names: an index must not lead out of its folder.
+        files = {index.parent / Path(name).name for name in names}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise HostError(f"{index} is no list of weight files ({error}). {GET_AGAIN}") from error
+    return _open_safetensors(index.name, files)
+
+
+def _open_safetensors(name: str, files: set[Path]) -> Weights:
+    shapes: dict[str, tuple[int, ...]] = {}
+    homes: dict[str, Any] = {}
+    for path in sorted(files):
+        try:
+            handle: Any = safe_open(path, framework="pt")  # pyright: ignore[reportUnknownVariableType]
+            for key in handle.keys():  # noqa: SIM118 - a handle is no mapping
+                shapes[key] = tuple(handle.get_slice(key).get_shape())
+                homes[key] = handle
+        except (SafetensorError, OSError) as error:
+            raise HostError(
+                f"{path} is no whole safetensors file ({error}). {_hint(path)}"
+            ) from error
+
+    def read(key: str) -> Tensor:
+        return homes[key].get_tensor(key)
+
+    return Weights(name, shapes, read)
+
+
+def _hint(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            head = file.read(32).lstrip()
+    except OSError:
+        return GET_AGAIN
+    return next((hint for start, hint in _HEADS.items() if head.startswith(start)), GET_AGAIN)
+
+
+def _open_pickle(path: Path) -> Weights:
+    require_safe_torch(path.name, HostError)
+    try:
+        with path.open("rb") as file:
+            mapped = file.read(2) == b"PK"  # the older format of torch.save cannot be mapped
+        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError as error:
+        raise HostError(f"{path} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # anything can come out of a damaged pickle
+        log.debug("weights-only reading of %s: %s", path, error)
+        raise HostError(
+            f"{path.name} is damaged, or a pickle with more in it than plain tensors. Such a file "
+            "can run programs, so it is not opened. Get the .safetensors edition of the model, or "
+            "convert it on a machine you can spare."
+        ) from error
+    if isinstance(found, dict):
+        found = found.get("state_dict", found)
+    entries = found.items() if isinstance(found, dict) else ()
+    tensors = {str(key): value for key, value in entries if isinstance(value, Tensor)}
+    return Weights(path.name, {k: tuple(v.shape) for k, v in tensors.items()}, tensors.__getitem__)

@@ -1,0 +1,1 @@
+"""Files of other projects, one format each."""

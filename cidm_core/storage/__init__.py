@@ -1,0 +1,1 @@
+"""Files of concepts: written whole, read with suspicion, listed by their headers."""

@@ -1,0 +1,1 @@
+"""What users never run: the benchmark, the training of the embedded models, speed."""

@@ -1,0 +1,5 @@
+"""`python -m lab.cifc`."""
+
+from .command import main
+
+raise SystemExit(main())

@@ -1,0 +1,74 @@
+"""C-LoRA: a LoRA per task on top of all earlier ones, kept off the entries they changed.
+
+Smith et al. 2023, "Continual Diffusion", https://arxiv.org/abs/2304.06027. The model a task is
+learned on, with the earlier deltas in its weights, is made by `merge.folded`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from cidm_core.concept import Concept
+from cidm_core.config import TrainConfig
+from cidm_core.methods.base import Host, Task
+from cidm_core.methods.cidm import Cidm
+
+
+class CLora(Cidm):
+    """Adds `weight * sum_layers || |sum_{i<g} delta_i| * delta_g ||_F^2`, elementwise product.
+
+    Tokens start at random: the class word is not read, as the paper has it.
+
+    Args:
+        task: What is learned.
+        config: Settings.
+        old: Earlier concepts.
+        host: The model.
+        weight: Of the penalty.
+    """
+
+    name = "c_lora"
+
+    def __init__(
+        self,
+        task: Task,
+        config: TrainConfig,
+        old: Collection[Concept],
+        host: Host,
+        *,
+        weight: float,
+    ) -> None:
+        super().__init__(task, config, old, host)
+        self._weight = weight
+        self._taken = squared_sums(old, host.device)
+
+    def _first_tokens(self, class_rows: Tensor, source: torch.Generator) -> Tensor:
+        words, layers = len(self._task.words), len(self._task.layers)
+        drawn = torch.randn(words, 1, class_rows.shape[1], generator=source)
+        return self._config.token_init_std * drawn.repeat(1, layers, 1)
+
+    def _consolidate(self) -> None:
+        """Nothing: R1 and R2 are CIDM's, whatever the settings say."""
+
+    def penalties(self) -> dict[str, Tensor]:
+        if not self._taken:
+            return {}
+        pairs = self._pairs()
+        sums = [
+            (taken * (pairs[path][0] @ pairs[path][1]).square()).sum()
+            for path, taken in self._taken.items()
+        ]
+        return {"overlap": self._weight * torch.stack(sums).sum()}
+
+
+def squared_sums(old: Collection[Concept], device: torch.device) -> Mapping[str, Tensor]:
+    """`(sum_i delta_i)^2` by path, (out, in); the concepts are read one at a time."""
+    sums: dict[str, Tensor] = {}
+    for concept in old:
+        for path, pair in concept.factors.items():
+            delta = pair.delta().to(device)
+            sums[path] = sums[path] + delta if path in sums else delta
+    return {path: total.square() for path, total in sums.items()}

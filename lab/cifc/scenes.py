@@ -1,0 +1,138 @@
+"""Several concepts in one picture, each in its box: cells and what was found in the boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cidm_core.concept import Concept
+from cidm_core.storage.names import file_stem
+
+from .bench import Bench
+from .cells import Cell, Result, merged
+from .suite import Scene
+from .systems import MULTI, RECIPES, MultiSystem
+from .worklist import SECONDS, order_name
+
+_SEEDS_PER_ORDER = 100  # more than there are pictures of a scene
+_DIGITS = 4
+
+
+def scene_key(bench: Bench, system: MultiSystem, order: Sequence[int], number: int) -> str:
+    return f"scenes/{bench.name}/{file_stem(system.name)}/{order_name(order)}/{number:02}"
+
+
+def multi_cells(
+    bench: Bench,
+    systems: Sequence[MultiSystem] = tuple(MULTI.values()),
+    orders: Sequence[Sequence[int]] | None = None,
+    scenes: Sequence[int] | None = None,
+    images: int | None = None,
+) -> list[Cell]:
+    """Scenes drawn from the bank of `ours` after its last task.
+
+    Args:
+        bench: Model, sizes, results.
+        systems: Ways of drawing.
+        orders: Default: the suite's.
+        scenes: Numbers of scenes. Default: all.
+        images: Per scene. Default: as the sizes say.
+    """
+    if not bench.suite.scenes:
+        return []
+    numbers = range(len(bench.suite.scenes)) if scenes is None else scenes
+    many = images or bench.sizes.scene_images
+    parts: list[list[Cell]] = []
+    for order in orders or bench.suite.orders:
+        parts.append(bench.train_cells(RECIPES["ours"], order))
+        parts.append([_cell(bench, s, order, n, many) for s in systems for n in numbers])
+    return merged(*parts)
+
+
+def _cell(
+    bench: Bench, system: MultiSystem, order: Sequence[int], number: int, images: int
+) -> Cell:
+    recipe, scene = RECIPES["ours"], bench.suite.scenes[number]
+    key = scene_key(bench, system, order, number)
+
+    def work() -> Result:
+        learned = bench.learned(recipe, order, len(order))
+        bank = {concept.name: concept for concept in learned}
+        # Where the order changes nothing in the bank, other seeds still show more pictures.
+        seed = _SEEDS_PER_ORDER * bench.suite.orders.index(tuple(order))
+        return _draw(bench, system, bank, number, images, key, seed)
+
+    needs = tuple(bench.train_key(recipe, order, k) for k in range(len(order)))
+    rows = 2 + (len(scene.parts) if system.sampling.get("noise_estimation", True) else 0)
+    side = bench.base.family.resolution_px
+    area = (scene.width_px or side) * (scene.height_px or side) / side**2
+    weight = SECONDS * bench.sampling({}).steps * images * area * rows / 2
+    return Cell(key, work, needs, weight)
+
+
+def _draw(
+    bench: Bench,
+    system: MultiSystem,
+    bank: Mapping[str, Concept],
+    number: int,
+    images: int,
+    key: str,
+    more_seed: int,
+) -> Result:
+    """Cosines of each box of each picture with each task's photos, and TA of each picture."""
+    scene = bench.suite.scenes[number]
+    size = {"width_px": scene.width_px, "height_px": scene.height_px}
+    config = bench.sampling({"num_images": images, **size}, number)
+    config = replace(config, seed=config.seed + more_seed)
+    pictures = system.draw(bench.base, bank, scene.prompt, scene.regions, config)
+    bench.keep(pictures[:1], stem_of(key))
+    cosines: Any = bench.judge.places(scene.regions, pictures).double()
+    return {
+        "own": own_of(bench, scene),
+        "cosines": [[[round(v, _DIGITS) for v in row] for row in one] for one in cosines.tolist()],
+        "ta": bench.judge.text_scores(pictures, bench.suite.plain(scene.prompt)),
+    }
+
+
+def stem_of(key: str) -> str:
+    """Of a scene's kept picture."""
+    return key.replace("/", "_")
+
+
+def own_of(bench: Bench, scene: Scene) -> list[int]:
+    """Index of the task that belongs into each box."""
+    return [bench.judge.index(part.task) for part in scene.parts]
+
+
+def scene_scores(cell: Mapping[str, Any]) -> dict[str, float]:
+    """What one scene's cell says, as means over its boxes and pictures.
+
+    `present`: the box is nearest to its own concept's photos, of all tasks. `among`: of the
+    concepts that the scene asks for. `swapped`: it is nearer to another of these.
+    `all_present`: every box of a picture holds its own concept. `ia`: cosine with its own photos.
+    """
+    own: list[int] = cell["own"]
+    present: list[float] = []
+    among: list[float] = []
+    whole: list[float] = []
+    ia: list[float] = []
+    for picture in cell["cosines"]:
+        found = [row[k] >= max(row) for row, k in zip(picture, own, strict=True)]
+        right = [row[k] >= max(row[j] for j in own) for row, k in zip(picture, own, strict=True)]
+        present += found
+        among += right
+        whole.append(all(found))
+        ia += [row[k] for row, k in zip(picture, own, strict=True)]
+    return {
+        "present": _mean(present),
+        "among": _mean(among),
+        "swapped": 1 - _mean(among),
+        "all_present": _mean(whole),
+        "ia": _mean(ia),
+        "ta": _mean(cell["ta"]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,123 @@
+"""GPU memory that learning a concept on SD 1.5 needs, counted on a CPU.
+
+    python -m lab.speed.memory [--size 512] [--out FILE]
+
+One real training step (`train_concept`) on a model of SD 1.5's exact shapes and random weights.
+Counted: the bytes of weights on the device, and the largest sum of tensors that autograd keeps for
+the backward pass at any moment. Not counted: short-lived buffers of single operations, the CUDA
+context (about 0.5 GB) and what other programs hold; so this is a lower bound, and a GPU needs one
+to two GB more.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from cidm_core.bank import Bank
+from cidm_core.config import TrainConfig
+from cidm_core.diffusers_host.base import Base
+from cidm_core.diffusers_host.train import train_concept
+from cidm_core.training.data import Photo
+from cidm_core.training.presets import PRESETS
+
+from .models import Proportions, make_proportional
+
+SD15 = Proportions((320, 640, 1280, 1280), (128, 256, 512, 512), 768, 12, 64)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+GB = 1e9
+
+
+class Kept:
+    """Bytes of distinct storages that the graph holds, apart from weights; and their peak."""
+
+    def __init__(self, weights: set[int]) -> None:
+        self._weights, self._holders = weights, dict[int, int]()
+        self.now = self.peak = 0
+
+    def pack(self, tensor: Tensor) -> _Held:
+        return _Held(self, tensor)
+
+    @staticmethod
+    def unpack(held: _Held) -> Tensor:
+        return held.tensor
+
+    def add(self, storage: Any) -> None:
+        key = storage.data_ptr()
+        if key in self._weights:
+            return
+        count = self._holders.get(key, 0)
+        if count == 0:
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+        self._holders[key] = count + 1
+
+    def drop(self, storage: Any) -> None:
+        key = storage.data_ptr()
+        if key in self._weights or key not in self._holders:
+            return
+        self._holders[key] -= 1
+        if self._holders[key] == 0:
+            del self._holders[key]
+            self.now -= storage.nbytes()
+
+
+class _Held:
+    """A saved tensor; its end is the graph's."""
+
+    def __init__(self, kept: Kept, tensor: Tensor) -> None:
+        self.tensor, self._kept = tensor.detach(), kept
+        kept.add(tensor.untyped_storage())
+
+    def __del__(self) -> None:
+        self._kept.drop(self.tensor.untyped_storage())
+
+
+def measure(base: Base, preset: str, precision: str, size_px: int) -> dict[str, object]:
+    modules = (base.unet, base.vae, *base.text_encoders)
+    for module in modules:
+        module.to(DTYPES[precision])
+    weights = {p.untyped_storage().data_ptr() for m in modules for p in m.parameters()}
+    kept = Kept(weights)
+    values = {**PRESETS[preset], "precision": precision, "variants": 1, "resolution_px": size_px}
+    config = TrainConfig(steps=1, save_every=0, **values)
+    picture = Image.effect_noise((size_px, size_px), 60).convert("RGB")
+    photos = [Photo.from_image(picture, "a photo of a dog in a house")]
+    with tempfile.TemporaryDirectory() as folder, saved_tensors_hooks(kept.pack, kept.unpack):
+        train_concept(
+            base, Bank(folder), photos, words="<d1> <d2>", class_words="dog", config=config
+        )
+    held = (base.unet, *base.text_encoders)  # the VAE is parked while learning
+    model = sum(p.nbytes for module in held for p in module.parameters())
+    return {
+        "preset": preset,
+        "precision": precision,
+        "size_px": size_px,
+        "weights_gb": round(model / GB, 2),
+        "kept_for_backward_gb": round(kept.peak / GB, 2),
+        "sum_gb": round((model + kept.peak) / GB, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--out", type=Path, default=None)
+    args = parser.parse_args()
+    base = make_proportional(SD15)
+    rows = []
+    for preset, precision in (("balanced", "fp32"), ("balanced", "bf16"), ("low-vram", "bf16")):
+        rows.append(measure(base, preset, precision, args.size))
+        print(rows[-1], flush=True)
+    if args.out:
+        args.out.write_text(json.dumps({"benchmark": "memory", "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

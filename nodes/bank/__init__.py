@@ -1,0 +1,1 @@
+"""Banks and their concepts: opening, looking, removing, exchanging."""

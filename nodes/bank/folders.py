@@ -1,0 +1,90 @@
+"""Bank folders by name: which there are, where a new one goes, when one has changed."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...cidm_core.errors import BankError
+from ...cidm_core.storage.names import file_stem, same_key
+from ..host import comfy as host
+
+NEW = "(new bank)"
+
+
+def bank_names() -> list[str]:
+    """Names of all bank folders, sorted."""
+    return sorted(_bank_folders())
+
+
+def bank_folder(chosen: str, new_name: str = "") -> Path:
+    """The folder of a bank; need not exist if it is named in `new_name`.
+
+    Raises:
+        BankError: If no bank of that name is there, or the name cannot be a folder's.
+    """
+    known = _bank_folders()
+    name = new_name.strip()
+    if name:
+        if name in known:
+            return known[name]
+        return host.bank_roots()[0] / _safe(name)
+    if chosen in known:
+        return known[chosen]
+    there = f"There are {', '.join(known)}." if known else "There is none yet."
+    if chosen == NEW:
+        raise BankError("The new bank has no name. Write one into new_name, such as 'my-concepts'.")
+    hint = nearest(chosen, known)
+    raise BankError(
+        f"There is no bank {chosen!r}{f'; do you mean {hint!r}?' if hint else '.'} {there} "
+        "Choose one, or write a name into new_name to make it."
+    )
+
+
+def _safe(name: str) -> str:
+    """The name, if it can be a folder's on every system."""
+    if file_stem(name) != name or name == NEW:
+        raise BankError(
+            f"A bank cannot be called {name!r}. Use letters, digits, spaces, - and _, "
+            f"for example {file_stem(name.replace('..', '').strip('./ ') or 'my-concepts')!r}."
+        )
+    return name
+
+
+def _bank_folders() -> dict[str, Path]:
+    """Sub-folders of the bank roots; of two with one name the first root's counts."""
+    found: dict[str, Path] = {}
+    for root in host.bank_roots():
+        try:
+            items = sorted(os.scandir(root), key=lambda item: item.name)
+        except OSError:
+            continue  # a root of extra_model_paths.yaml that is not there
+        for item in items:
+            if not item.name.startswith(".") and item.is_dir():
+                found.setdefault(item.name, Path(item.path))
+    return found
+
+
+def stamps(folder: Path) -> Iterable[tuple[str, int, int]]:
+    """Name, time and size of a bank's visible files."""
+    try:
+        items = list(os.scandir(folder))
+    except OSError:
+        return
+    for item in items:
+        if item.name.startswith("."):
+            continue
+        try:
+            facts = item.stat()
+        except OSError:  # gone meanwhile
+            continue
+        yield item.name, facts.st_mtime_ns, facts.st_size
+
+
+def nearest(wanted: str, known: Iterable[str]) -> str | None:
+    """The known name most like the wanted one, if any is."""
+    names = {same_key(each): each for each in known}
+    found = difflib.get_close_matches(same_key(wanted), names, n=1, cutoff=0.5)
+    return names[found[0]] if found else None

@@ -1,0 +1,1 @@
+"""Likeness, obedience and forgetting in numbers."""

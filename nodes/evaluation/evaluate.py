@@ -1,0 +1,216 @@
+"""Evaluate Concepts: IA, TA and presence of finished pictures (CIDM section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ...cidm_core.bank import Bank
+from ...cidm_core.errors import CidmError, PromptError
+from ..host.pictures import shown, to_pictures, to_tensor
+from ..host.sockets import CATEGORY, BankSocket, RegionPrompt, RegionsSocket
+from .encoders import HostEncoder, progress_of
+
+if TYPE_CHECKING:
+    from ...cidm_core.evaluation.judge import Judgement
+
+_SETS = 6
+Photos = Tensor | list[Tensor]
+
+
+class EvaluateConcepts(io.ComfyNode):
+    """Likeness of pictures to reference photos and prompts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CIDM_EvaluateConcepts",
+            display_name="Evaluate Concepts",
+            category=CATEGORY,
+            description="How much pictures look like the photos of a concept (IA), how well they "
+            "follow the prompt (TA), and whether each concept is in its own region.",
+            search_aliases=["CLIP score", "image alignment", "text alignment", "metrics", "CIDM"],
+            is_input_list=True,  # photos of different sizes come as a list
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to judge, a batch or a list."),
+                io.ClipVision.Input(
+                    "clip_vision", tooltip="A CLIP model from Load CLIP Vision, such as ViT-L/14."
+                ),
+                io.Image.Input(
+                    "references",
+                    tooltip="Photos of the concept, a batch, or a list as dataset loaders give it; "
+                    "with regions, of the first region's.",
+                ),
+                *[
+                    io.Image.Input(
+                        f"references_{k}",
+                        optional=True,
+                        tooltip=f"Photos of a further concept; with regions, of region {k}'s.",
+                    )
+                    for k in range(2, _SETS + 1)
+                ],
+                io.String.Input(
+                    "names",
+                    default="",
+                    optional=True,
+                    tooltip="Names of the concepts for the table, separated by commas.",
+                ),
+                RegionsSocket.Input(
+                    "regions",
+                    optional=True,
+                    tooltip="Judges each region's part of the picture on its own: which concept's "
+                    "photos are the nearest?",
+                ),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    optional=True,
+                    multiline=True,
+                    tooltip="What the pictures should show, for TA: one line for all, or one for "
+                    "each picture (or for each equal part of the batch).",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="For TA: the text encoder of the same CLIP as clip_vision, with its "
+                    "text projection. Those in SD 1.5 checkpoints have none; see the help page.",
+                ),
+                BankSocket.Input(
+                    "bank",
+                    optional=True,
+                    tooltip="Lets TA read concept words as the class words they stand for.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("table", tooltip="All scores; IA and TA times 100, as in papers."),
+                io.Image.Output("picture", tooltip="The scores as a chart."),
+                io.Float.Output(
+                    "ia",
+                    tooltip="Mean cosine with the photos, -1 to 1; with regions, of each "
+                    "region with its own concept's photos.",
+                ),
+                io.Float.Output("ta", tooltip="CLIPScore with the prompts, 0 to 2.5; else 0."),
+                io.Float.Output(
+                    "presence",
+                    tooltip="Share of regions whose own concept is the nearest; 0 without regions.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: Photos,
+        clip_vision: Any,
+        references: Photos,
+        names: Any = "",
+        regions: Any = (),
+        prompts: Any = "",
+        clip: Any = None,
+        bank: Any = None,
+        **further: Photos | None,
+    ) -> io.NodeOutput:
+        from ...cidm_core.evaluation.judge import judge
+
+        # The host gives every input as a list.
+        prompts = "\n".join(prompts) if isinstance(prompts, list) else prompts
+        clip_vision, names, clip, bank = map(_one, (clip_vision, names, clip, bank))
+        regions: tuple[RegionPrompt, ...] = _one(regions) or ()
+        pictures = _pictures(images)
+        photos = _named(names, [references, *_further(further)])
+        texts = _texts(prompts, len(pictures), bank) if clip is not None else []
+        areas = [each.region for each in regions]
+        passes = len(areas) + (1 if texts or not areas else 0)
+        total = len(pictures) * passes + sum(map(len, photos.values()))
+        encoder = HostEncoder(clip_vision, clip, progress_of(cls, total))
+        found = judge(encoder, pictures, photos, areas, texts)
+        text, image = found.table(), to_tensor(_chart(found))
+        numbers = (found.image_alignment, found.text_alignment or 0.0, found.presence or 0.0)
+        return io.NodeOutput(text, image, *numbers, ui=shown(cls, text=text, image=image))
+
+
+def _one(value: Any) -> Any:
+    return (value[0] if value else None) if isinstance(value, list) else value
+
+
+def _pictures(images: Photos) -> list[Image.Image]:
+    """Pictures of a batch, or of several of different sizes."""
+    batches = images if isinstance(images, list) else [images]
+    return [picture for batch in batches for picture in to_pictures(batch)]
+
+
+def _further(sockets: Mapping[str, Photos | None]) -> list[Photos]:
+    """The further sets of photos, in order.
+
+    Raises:
+        CidmError: If one is missing in between.
+    """
+    found = [sockets.get(f"references_{k}") for k in range(2, _SETS + 1)]
+    last = max((k for k, each in enumerate(found) if each is not None), default=-1)
+    for k, each in enumerate(found[: last + 1], start=2):
+        if each is None:
+            raise CidmError(
+                f"references_{k} is not connected, but a later one is. Connect them in order, "
+                "because the k-th belongs to the k-th region."
+            )
+    return [each for each in found if each is not None]
+
+
+def _named(names: str, sets: Sequence[Photos]) -> dict[str, list[Image.Image]]:
+    """Photos by the names given, or by their number."""
+    given = [name.strip() for name in names.split(",")] if names.strip() else []
+    if len(given) > len(sets):
+        raise CidmError(
+            f"More names ({len(given)}) than sets of photos ({len(sets)}). Take some out."
+        )
+    given += [""] * (len(sets) - len(given))
+    labels = [name or f"concept {k}" for k, name in enumerate(given, start=1)]
+    if len(set(labels)) != len(labels):
+        raise CidmError(f"Two concepts have the same name in {names!r}. Give each its own.")
+    return {label: _pictures(photos) for label, photos in zip(labels, sets, strict=True)}
+
+
+def _texts(prompts: str, pictures: int, bank: Bank | None) -> list[str]:
+    """The prompt of each picture, in plain words.
+
+    Raises:
+        PromptError: If there is no line, or their number does not divide the pictures.
+    """
+    from ...cidm_core.evaluation.prompts import write_back
+
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    if not lines or pictures % len(lines):
+        found = f"{len(lines)} lines for {pictures} pictures" if lines else "no line"
+        raise PromptError(
+            f"The input prompts has {found}. For TA write one line for all pictures, or one for "
+            "each; or disconnect clip."
+        )
+    entries = bank.entries() if bank is not None else ()
+    plain = [write_back(line, entries) for line in lines]
+    return [line for line in plain for _ in range(pictures // len(lines))]
+
+
+def _chart(found: Judgement) -> Image.Image:
+    from ...cidm_core.pictures import stack
+    from ...cidm_core.pictures.scores import presence_picture, scores_picture
+
+    rows = [(f"IA {name}", score) for name, score in found.scores]
+    if found.text_alignment is not None:
+        rows.append(("TA", found.text_alignment))
+    drawn = [scores_picture(rows)]
+    if found.places:
+        drawn.append(
+            presence_picture(
+                [f"{k}. {place.prompt}" for k, place in enumerate(found.places, start=1)],
+                found.concepts,
+                [place.cosines for place in found.places],
+                [place.share for place in found.places],
+            )
+        )
+    return stack(drawn)

@@ -1,0 +1,1 @@
+"""What ComfyUI is and has, in the words of `cidm_core`."""

@@ -1,0 +1,252 @@
+"""A `cidm_core` base model from the sockets MODEL, CLIP and VAE, with copies of their weights."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...cidm_core.errors import FamilyError, HostError
+from ...cidm_core.families import Family, fingerprint, fingerprint_paths
+from . import comfy as host
+from .model import base_weight, facts_of
+
+if TYPE_CHECKING:
+    from ...cidm_core.diffusers_host.base import Base
+
+_NAME = "the connected model"
+_QUANTISED = ("scale_weight", "weight_scale", "scaled_fp8", "comfy_quant")
+_EDITION = (
+    "Load the fp16 or bf16 edition of the checkpoint to learn on; a quantised UNet cannot be "
+    "learned on."
+)
+
+
+@contextmanager
+def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Iterator[Base]:
+    """A base model for a while; its memory is free afterwards, whoever still holds it.
+
+    Call it outside inference mode, or nothing can be learned on it.
+
+    Args:
+        model: ModelPatcher of a plain Stable Diffusion 1.x model, or of mini-sd.
+        clip: Its CLIP object.
+        vae: Any VAE object with the model's latents; it is used as it is, not copied.
+        precision: "fp32", "bf16" or "fp16".
+
+    Raises:
+        FamilyError: If the model is of another kind.
+        HostError: If it is quantised, or the parts do not belong together.
+    """
+    from ...cidm_core.checkpoints.schedule import schedule_of
+    from ...cidm_core.devices import DTYPES
+    from ...cidm_core.diffusers_host.build import Target
+    from ...cidm_core.diffusers_host.from_tensors import base_from_tensors
+
+    sampling = model.get_model_object("model_sampling")
+    text = _text_encoder(clip)
+    tensors = {**_unet_weights(model), **text.weights}
+    base = base_from_tensors(
+        _NAME,
+        _weights(tensors),
+        text.tokenizer,
+        HostVae(vae, model.get_model_object("latent_format")),
+        Target(host.torch_device(), DTYPES[precision]),
+        scheduler_config=schedule_of(sampling.sigmas, _prediction(sampling)),
+        heads=_heads(model.model.diffusion_model, "UNet"),
+        text_heads=text.heads,
+    )
+    del tensors, text
+    base.name = file_of(model) or base.family.name
+    try:
+        yield base
+    except BaseException as error:
+        # An error under way would hold the whole run, model and optimiser, by its frames.
+        traceback.clear_frames(error.__traceback__)
+        raise
+    finally:
+        base.unet = base.vae = None
+        base.text_encoders = base.tokenizers = ()
+        host.free_memory()
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What can be told of a base model before it is built; stands in for it in `find_taught`."""
+
+    family: Family
+    fingerprint: str
+    device: torch.device
+    dtype: torch.dtype
+
+
+def glance_at(model: Any, precision: str) -> Glance:
+    """Family and fingerprint that `base_of` would give.
+
+    Raises:
+        FamilyError: If the model is of another kind.
+    """
+    from ...cidm_core.devices import DTYPES
+
+    facts, dtype = facts_of(model), DTYPES[precision]
+    paths = dict(zip(facts.names, facts.paths, strict=True))
+    probes = [path.rpartition(".") for path in fingerprint_paths(facts.layers)]
+    keys = [f"diffusion_model.{paths[layer]}.{name}.weight" for layer, _, name in probes]
+    name = fingerprint(base_weight(model, key).to(dtype) for key in keys)
+    return Glance(facts.family, name, host.torch_device(), dtype)
+
+
+def lora_notes(model: Any, clip: Any) -> list[str]:
+    """What the user should know about LoRAs on the sockets: nothing is learned on them."""
+    held = {"MODEL": model.patches, "CLIP": clip.patcher.patches}
+    return [
+        f"The {socket} socket carries a LoRA or another weight patch ({len(patches)} layers). "
+        "It is left aside: concepts are learned on the model's own weights."
+        for socket, patches in held.items()
+        if patches
+    ]
+
+
+def file_of(model: Any) -> str:
+    """The checkpoint's file name without its ending; "" where the host does not remember it."""
+    made = getattr(model, "cached_patcher_init", None) or ()
+    arguments = made[1] if len(made) > 1 else ()
+    paths = [a for a in arguments if isinstance(a, str) and a.endswith((".safetensors", ".ckpt"))]
+    return Path(paths[0]).stem if paths else ""
+
+
+def _unet_weights(model: Any) -> dict[str, Tensor]:
+    """The UNet's tensors by their CompVis names; those of the model itself, without any LoRA."""
+    from ...cidm_core.checkpoints.compvis import UNET
+
+    start = "diffusion_model."
+    names = model.model_state_dict(start)
+    return {f"{UNET}{key.removeprefix(start)}": base_weight(model, key) for key in names}
+
+
+@dataclass(frozen=True)
+class _Text:
+    weights: dict[str, Tensor]
+    tokenizer: Any
+    heads: int
+
+
+def _text_encoder(clip: Any) -> _Text:
+    """Weights, tokenizer and heads of a CLIP that has one CLIP text model and nothing else."""
+    from ...cidm_core.checkpoints.compvis import CLIP
+
+    whole = clip.cond_stage_model
+    part = getattr(whole, "clip", "")
+    module = getattr(whole, part, None) if isinstance(part, str) else None
+    transformer = getattr(module, "transformer", None)
+    if not hasattr(transformer, "text_model"):
+        raise HostError(
+            f"The CLIP socket carries a {type(whole).__name__}, which is no text encoder of Stable "
+            "Diffusion 1.x. Connect the CLIP of the same checkpoint, or load one with type "
+            "'stable_diffusion'."
+        )
+    start = f"{part}.transformer."
+    names = [k for k in whole.state_dict() if k.startswith(start) and "position_ids" not in k]
+    found = {f"{CLIP}{key.removeprefix(start)}": _clip_weight(clip, key) for key in names}
+    tokenizer = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", part)).tokenizer
+    return _Text(found, tokenizer, _heads(transformer, "text encoder"))
+
+
+def _clip_weight(clip: Any, key: str) -> Tensor:
+    # The patcher's model is the text encoder itself.
+    return base_weight(clip.patcher, key)
+
+
+def _heads(module: nn.Module, part: str) -> int:
+    found = {m.heads for m in module.modules() if isinstance(getattr(m, "heads", None), int)}
+    if len(found) != 1:
+        counts = ", ".join(str(count) for count in sorted(found)) or "none"
+        raise FamilyError(
+            f"The connected model has a {part} with attention heads: {counts}. Stable Diffusion "
+            "1.x has one number in all layers; load such a checkpoint."
+        )
+    return found.pop()
+
+
+def _prediction(sampling: Any) -> str:
+    """What the model predicts, told by the names of the sampling object's classes."""
+    kinds = {kind.__name__ for kind in type(sampling).__mro__}
+    if kinds & {"EDM", "X0", "CONST"} or "EPS" not in kinds:
+        raise HostError(
+            f"The connected model predicts neither noise nor v ({', '.join(sorted(kinds))}). "
+            "Connect it before any node that changes its sampling."
+        )
+    return "v_prediction" if "V_PREDICTION" in kinds else "epsilon"
+
+
+def _weights(tensors: Mapping[str, Tensor]) -> Any:
+    """As `weights.build` reads them.
+
+    Raises:
+        HostError: If they are quantised. Plain 8-bit floats are not: they are only coarse.
+    """
+    from ...cidm_core.checkpoints.weights import Weights
+
+    for key, tensor in tensors.items():
+        packed = type(tensor).__name__ in ("QuantizedTensor", "GGMLTensor")
+        if packed or not tensor.is_floating_point():
+            raise HostError(f"The connected model is quantised ({key}: {tensor.dtype}). {_EDITION}")
+        if key.endswith(_QUANTISED):
+            raise HostError(f"The connected model is quantised, with scales ({key}). {_EDITION}")
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    return Weights(_NAME, shapes, dict(tensors).__getitem__)
+
+
+class HostVae(nn.Module):
+    """The host's VAE object as `cidm_core` uses an autoencoder; the host manages its memory.
+
+    Latents go in and out as the UNet sees them (`process_in` of the latent format), so the
+    scaling factor is 1. Encoding gives the posterior's mode, as the host's VAE Encode does.
+
+    Args:
+        vae: A VAE object of the host, of any kind that makes the model's latents.
+        latent_format: Of the model.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, vae: Any, latent_format: Any) -> None:
+        super().__init__()
+        self._held = (vae, latent_format)  # a tuple: no sub-modules, nothing to move or freeze
+        levels = int(vae.spacial_compression_decode()).bit_length()
+        self.config = SimpleNamespace(
+            scaling_factor=1.0,
+            latent_channels=vae.latent_channels,
+            block_out_channels=(0,) * levels,
+        )
+
+    def encode(self, pixels: Tensor) -> Any:
+        """Pixels (n, 3, height, width) in -1..1 to an object whose `latent_dist.mode()` counts."""
+        vae, form = self._held
+        with torch.inference_mode():
+            found = vae.encode((pixels.float().movedim(1, -1).cpu() + 1) / 2)
+            latents = form.process_in(found.float())
+        mode = latents.to(pixels.device, copy=True)  # a tensor that autograd may use
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: mode))
+
+    def decode(self, latents: Tensor) -> Any:
+        """Latents (n, channels, height, width) to an object whose `sample` is in -1..1."""
+        vae, form = self._held
+        with torch.inference_mode():
+            found = vae.decode(form.process_out(latents.float()))
+            pixels = found.float().movedim(-1, 1) * 2 - 1
+        return SimpleNamespace(sample=pixels.clone())
+
+    def to(self, *args: Any, **kwargs: Any) -> HostVae:
+        """Leaving the device means: let the host unload it. It comes back by itself."""
+        device = args[0] if args else kwargs.get("device")
+        if torch.device(device).type == "cpu":
+            host.unload_models()
+        return self

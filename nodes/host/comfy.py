@@ -1,0 +1,218 @@
+"""What differs between ComfyUI versions, or lies outside its node API: one short function each."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import html
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management as _management
+import folder_paths
+import torch
+from comfy.conds import CONDRegular as CONDRegular
+from comfy.patcher_extension import WrappersMP as WrappersMP
+from comfy.samplers import CFGGuider as CFGGuider
+from comfy.samplers import calc_cond_batch as calc_cond_batch
+from comfy.samplers import cfg_function as cfg_function
+from comfy_api.latest import ComfyAPISync, io
+
+from ...cidm_core.errors import HostError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BANKS = "concept_banks"
+
+
+# Folders.
+
+
+def bank_roots() -> list[Path]:
+    """Folders whose sub-folders are banks; new banks go into the first."""
+    if BANKS not in folder_paths.folder_names_and_paths:  # a test, or on_load has not run yet
+        return [Path(folder_paths.models_dir) / BANKS]
+    return [Path(root) for root in folder_paths.get_folder_paths(BANKS)]
+
+
+def lora_folder() -> Path:
+    """Where LoRA files are written: the first of the host's LoRA folders."""
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def refresh_files(kind: str) -> None:
+    """Let the next listing of a model folder see a file written a moment ago."""
+    folder_paths.filename_list_cache.pop(kind, None)
+
+
+def find_file(name: str, kinds: Sequence[str]) -> Path:
+    """A file under the input directory or one of the model folders, by its relative path.
+
+    Raises:
+        HostError: If there is none, or the name leads out of those folders.
+    """
+    clean = name.strip().removesuffix(" [input]")
+    root = Path(folder_paths.get_input_directory())
+    found = [inside(root, clean)]
+    known = [kind for kind in kinds if kind in folder_paths.folder_names_and_paths]
+    # The host looks below its folders only, whatever the name says.
+    found += [Path(path) for kind in known if (path := folder_paths.get_full_path(kind, clean))]
+    for path in found:
+        if path is not None and path.is_file():
+            return path
+    raise HostError(
+        f"There is no file {name!r} in the input directory '{root}'"
+        f"{''.join(f' or the {kind} folder' for kind in known)}. Put it there and give its name, "
+        "with the sub-folder if it lies in one."
+    )
+
+
+def inside(root: Path, name: str) -> Path | None:
+    """`root / name`, or None if that leads out of `root` or is no path at all."""
+    if not name or "\0" in name:
+        return None
+    top, target = os.path.realpath(root), os.path.realpath(os.path.join(root, name))
+    return Path(target) if target.startswith(os.path.join(top, "")) else None
+
+
+def list_files(kinds: Sequence[str], endings: Sequence[str]) -> list[str]:
+    """Relative names of files in the input directory and the model folders, for a menu."""
+    found, _ = folder_paths.recursive_search(folder_paths.get_input_directory(), [".git"])
+    for kind in kinds:
+        if kind in folder_paths.folder_names_and_paths:
+            found = [*found, *folder_paths.get_filename_list(kind)]
+    return sorted({name for name in found if name.lower().endswith(tuple(endings))})
+
+
+# Messages.
+
+
+def say_on_node(text: str, node_id: object) -> None:
+    """Show text on a node; without a browser or a node nothing happens."""
+    if node_id is None:
+        return
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and hasattr(server, "send_progress_text"):
+        # The frontend shows it as HTML, where <dog1> would be a tag and vanish, and in one of its
+        # two forms line breaks too.
+        shown = html.escape(text, quote=False).replace("\n", "<br>")
+        server.send_progress_text(shown, str(node_id))
+
+
+# Schemas.
+
+
+def shows_result() -> dict[str, bool]:
+    """Schema options of a node that shows something on itself without being an output node."""
+    known = {f.name for f in dataclasses.fields(io.Schema)}
+    return {"has_intermediate_output": True} if "has_intermediate_output" in known else {}
+
+
+# Text encoders.
+
+
+def encode_text(clip: Any, text: str) -> list[Any]:
+    """CONDITIONING of a prompt, as the stock text encode node makes it.
+
+    Raises:
+        HostError: If no text encoder is connected.
+    """
+    if clip is None:
+        raise HostError(
+            "There is no CLIP: this checkpoint has no text encoder. Load one with Load CLIP."
+        )
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def text_embedding(clip: Any, text: str) -> torch.Tensor | None:
+    """Embedding of a text in the space that pictures share, (1, dim); its first 77 tokens.
+
+    None, zeros or NaN if the CLIP has no text projection, as those in checkpoints.
+    """
+    _, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
+    stage = clip.cond_stage_model
+    encoder = getattr(stage, str(getattr(stage, "clip", "")), None)
+    # SD 1.x asks its CLIP for the embedding before the projection.
+    if pooled is None or encoder is None or encoder.options_default[2]:
+        return pooled
+    return encoder.transformer.text_projection(pooled.to(clip.patcher.load_device))
+
+
+# Memory and interruption.
+
+
+def torch_device() -> torch.device:
+    """Where the host computes."""
+    return _management.get_torch_device()
+
+
+def unload_models() -> None:
+    """Take all of the host's models off the device; the host loads them again when needed."""
+    _management.unload_all_models()
+    _management.soft_empty_cache()
+
+
+def free_memory() -> None:
+    """Give back what nobody refers to any more."""
+    gc.collect()
+    _management.soft_empty_cache()
+
+
+def is_interrupted() -> bool:
+    """Whether the user pressed Cancel; the host's flag stays as it is."""
+    return _management.processing_interrupted()
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether an exception is the host's way of ending a prompt."""
+    return isinstance(error, _management.InterruptProcessingException)
+
+
+def interrupt() -> NoReturn:
+    """End the prompt as the host's own nodes do when the user cancels; clears the flag."""
+    _management.throw_exception_if_processing_interrupted()
+    raise _management.InterruptProcessingException
+
+
+# Progress.
+
+
+def show_progress(done: int, of: int, picture: Image | None, node_id: object) -> None:
+    """Move a node's progress bar, and show a picture on it; outside a prompt nothing happens."""
+    if node_id is None:
+        return
+    ComfyAPISync().execution.set_progress(done, of, node_id=str(node_id), preview_image=picture)
+
+
+# The input directory.
+
+
+def input_folders() -> list[str]:
+    """Sub-folders of the input directory, relative to it, with forward slashes."""
+    root = folder_paths.get_input_directory()
+    found: list[str] = []
+    for place, folders, _ in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [os.path.relpath(os.path.join(place, name), root) for name in folders]
+    return sorted(name.replace(os.sep, "/") for name in found)
+
+
+def input_folder(name: str) -> Path:
+    """A sub-folder of the input directory.
+
+    Raises:
+        HostError: If there is none of that name, or the name leads out of the directory.
+    """
+    root = Path(folder_paths.get_input_directory())
+    found = inside(root, name.strip())
+    if found is None or not found.is_dir():
+        raise HostError(
+            f"There is no folder {name!r} in the input directory '{root}'. Put the photos into a "
+            "sub-folder there and give its name."
+        )
+    return found

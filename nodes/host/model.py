@@ -1,0 +1,76 @@
+"""What a MODEL socket carries, in the words of `cidm_core`: family, layers, fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ...cidm_core.errors import FamilyError
+from ...cidm_core.families import CrossAttention, Family, fingerprint, fingerprint_paths, ldm_path
+
+_UNET = "diffusion_model."
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Attributes: family row, attn2 layers in execution order, name of the weights.
+
+    `paths` are the layers' module paths inside ComfyUI's UNet.
+    """
+
+    family: Family
+    layers: tuple[CrossAttention, ...]
+    paths: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Diffusers paths of the layers, as concept files have them."""
+        return tuple(layer.path for layer in self.layers)
+
+
+def base_weight(model: Any, key: str) -> Tensor:
+    """A weight of a ModelPatcher without the LoRAs that may be patched into it right now.
+
+    Args:
+        model: ModelPatcher.
+        key: Name in `model.model`'s state dict.
+    """
+    for backup in (model.hook_backup, model.backup):
+        if key in backup:
+            held = backup[key]
+            return held[0]  # (weight, ...) in both
+    weight = model.model
+    for part in key.split("."):
+        weight = getattr(weight, part)
+    return weight
+
+
+def facts_of(model: Any) -> ModelFacts:
+    """Read a MODEL's family, layers and fingerprint off its weights.
+
+    Raises:
+        FamilyError: If concepts do not exist for this kind of model.
+    """
+    from ...cidm_core.checkpoints.compvis import UNET, unet_config
+    from ...cidm_core.checkpoints.geometry import family_of, layers_of
+
+    name = "The model on the MODEL socket"
+    unet = model.model.diffusion_model
+    shapes = {f"{UNET}{k}": tuple(v.shape) for k, v in unet.state_dict().items()}
+    if f"{UNET}input_blocks.0.0.weight" not in shapes:
+        raise FamilyError(
+            f"{name} is a {type(model.model).__name__}, not a Stable Diffusion UNet. Concepts are "
+            "learned on Stable Diffusion 1.x for now; load such a checkpoint."
+        )
+    config = unet_config(name, shapes)
+    # An inpainting model has more input channels; concepts of the plain one fit it.
+    config["in_channels"] = config["out_channels"]
+    family, layers = family_of(name, config), layers_of(name, config)
+    paths = tuple(ldm_path(layer.path, config["layers_per_block"]) for layer in layers)
+    by_path = dict(zip((layer.path for layer in layers), paths, strict=True))
+    probes = [path.rpartition(".") for path in fingerprint_paths(layers)]
+    keys = [f"{_UNET}{by_path[layer]}.{projection}.weight" for layer, _, projection in probes]
+    return ModelFacts(family, layers, paths, fingerprint(base_weight(model, k) for k in keys))

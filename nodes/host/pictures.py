@@ -1,0 +1,57 @@
+"""Pictures between Pillow and the host's IMAGE tensors, and what a node shows on itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+from torch import Tensor
+
+from . import comfy as host
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """(1, height, width, 3) in 0..1, the host's IMAGE."""
+    values = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(values)[None]
+
+
+def to_pictures(images: Tensor) -> list[Image.Image]:
+    """Pictures of an IMAGE batch (pictures, height, width, channels); alpha is dropped."""
+    values = (images[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    if values.shape[-1] == 1:
+        values = values.repeat(3, axis=-1)
+    return [Image.fromarray(np.ascontiguousarray(each)) for each in values]
+
+
+def stacked(drawn: Sequence[Image.Image]) -> Tensor:
+    """Pictures one below the other as one IMAGE."""
+    sheet = Image.new(
+        "RGB", (max(p.width for p in drawn), sum(p.height for p in drawn)), (255, 255, 255)
+    )
+    y = 0
+    for picture in drawn:
+        sheet.paste(picture, (0, y))
+        y += picture.height
+    return to_tensor(sheet)
+
+
+def shown(
+    cls: type[io.ComfyNode], *, text: str = "", image: Tensor | None = None
+) -> dict[str, Any]:
+    """The `ui` of a node output: a picture and a text on the node, both kept in the history.
+
+    The node needs `io.Hidden.unique_id`: only messages show text on every kind of node.
+    """
+    found: dict[str, Any] = {}
+    if image is not None:
+        found |= ui.PreviewImage(image).as_dict()
+    if text:
+        found |= ui.PreviewText(text).as_dict()
+        hidden = getattr(cls, "hidden", None)
+        host.say_on_node(text, getattr(hidden, "unique_id", None))
+    return found

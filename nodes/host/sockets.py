@@ -1,0 +1,32 @@
+"""The two socket types of our own, and what travels through them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...cidm_core.regions import Region
+
+CATEGORY = "CIDM"
+
+# A `cidm_core.bank.Bank`.
+BankSocket = io.Custom("CIDM_BANK")
+# A tuple of `RegionPrompt`.
+RegionsSocket = io.Custom("CIDM_REGIONS")
+
+
+@dataclass(frozen=True, eq=False)
+class RegionPrompt:
+    """One region: where, and the conditioning(s) that apply there.
+
+    Attributes:
+        region: Box or mask; its `prompt` is only a label for error texts and the layout picture.
+        positive: CONDITIONING of the region, as a text encode node made it.
+        negative: The region's own negative CONDITIONING; None shares the picture's.
+    """
+
+    region: Region
+    positive: list[Any]
+    negative: list[Any] | None = None

@@ -1,0 +1,1 @@
+"""mini-sd for trying things out."""

@@ -1,0 +1,44 @@
+"""Load mini-sd, the small model that comes with the pack, into the stock sockets."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.sockets import CATEGORY
+
+
+class LoadMiniModel(io.ComfyNode):
+    """mini-sd as MODEL, CLIP and VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CIDM_LoadMiniModel",
+            display_name="Load Mini Model (try-out)",
+            category=f"{CATEGORY}/try out",
+            description=(
+                "A tiny model of 32 x 32 pixels that comes with the pack: learn a "
+                "concept in a minute or two, without a download. It knows simple scenes, such as "
+                "'a photo of a red cat'. Best with width and height 32, 30 steps, cfg 4."
+            ),
+            search_aliases=["mini-sd", "CIDM mini", "tiny model", "toy model", "demo checkpoint"],
+            outputs=[
+                io.Model.Output(
+                    display_name="MODEL", tooltip="mini-sd's UNet; 8 latent channels, 4 px a cell."
+                ),
+                io.Clip.Output(
+                    display_name="CLIP", tooltip="Its text encoder; 48 tokens, plain English."
+                ),
+                io.Vae.Output(
+                    display_name="VAE", tooltip="Its autoencoder; width and height in steps of 8."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from ...cidm_core.diffusers_host.load import MINI_SD, load_base
+        from .objects import clip_of, model_of, vae_of
+
+        base = load_base(MINI_SD, device="cpu", dtype="fp32")
+        return io.NodeOutput(model_of(base), clip_of(base), vae_of(base))

@@ -1,0 +1,1 @@
+"""Regions and the guider that draws by them."""

@@ -1,0 +1,260 @@
+"""Regions with their conditionings: one at a time by number, or several from an editor or text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...cidm_core.errors import RegionError
+from ...cidm_core.regions import Region
+from ..host import comfy as host
+from ..host.pictures import shown, to_pictures, to_tensor
+from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket
+from ..sampling.text import PROMPT
+from .boxes import read_boxes, read_regions
+
+_SIZE = 512
+
+# By name, because older hosts lack these types; forceInput keeps the canvas from drawing a widget.
+_BoxSocket = io.Custom("BOUNDING_BOX")
+_ListSocket = io.Custom("ARRAY")
+_ALIASES = ["regional prompt", "box prompt", "area prompt", "layout", "CIDM", "bounding box"]
+
+
+class ConceptRegion(io.ComfyNode):
+    """One region of a conditioning."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CIDM_ConceptRegion",
+            display_name="Concept Region",
+            category=CATEGORY,
+            description="A part of the picture and what it shows. Chain several, then guide by "
+            "them with Regional Noise Guider.",
+            search_aliases=_ALIASES,
+            inputs=[
+                io.Conditioning.Input(
+                    "positive", tooltip="What the region shows, from a text encode node."
+                ),
+                _share("x", 0.0, "Left edge, as a share of the picture's width."),
+                _share("y", 0.0, "Upper edge, as a share of the picture's height."),
+                _share("width", 0.5, "Width, as a share of the picture's."),
+                _share("height", 1.0, "Height, as a share of the picture's."),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="What the region should not show. Default: the picture's negative.",
+                ),
+                RegionsSocket.Input(
+                    "regions", optional=True, tooltip="Earlier regions; this one is added to them."
+                ),
+                _BoxSocket.Input(
+                    "box",
+                    optional=True,
+                    extra_dict={"forceInput": True},
+                    tooltip="A box in pixels, used instead of the four numbers.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="A painted region, used instead of the four numbers; any size.",
+                ),
+                io.String.Input(
+                    "label",
+                    default="",
+                    optional=True,
+                    tooltip="Its name in the preview and in messages.",
+                ),
+                io.Int.Input(
+                    "box_number",
+                    default=1,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which box to take where several are connected.",
+                ),
+                *_picture_size(),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+            **host.shows_result(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive: list[Any],
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        negative: list[Any] | None = None,
+        regions: tuple[RegionPrompt, ...] = (),
+        box: Any = None,
+        mask: Tensor | None = None,
+        label: str = "",
+        box_number: int = 1,
+        picture_width: int = _SIZE,
+        picture_height: int = _SIZE,
+        background: Tensor | None = None,
+    ) -> io.NodeOutput:
+        number = len(regions) + 1
+        size = picture_width, picture_height
+        if box is not None and mask is not None:
+            raise RegionError(
+                f"Region {number} has a box and a mask connected. Disconnect one of them."
+            )
+        text = label.strip() or _concepts(positive) or f"region {number}"
+        try:
+            if mask is not None:
+                area = Region(text, mask=_single(mask))
+            elif box is not None:
+                area = Region(text, box=_chosen(box, box_number, size))
+            else:
+                area = Region(text, box=(x, y, x + width, y + height))
+        except RegionError as error:
+            raise RegionError(f"Region {number}: {error}") from None
+        made = (*(regions or ()), RegionPrompt(area, positive, negative))
+        return _result(cls, made, size, background)
+
+
+class ConceptRegions(io.ComfyNode):
+    """Several regions at once."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CIDM_ConceptRegions",
+            display_name="Concept Regions",
+            category=CATEGORY,
+            description="Several parts of the picture, each with a prompt: drawn in the core's "
+            "Create Bounding Boxes, painted as masks, or written as text.",
+            search_aliases=[*_ALIASES, "regions from boxes", "multi concept"],
+            inputs=[
+                io.Clip.Input(
+                    "clip", tooltip="Encodes the prompts; from Apply Concept Bank for concepts."
+                ),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    # No dynamic prompts: they would take the braces out of JSON.
+                    tooltip="The k-th line is the prompt of the k-th region; an empty one takes "
+                    "the box's description. Without boxes and masks write lines such as "
+                    "'0.05,0.3,0.45,0.95: a dog' (left, top, right, bottom as shares), or JSON, "
+                    "whose form is on the help page.",
+                ),
+                io.MultiType.Input(
+                    "elements",
+                    [_ListSocket, _BoxSocket, io.String],
+                    optional=True,
+                    tooltip="Elements or bboxes of Create Bounding Boxes, or JSON.",
+                ),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip="A batch of masks, one region each; they come after the boxes.",
+                ),
+                RegionsSocket.Input(
+                    "regions", optional=True, tooltip="Earlier regions; these are added to them."
+                ),
+                *_picture_size(advanced=False),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+            **host.shows_result(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Any,
+        prompts: str,
+        elements: Any = None,
+        masks: Tensor | None = None,
+        regions: tuple[RegionPrompt, ...] = (),
+        picture_width: int = _SIZE,
+        picture_height: int = _SIZE,
+        background: Tensor | None = None,
+    ) -> io.NodeOutput:
+        size = picture_width, picture_height
+        areas = [] if masks is None else list(masks if masks.ndim == 3 else masks[None])
+        made = read_regions(read_boxes(elements, *size), areas, prompts, *size)
+        encoded = [RegionPrompt(region, host.encode_text(clip, region.prompt)) for region in made]
+        return _result(cls, (*(regions or ()), *encoded), size, background)
+
+
+def _share(name: str, default: float, tooltip: str) -> io.Input:
+    low = 0.0 if name in ("x", "y") else 0.01
+    return io.Float.Input(name, default=default, min=low, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def _picture_size(advanced: bool = True) -> list[io.Input]:
+    sides = (("picture_width", "Width"), ("picture_height", "Height"))
+    sizes: list[io.Input] = [
+        io.Int.Input(
+            name,
+            default=_SIZE,
+            min=16,
+            max=16384,
+            step=8,
+            optional=True,
+            advanced=advanced or None,
+            tooltip=f"{side} of the picture: that of the box editor for boxes in pixels, and the "
+            "shape of the preview.",
+        )
+        for name, side in sides
+    ]
+    background = io.Image.Input(
+        "background", optional=True, tooltip="A picture under the preview; nothing else uses it."
+    )
+    return [*sizes, background]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        RegionsSocket.Output("regions", tooltip="For Regional Noise Guider, or a further region."),
+        io.Image.Output("preview", tooltip="Where the regions lie, with their prompts."),
+    ]
+
+
+def _concepts(conditioning: list[Any]) -> str:
+    """The concept words that a conditioning names, if its CLIP knew any."""
+    found = (entry[1].get(PROMPT) for entry in conditioning)
+    return " ".join(prompt.text for prompt in found if prompt is not None)
+
+
+def _single(mask: Tensor) -> Tensor:
+    """The only mask of a MASK batch."""
+    if mask.ndim == 3 and mask.shape[0] > 1:
+        raise RegionError(
+            f"{mask.shape[0]} masks are connected. Use Concept Regions for several, or pick one."
+        )
+    return mask
+
+
+def _chosen(box: Any, number: int, size: tuple[int, int]) -> Sequence[float]:
+    found = read_boxes(box, *size)
+    if number > len(found):
+        count = f"{len(found)} box{'' if len(found) == 1 else 'es'}"
+        raise RegionError(f"Box {number} was asked for; {count} came. Correct box_number or draw.")
+    return found[number - 1].box
+
+
+def _result(
+    cls: type[io.ComfyNode],
+    regions: tuple[RegionPrompt, ...],
+    size: tuple[int, int],
+    background: Tensor | None,
+) -> io.NodeOutput:
+    from ...cidm_core.pictures import layout_picture
+
+    under = None if background is None else to_pictures(background[:1])[0]
+    shape = size if under is None else under.size
+    image = to_tensor(layout_picture([each.region for each in regions], *shape, under))
+    return io.NodeOutput(regions, image, ui=shown(cls, image=image))

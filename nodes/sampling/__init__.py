@@ -1,0 +1,1 @@
+"""Applying a bank: what text encode nodes and samplers then know."""

@@ -1,0 +1,123 @@
+"""Apply Concept Bank: afterwards stock text encode nodes and samplers know the concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ...cidm_core.bank import Bank
+from ...cidm_core.config import SampleConfig
+from ...cidm_core.pictures.weights import weights_picture
+from ..host import pictures
+from ..host.inputs import inputs_of, settings_from
+from ..host.model import facts_of
+from ..host.sockets import CATEGORY, BankSocket, RegionPrompt, RegionsSocket
+from .attend import attach
+from .text import PROMPT, ConceptPrompt, ConceptText, teach
+
+_SETTINGS = ("weights", "top_k", "strength", "encoding", "allow_other_base")
+_STRENGTH = {"strength": False}  # the one knob everybody looks for
+
+
+class ApplyConceptBank(io.ComfyNode):
+    """Elastic weight aggregation (CIDM section 4.2) for everything downstream."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CIDM_ApplyConceptBank",
+            display_name="Apply Concept Bank",
+            category=CATEGORY,
+            description=(
+                "Makes MODEL and CLIP know all concepts of a bank. Write their words into any CLIP "
+                "Text Encode node: only the concepts a prompt names take part, each with a weight "
+                "of its own in every layer. Works with stock samplers, LoRAs and ControlNet."
+            ),
+            search_aliases=["CIDM", "concept", "lora bank", "elastic aggregation", "load concepts"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model the bank was learned on."),
+                io.Clip.Input("clip", tooltip="Its CLIP."),
+                BankSocket.Input("bank", tooltip="From Load Concept Bank or Train Concept."),
+                *inputs_of(SampleConfig, _SETTINGS, advanced=_STRENGTH),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="For the sampler or the guider."),
+                io.Clip.Output(
+                    display_name="clip", tooltip="For text encode nodes; knows the concept words."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, bank: Bank, **settings: Any) -> io.NodeOutput:
+        config = settings_from(SampleConfig, settings)
+        facts = facts_of(model)
+        bank.check(
+            facts.family.name,
+            facts.fingerprint,
+            facts.layers,
+            allow_other_base=config.allow_other_base,
+        )
+        taught = teach(clip, ConceptText(bank, facts, config))
+        return io.NodeOutput(attach(model, facts, config.strength), taught)
+
+
+class ShowConceptWeights(io.ComfyNode):
+    """The weights psi(M) of Eq. 3, as a text and a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CIDM_ShowConceptWeights",
+            display_name="Show Concept Weights",
+            category=CATEGORY,
+            description="Shows which concept got which weight in which layer, for a prompt.",
+            search_aliases=["concept weights", "aggregation weights", "CIDM weights"],
+            inputs=[
+                io.Conditioning.Input(
+                    "conditioning", tooltip="From CLIP Text Encode with the CLIP of the bank."
+                ),
+                RegionsSocket.Input(
+                    "regions", optional=True, tooltip="Shows the regions' weights too."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="picture", tooltip="A bar chart for each prompt."),
+                io.String.Output(display_name="text", tooltip="The same in words."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, conditioning: Any, regions: Sequence[RegionPrompt] = ()) -> io.NodeOutput:
+        titled = [("The picture", entry) for entry in conditioning]
+        titled += [
+            (f"Region {number}", entry)
+            for number, region in enumerate(regions, start=1)
+            for entry in region.positive
+        ]
+        found = [(title, entry[1].get(PROMPT)) for title, entry in titled]
+        text = "\n".join(_described(title, prompt) for title, prompt in found)
+        drawn = [_drawn(title, prompt) for title, prompt in found if prompt is not None]
+        image = pictures.stacked(drawn) if drawn else torch.zeros(1, 64, 64, 3)
+        return io.NodeOutput(image, text, ui=pictures.shown(cls, text=text, image=image))
+
+
+def _described(title: str, prompt: ConceptPrompt | None) -> str:
+    if prompt is None:
+        return f"{title}: encoded with a CLIP that knows no bank. Use that of Apply Concept Bank."
+    means = prompt.weights.mean(0).tolist()
+    names = [concept.name for concept in prompt.concepts]
+    shares = sorted(zip(means, names, strict=True), reverse=True)
+    listed = ", ".join(f"{name} {mean:.2f}" for mean, name in shares)
+    return f"{title}: {listed or 'no concept named, the base model draws alone'}"
+
+
+def _drawn(title: str, prompt: ConceptPrompt) -> Any:
+    names = [concept.name for concept in prompt.concepts]
+    heading = f"{title}: {prompt.text}" if prompt.text else title
+    return weights_picture(names, prompt.layers, prompt.weights.numpy(), heading)

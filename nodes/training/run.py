@@ -1,0 +1,148 @@
+"""One training on the host: memory made free, a base from the sockets, learning, all given back."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...cidm_core.bank import Bank
+from ...cidm_core.concept import Concept
+from ...cidm_core.config import TrainConfig
+from ..host import comfy as host
+from ..host.base import base_of, glance_at, lora_notes
+from .inputs import config_of, precision_of
+from .progress import Reporter
+
+if TYPE_CHECKING:
+    from ...cidm_core.diffusers_host.base import Base
+    from ...cidm_core.training.data import Photo
+
+log = logging.getLogger(__name__)
+_PREVIEW_STEPS = 20  # enough to judge by, and less waiting than the family's number
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to learn, from the node's inputs; `settings` are those the user decided on."""
+
+    photos: list[Photo]
+    words: str
+    class_words: str
+    kind: str
+    name: str | None
+    preset: str
+    settings: Mapping[str, object]
+
+    @property
+    def words_and_name(self) -> dict[str, Any]:
+        """As `train_concept` takes them."""
+        names = ("words", "class_words", "kind", "name")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The concept, its log (one row per step; may be empty), and what the user should know."""
+
+    concept: Concept
+    rows: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every step that counted."""
+        values = [row.get("loss") for row in self.rows]
+        values = values or [self.concept.facts.get("final_loss")]
+        return [float(v) for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
+
+
+def learn(wish: Wish, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Reporter) -> Learned:
+    """Learn a concept, go on with an interrupted run, or find that it was learned already.
+
+    The host's models leave the device first; afterwards nothing of ours stays. When the user
+    cancels, the state is kept in the bank and the host's own interruption is raised.
+
+    Args:
+        wish: What to learn.
+        bank: Where it goes.
+        sockets: MODEL, CLIP and VAE.
+        reporter: Shows how it goes.
+
+    Raises:
+        CidmError: Anything the user can mend.
+    """
+    from ...cidm_core.diffusers_host.job import folder_of
+    from ...cidm_core.training.state import read_log
+
+    TrainConfig.from_dict(wish.settings)  # a wrong number is told before anything is unloaded
+    model, clip, _ = sockets
+    notes = lora_notes(model, clip)
+    for note in notes:
+        log.warning("%s", note)
+    concept = _find(wish, bank, model)
+    if concept is not None:
+        notes.append(f"'{concept.name}' was learned from these very inputs before; not repeated.")
+    else:
+        host.unload_models()
+        concept = _learn(wish, bank, sockets, reporter)
+    if concept is None:
+        host.interrupt()
+    return Learned(concept, read_log(folder_of(bank, concept.name)), notes)
+
+
+def _learn(
+    wish: Wish, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Reporter
+) -> Concept | None:
+    """The concept, or None if the user cancelled between two steps."""
+    from ...cidm_core.training.loop import Stopped
+
+    try:
+        # Tensors made in the host's inference mode cannot be learned with.
+        with torch.inference_mode(False), base_of(*sockets, precision_of(wish.settings)) as base:
+            return _train(base, wish, bank, reporter)
+    except Stopped as stopped:
+        log.info("%s", stopped)
+        reporter.say_stopped()
+        return None
+    except BaseException as error:
+        if host.is_interruption(error):  # in the middle of a preview or of encoding
+            reporter.say_stopped()
+        raise
+
+
+def _find(wish: Wish, bank: Bank, model: Any) -> Concept | None:
+    """The concept, if an earlier session of the host learned it from these very inputs."""
+    from ...cidm_core.diffusers_host.job import find_taught
+
+    base = glance_at(model, precision_of(wish.settings))
+    config = config_of(wish.settings, wish.preset, base.family)
+    return find_taught(base, bank, wish.photos, config=config, **wish.words_and_name)
+
+
+def _train(base: Base, wish: Wish, bank: Bank, reporter: Reporter) -> Concept:
+    from ...cidm_core.diffusers_host.previews import default_render
+    from ...cidm_core.diffusers_host.train import train_concept
+
+    config = config_of(wish.settings, wish.preset, base.family)
+    return train_concept(
+        base,
+        bank,
+        wish.photos,
+        **wish.words_and_name,
+        config=config,
+        on_progress=reporter.on_progress,
+        should_stop=host.is_interrupted,
+        on_preview=reporter.on_preview,
+        preview=default_render(base, bank, config, _leave_preview, steps=_PREVIEW_STEPS),
+    )
+
+
+def _leave_preview(*_: object) -> None:
+    """A cancelled preview ends the run; its state is kept on the way out."""
+    if host.is_interrupted():
+        host.interrupt()

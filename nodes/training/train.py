@@ -1,0 +1,237 @@
+"""The node that teaches a concept from photos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...cidm_core.concept import KINDS
+from ...cidm_core.errors import CidmError
+from ...cidm_core.training.presets import PRESET_HELP
+from ..host import comfy as host
+from ..host.pictures import shown, to_tensor
+from ..host.sockets import CATEGORY, BankSocket
+from .inputs import LABELS, advanced_inputs, asked, main_inputs
+
+NO_FOLDER = ""
+
+
+class TrainConcept(io.ComfyNode):
+    """Photos, captions and concept words in; a concept in the bank out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CIDM_TrainConcept",
+            display_name="Train Concept (CIDM)",
+            category=CATEGORY,
+            description=(
+                "Teaches the model one concept from 3 to 20 photos and adds it to the bank. "
+                "Concepts learned earlier stay as they are. Cancel keeps the state; queue the same "
+                "graph again to go on."
+            ),
+            search_aliases=[
+                "train lora",
+                "teach concept",
+                "learn concept",
+                "dreambooth",
+                "textual inversion",
+                "continual learning",
+                "fine-tune",
+            ],
+            is_input_list=True,  # photos of different sizes come as a list
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[*_sockets(), *_concept(), *main_inputs(), *advanced_inputs()],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, words: Any = None, class_words: Any = None, name: Any = None, photo_folder: Any = None
+    ) -> bool | str:
+        """What can be known before running; None is a link, whose text comes later."""
+        from ...cidm_core.storage.names import clean_name
+        from ...cidm_core.words import parse_words
+
+        try:
+            if words is not None:
+                parse_words(str(_one(words)))
+            if class_words is not None and not str(_one(class_words)).strip():
+                return "class_words is empty. Say in plain words what it is, such as 'dog'."
+            if name is not None and str(_one(name)).strip():
+                clean_name(str(_one(name)))
+            if photo_folder is not None and _one(photo_folder):
+                host.input_folder(str(_one(photo_folder)))
+        except CidmError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, photo_folder: Any = None, **_: Any) -> str:
+        """Changes with the files of the photo folder."""
+        name = _one(photo_folder)
+        if not name:
+            return ""
+        try:
+            files = sorted(os.scandir(host.input_folder(str(name))), key=lambda file: file.name)
+        except CidmError:
+            return "missing"
+        facts = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        return repr(facts)
+
+    @classmethod
+    def execute(
+        cls,
+        model: list[Any],
+        clip: list[Any],
+        vae: list[Any],
+        bank: list[Any],
+        words: list[str],
+        class_words: list[str],
+        kind: list[str],
+        preset: list[str],
+        images: list[Any] | None = None,
+        photo_folder: Sequence[str] = (NO_FOLDER,),
+        captions: Sequence[str] = (),
+        masks: list[Any] | None = None,
+        name: Sequence[str] = ("",),
+        **settings: list[Any],
+    ) -> io.NodeOutput:
+        """Learn; see `train_run.learn`.
+
+        Raises:
+            CidmError: Anything the user can mend, with what to do.
+        """
+        from .photos import photos_of
+        from .progress import Reporter
+        from .run import Wish, learn
+
+        photos = photos_of(
+            images or [], photo_folder[0] or "", captions, masks or [], class_words[0]
+        )
+        wish = Wish(
+            photos=photos,
+            words=words[0],
+            class_words=class_words[0],
+            kind=kind[0],
+            name=name[0].strip() or None,
+            preset=preset[0],
+            settings=asked({key: value[0] for key, value in settings.items()}),
+        )
+        reporter = Reporter(cls.hidden.unique_id, words[0])
+        learned = learn(wish, bank[0], (model[0], clip[0], vae[0]), reporter)
+        return _output(cls, bank[0], learned)
+
+
+def _output(cls: type[io.ComfyNode], bank: Any, learned: Any) -> io.NodeOutput:
+    from ...cidm_core.commands.progress_bar import duration
+    from ...cidm_core.pictures import loss_picture
+    from ...cidm_core.storage.stock_lora import lora_tensors
+
+    concept, facts = learned.concept, learned.concept.facts
+    curve = to_tensor(loss_picture(learned.rows, concept.trigger))
+    loss, seconds = facts.get("final_loss"), float(facts.get("seconds") or 0)
+    text = "\n".join([
+        f"Learned '{concept.trigger}' as '{concept.name}' in {duration(seconds)}"
+        + (f", loss {loss:.4f}." if isinstance(loss, float) else "."),
+        *learned.notes,
+    ])  # fmt: skip
+    lora = {key: tensor.clone() for key, tensor in lora_tensors(concept).items()}
+    steps = int(facts.get("steps") or len(learned.losses))
+    return io.NodeOutput(
+        bank,
+        {"loss": learned.losses},
+        curve,
+        lora,
+        steps,
+        ui=shown(cls, text=text, image=curve),
+    )
+
+
+def _sockets() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="A Stable Diffusion 1.x model. It is copied, not changed."),
+        io.Clip.Input("clip", tooltip="The model's own text encoder."),
+        io.Vae.Input("vae", tooltip="A VAE for the model; a tiny one works too."),
+        BankSocket.Input("bank", tooltip="Where the concept goes, after the earlier ones."),
+        io.Image.Input(
+            "images",
+            optional=True,
+            tooltip="Photos of the concept: a batch, or a list as dataset loaders give it. "
+            "Leave open when using a photo folder.",
+        ),
+    ]
+
+
+def _concept() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "photo_folder",
+            options=[NO_FOLDER, *host.input_folders()],
+            default=NO_FOLDER,
+            optional=True,
+            tooltip="Instead of images: a sub-folder of the input directory. Captions (dog1.txt) "
+            "and masks (dog1_mask.png) beside the photos are used.",
+        ),
+        io.String.Input(
+            "captions",
+            default="",
+            multiline=True,
+            optional=True,
+            tooltip="What each photo shows, with the class words in it: one line per photo, or a "
+            "list. Empty: the concept words alone.",
+        ),
+        io.Mask.Input(
+            "masks",
+            optional=True,
+            tooltip="One mask per photo, white on the concept: the rest is then not learned.",
+        ),
+        io.String.Input(
+            "words",
+            default="<dog1> <dog2>",
+            tooltip="New words that will call the concept, identity first, noun last.",
+        ),
+        io.String.Input(
+            "class_words",
+            default="dog",
+            tooltip="What it is in plain words. These words in the captions become the new ones.",
+        ),
+        io.Combo.Input("kind", options=list(KINDS), default=KINDS[0], tooltip="What is learned."),
+        io.String.Input(
+            "name",
+            default="",
+            optional=True,
+            tooltip="Name in the bank. Empty: made from the words.",
+        ),
+        io.Combo.Input(
+            "preset",
+            options=list(LABELS),
+            default="Balanced",
+            tooltip=f"{PRESET_HELP}. Settings you change yourself go before it.",
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        BankSocket.Output("bank", tooltip="The bank, with the concept in it."),
+        io.Custom("LOSS_MAP").Output(
+            "loss_map", tooltip="The loss of every step, for Plot Loss Graph."
+        ),
+        io.Image.Output("loss_picture", tooltip="How the loss and its terms fell."),
+        io.Custom("LORA_MODEL").Output(
+            "lora",
+            tooltip="The weights as an ordinary LoRA, without the words, for Load LoRA Model or "
+            "Save LoRA Weights.",
+        ),
+        io.Int.Output("steps", tooltip="Steps learned."),
+    ]
+
+
+def _one(value: Any) -> Any:
+    """The value of an input, which the host hands over as a list of one or by itself."""
+    return (value[0] if value else None) if isinstance(value, (list, tuple)) else value
