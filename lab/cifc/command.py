@@ -90,7 +90,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code, as `cidm` does."""
-    return cli.run(build_parser().parse_args(argv))
+    given = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(given)
+    args.typed = shlex.join(["python", "-m", "lab.cifc", *given])
+    return cli.run(args)
 
 
 def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
@@ -152,7 +155,7 @@ def _request(args: argparse.Namespace, sizes: Sizes) -> Request:
         seed=args.seed,
         clip=args.clip or "mini-clip",
         dino=args.dino or "",
-        command=shlex.join(["python", "-m", "lab.cifc", *sys.argv[1:]]),
+        command=args.typed,
         commit=args.commit,
     )
 

@@ -98,7 +98,7 @@ class Sizes:
 
 
 # Sampling steps: mini-sd draws 300 held-out captions as well with 10 steps as with 30
-# (`python -m cidm_core.mini.evaluate --n 200 --steps N`: one object right in 95.5 % at 8 and 10
+# (`python -m lab.mini.evaluate --n 200 --steps N`: one object right in 95.5 % at 8 and 10
 # steps, 95.3 % at 25), and time goes with the steps.
 # Training steps: half of mini-sd's recipe; the longest part of the run by far.
 FULL = Sizes(

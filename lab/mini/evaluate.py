@@ -1,13 +1,13 @@
-"""Measures mini-sd on held-out captions: `python -m cidm_core.mini.evaluate --n 300`."""
+"""Measure mini-sd on held-out captions: `python -m lab.mini.evaluate --n 300`."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import random
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -142,8 +142,13 @@ _SHOWN = (
 )  # fmt: skip
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+_COMMAND = "python -m lab.mini.evaluate"
+
+
+def _arguments(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=_COMMAND, description="Measure how well mini-sd draws held-out captions."
+    )
     parser.add_argument("--n", type=int, default=300, help="pictures per question")
     parser.add_argument("--model", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=0)
@@ -154,12 +159,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--save", action="store_true", help="write EVALUATION.json into the model folder"
     )
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, report and draw."""
-    args = _arguments()
+    given = list(sys.argv[1:] if argv is None else argv)
+    args = _arguments(given)
     model, probe = load_mini_sd(args.model), load_probe()
     report: dict[str, object] = {"n": args.n, "guidance": args.guidance, "steps": args.steps}
     report |= {"sampler": args.sampler, "seed": args.seed}
@@ -172,9 +178,7 @@ def main() -> None:
         shown += images[:24] if things == 1 else images[:48]
         report[name] = shares
         report["seconds_per_picture"] = round((time.monotonic() - started) / args.n, 3)
-    report["command"] = (
-        f"python -m cidm_core.mini.evaluate {' '.join(itertools.islice(sys.argv, 1, None))}"
-    )
+    report["command"] = " ".join([_COMMAND, *given])
     text = json.dumps(report, indent=2)
     sys.stdout.write(text + "\n")
     if args.save:

@@ -1,4 +1,4 @@
-"""Trains mini-sd and its probe: `python -m cidm_core.mini.train --out DIR [all|vae|unet|probe]`.
+"""Train mini-sd and its probe: `python -m lab.mini.train --out DIR [all|vae|unet|probe]`.
 
 An interrupted run goes on where it stopped: state lies in the work folder. The same seed and steps
 give the same run; without steps, minutes decide and the steps taken are recorded.
@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import diffusers
@@ -30,8 +31,10 @@ logger = logging.getLogger(__name__)
 Record = dict[str, object]
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.mini.train", description=(__doc__ or "").split("\n\n")[1]
+    )
     parser.add_argument("stage", nargs="?", default="all", choices=("all", "vae", "unet", "probe"))
     parser.add_argument("--out", type=Path, default=FOLDER, help="model folder to write")
     parser.add_argument("--work", type=Path, default=Path("/tmp/cidm_mini"), help="cache and state")
@@ -44,7 +47,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--decoder-minutes", type=float, default=5.0)
     parser.add_argument("--decoder-steps", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def _versions() -> Record:
@@ -120,9 +123,9 @@ def unet_stage(args: argparse.Namespace, vae: AutoencoderKL, drawn: Pictures) ->
     _note(args.out, unet=entry, seed=args.seed, pictures=args.pictures, versions=_versions())
 
 
-def main() -> None:
-    """Run the asked stages."""
-    args = _arguments()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the stages that are asked for."""
+    args = _arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     if args.stage in ("all", "vae", "unet"):

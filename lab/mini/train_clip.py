@@ -1,4 +1,4 @@
-"""Trains mini-clip: `python -m cidm_core.mini.train_clip`; with `--check` measures it only.
+"""Train mini-clip: `python -m lab.mini.train_clip`; with `--check` measure it only.
 
 Two losses share one embedding of pictures. The caption loss makes TA mean "shows what the caption
 says": each picture has, beside the other pictures' captions, one caption of its own that is wrong
@@ -19,6 +19,7 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPModel
 
+from .clip_check import check
 from .clip_data import Batch, ClipPictures, left_right, pictures, sample_batch
 from .clip_loss import caption_loss, identity_loss
 from .clip_model import FOLDER, embed_pictures, embed_texts, load_tokenizer, new_clip, save_clip
@@ -42,8 +44,10 @@ IDENTITY_WEIGHT = 1.0
 _SAVE_EVERY = 100
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.mini.train_clip", description="Train mini-clip and measure it."
+    )
     parser.add_argument("--check", action="store_true", help="only measure, and print the report")
     parser.add_argument("--out", type=Path, default=FOLDER, help="model folder")
     parser.add_argument("--work", type=Path, default=Path("/tmp/cidm_mini"), help="cache and state")
@@ -53,7 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--others", type=int, default=12000, help="pictures of no family")
     parser.add_argument("--identity-weight", type=float, default=IDENTITY_WEIGHT)
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def load_vae() -> AutoencoderKL:
@@ -120,11 +124,9 @@ def train(model: CLIPModel, data: ClipPictures, args: argparse.Namespace) -> Bud
     return budget
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train and measure, or only measure."""
-    from .clip_check import check
-
-    args = arguments()
+    args = _arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     vae = load_vae()

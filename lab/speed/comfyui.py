@@ -13,10 +13,9 @@ import os
 import subprocess
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from .measure import parse, summary, table, target, verdict, write
 
-from .measure import parse, summary, table, target, verdict, write  # noqa: E402
-
+INSIDE = Path(__file__).resolve().with_name("comfyui_inside.py")
 COMFY = Path(os.environ.get("COMFYUI_PATH", "~/ComfyUI")).expanduser()
 PYTHON = Path(os.environ.get("COMFYUI_PYTHON", COMFY / ".venv/bin/python")).expanduser()
 TIMING = "CPU seconds (time.process_time), one thread, variants interleaved, minimum of all rounds"
@@ -29,7 +28,7 @@ _START = (
 
 def measured(options: dict) -> dict:
     """Run the inner half in ComfyUI's python."""
-    command = [PYTHON, "-c", _START, COMFY, HERE / "comfyui_inside.py", json.dumps(options)]
+    command = [PYTHON, "-c", _START, COMFY, INSIDE, json.dumps(options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, env=environment

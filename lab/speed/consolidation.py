@@ -1,19 +1,14 @@
 """What the consolidation losses cost, beside the released way of computing them.
 
-    python -m lab.speed.consolidation [--quick] [--out benchmarks/results/consolidation.json]
+    python -m lab.speed.consolidation [--rounds N] [--out FILE] [--quick]
 
 Forward and backward of R1 (and R2) on the real layer shapes of a family, for banks of growing
-size. All variants of one bank size run interleaved, on one thread; the figure is the smallest
-CPU time of several rounds. `prepare` is paid once per training.
+size. `prepare` is paid once per training.
 """
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,13 +18,14 @@ from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.ops.consolidation_model import CommonSubspace, Orthogonality, Projection
 from cidm_core.updates import LoraFactors
 
+from .measure import Step, always, interleave, parse, write
+
 RANK = 4
 COMMON_RANK = 16
 DIRECTIONS = 64  # the cap of the bounded variants
 SLOW_UP_TO = 10  # earlier concepts up to which the released loop is run at all
 
 Shapes = dict[str, tuple[int, int]]
-Step = Callable[[], object]
 
 
 def layer_shapes(family: str) -> Shapes:
@@ -126,21 +122,6 @@ class Variants:
         self.steps[name] = both_steps
 
 
-def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each variant in each round; within a round the variants take turns."""
-    for run in steps.values():
-        run()  # warm-up
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, run in steps.items():
-            repeats = 1 if name.startswith("released") else 5
-            started = time.process_time()
-            for _ in range(repeats):
-                run()
-            seconds[name].append((time.process_time() - started) / repeats)
-    return seconds
-
-
 def table(results: list[dict]) -> str:
     """The figures by way and bank size."""
     sizes = [row["earlier_concepts"] for row in results]
@@ -172,41 +153,23 @@ def result(count: int, seconds: dict[str, list[float]], prepared: dict[str, floa
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="consolidation", description=__doc__.splitlines()[0])
     parser.add_argument("--family", default="SD15", choices=sorted(FAMILIES))
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 10, 50, 100, 1000])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="g = 2 and 10, five rounds")
-    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
-    options = parser.parse_args()
-    sizes, rounds = ([2, 10], 5) if options.quick else (options.sizes, options.rounds)
-    torch.set_num_threads(1)
-    shapes = layer_shapes(options.family)
+    options, command = parse(parser, argv)
+    family, sizes = ("MINI", [2, 3]) if options.quick else (options.family, options.sizes)
+    shapes = layer_shapes(family)
     results = []
     for count in sizes:
         ways = Variants(shapes, count)
-        results.append(result(count, measure(ways.steps, rounds), ways.prepared))
+        variants = {name: always(step) for name, step in ways.steps.items()}
+        results.append(result(count, interleave(variants, options.rounds), ways.prepared))
         print(f"g={count}: done", flush=True)
     print(table(results))
-    if options.out:
-        report = {
-            "benchmark": "consolidation",
-            "command": "python -m lab.speed.consolidation",
-            "options": {"sizes": sizes, "rounds": rounds},
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "family": options.family,
-            "layers": len(shapes),
-            "rank": RANK,
-            "common_rank": COMMON_RANK,
-            "timing": "time.process_time, one thread, variants interleaved, minimum of the rounds",
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "results": results,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    body = {"rounds": options.rounds, "family": family, "layers": len(shapes)}
+    body |= {"rank": RANK, "common_rank": COMMON_RANK, "results": results}
+    write(options.out, "consolidation", command, body)
 
 
 if __name__ == "__main__":

@@ -114,18 +114,20 @@ def verdict(targets: Sequence[Mapping[str, object]]) -> str:
 
 
 def parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, rounds: bool = True
 ) -> tuple[argparse.Namespace, str]:
     """Add the options all benchmarks have; returns them and the command as typed."""
+    parser.prog = f"python -m lab.speed.{parser.prog}"
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only shows that it runs")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default {ROUNDS}")
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     given = list(sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(given)
     if options.quick:
         options.rounds = 1
     torch.set_num_threads(1)
-    return options, " ".join(["python", "-m", f"lab.speed.{parser.prog}", *given])
+    return options, " ".join([parser.prog, *given])
 
 
 def machine() -> dict[str, object]:

@@ -1,6 +1,6 @@
 """GPU memory that learning a concept on SD 1.5 needs, counted on a CPU.
 
-    python -m lab.speed.memory [--size 512] [--out FILE]
+    python -m lab.speed.memory [--size 512] [--out FILE] [--quick]
 
 One real training step (`train_concept`) on a model of SD 1.5's exact shapes and random weights.
 Counted: the bytes of weights on the device, and the largest sum of tensors that autograd keeps for
@@ -10,9 +10,7 @@ to two GB more.
 """
 
 import argparse
-import json
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +25,8 @@ from cidm_core.diffusers_host.train import train_concept
 from cidm_core.training.data import Photo
 from cidm_core.training.presets import PRESETS
 
-from .models import Proportions, make_proportional
+from .measure import parse, write
+from .models import PROPORTIONS, Proportions, make_proportional
 
 SD15 = Proportions((320, 640, 1280, 1280), (128, 256, 512, 512), 768, 12, 64)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -40,13 +39,6 @@ class Kept:
     def __init__(self, weights: set[int]) -> None:
         self._weights, self._holders = weights, dict[int, int]()
         self.now = self.peak = 0
-
-    def pack(self, tensor: Tensor) -> _Held:
-        return _Held(self, tensor)
-
-    @staticmethod
-    def unpack(held: _Held) -> Tensor:
-        return held.tensor
 
     def add(self, storage: Any) -> None:
         key = storage.data_ptr()
@@ -68,8 +60,8 @@ class Kept:
             self.now -= storage.nbytes()
 
 
-class _Held:
-    """A saved tensor; its end is the graph's."""
+class SavedTensor:
+    """A tensor that the graph keeps; when the graph lets go of it, it is counted no more."""
 
     def __init__(self, kept: Kept, tensor: Tensor) -> None:
         self.tensor, self._kept = tensor.detach(), kept
@@ -77,6 +69,11 @@ class _Held:
 
     def __del__(self) -> None:
         self._kept.drop(self.tensor.untyped_storage())
+
+
+def counted(kept: Kept) -> saved_tensors_hooks:
+    """Whatever autograd saves meanwhile is counted."""
+    return saved_tensors_hooks(lambda t: SavedTensor(kept, t), lambda saved: saved.tensor)
 
 
 def measure(base: Base, preset: str, precision: str, size_px: int) -> dict[str, object]:
@@ -89,7 +86,7 @@ def measure(base: Base, preset: str, precision: str, size_px: int) -> dict[str, 
     config = TrainConfig(steps=1, save_every=0, **values)
     picture = Image.effect_noise((size_px, size_px), 60).convert("RGB")
     photos = [Photo.from_image(picture, "a photo of a dog in a house")]
-    with tempfile.TemporaryDirectory() as folder, saved_tensors_hooks(kept.pack, kept.unpack):
+    with tempfile.TemporaryDirectory() as folder, counted(kept):
         train_concept(
             base, Bank(folder), photos, words="<d1> <d2>", class_words="dog", config=config
         )
@@ -105,18 +102,17 @@ def measure(base: Base, preset: str, precision: str, size_px: int) -> dict[str, 
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--out", type=Path, default=None)
-    args = parser.parse_args()
-    base = make_proportional(SD15)
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="memory", description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=512, help="of the photos, in px; default 512")
+    options, command = parse(parser, argv, rounds=False)
+    base = make_proportional(PROPORTIONS["tiny"] if options.quick else SD15)
+    size_px = 64 if options.quick else options.size
     rows = []
     for preset, precision in (("balanced", "fp32"), ("balanced", "bf16"), ("low-vram", "bf16")):
-        rows.append(measure(base, preset, precision, args.size))
+        rows.append(measure(base, preset, precision, size_px))
         print(rows[-1], flush=True)
-    if args.out:
-        args.out.write_text(json.dumps({"benchmark": "memory", "rows": rows}, indent=2) + "\n")
+    write(options.out, "memory", command, {"timing": "nothing is timed", "rows": rows})
 
 
 if __name__ == "__main__":

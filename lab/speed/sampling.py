@@ -1,6 +1,6 @@
 """What sampling with concepts costs, beside the bare model and the released way.
 
-    python -m lab.speed.sampling [--rounds N] [--out benchmarks/results/sampling.json] [--quick]
+    python -m lab.speed.sampling [--rounds N] [--out FILE] [--quick]
 
 One guided noise estimate (all UNet rows of one step) of a small SD-topology UNet with random
 weights: 37.5 M parameters, 16 cross-attention layers, latents of 16 x 16. Concepts have rank 4 on

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from consolidation import backward, concepts, layer_shapes
 from torch import Tensor
 
 from cidm_core.bank import Bank
@@ -32,6 +31,7 @@ from cidm_core.methods.cidm import Cidm
 from cidm_core.ops.consolidation_model import CommonSubspace, Orthogonality
 from cidm_core.training.data import Photo
 
+from .consolidation import backward, concepts, layer_shapes
 from .measure import Variant, always, interleave, parse, summary, table, target, verdict, write
 from .models import PROPORTIONS, Proportions, make_concepts, make_proportional
 from .training_steps import PeftStep, ReleasedStep

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from core.bank_samples import flip, make_concept
+from bank_samples import flip, make_concept
 from PIL import Image
 
 from cidm_core.bank import Bank

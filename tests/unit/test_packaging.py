@@ -84,6 +84,12 @@ def test_nothing_for_developers_is_packed():
     assert not [str(path) for path in packed() if path.name.startswith(".")]
 
 
+def test_the_wheel_holds_the_package_alone():
+    find = pytest.importorskip("setuptools").find_namespace_packages
+    names = find(ROOT, **project()["tool"]["setuptools"]["packages"]["find"])
+    assert {name.partition(".")[0] for name in names} == {"cidm_core"}
+
+
 def test_only_kinds_of_files_that_cannot_run_by_themselves():
     strange = [str(p) for p in packed() if p.suffix not in ENDINGS and p.name != "LICENSE"]
     assert not strange

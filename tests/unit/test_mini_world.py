@@ -18,8 +18,6 @@ from cidm_core.mini.world import (
     is_held_out,
     random_scene,
 )
-from lab.mini.captions import caption
-from lab.mini.tokenizer import merges_for
 
 
 def _pixels(scene: Scene, size: int = 32) -> np.ndarray:
@@ -31,12 +29,11 @@ def _single(thing: Thing, style: Style | None = None) -> Scene:
     return Scene((Placed(thing, 0.5, 0.5, 0.45),), Background("plain", sky, sky), style or Style())
 
 
-def test_scene_picture_and_caption_follow_from_the_seed() -> None:
+def test_scene_and_picture_follow_from_the_seed() -> None:
     first, second = random.Random(7), random.Random(7)
     for _ in range(20):
         a, b = random_scene(first), random_scene(second)
         assert a == b
-        assert caption(a, first) == caption(b, second)
         assert np.array_equal(_pixels(a), _pixels(b))
 
 
@@ -100,18 +97,3 @@ def test_the_demo_teaches_two_look_alikes_and_a_style() -> None:
     assert first.kind == second.kind
     assert first.thing != second.thing
     assert style.style is not None
-
-
-def test_captions_are_short_and_plain() -> None:
-    rng = random.Random(2)
-    texts = [caption(random_scene(rng), rng) for _ in range(500)]
-    assert max(len(text.replace(",", " ,").split()) for text in texts) < 46
-    assert all(text == text.lower() and text.isascii() for text in texts)
-
-
-def test_later_merges_never_split_an_earlier_word() -> None:
-    words = ["the", "other", "she", "shed", "heather"]
-    from lab.mini.tokenizer import _split
-
-    rank = {pair: index for index, pair in enumerate(merges_for(words))}
-    assert [_split(word, rank) for word in words] == [[f"{word}</w>"] for word in words]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lab.mini.evaluate import MiniSd, held_out_prompts, load_mini_sd, sample
 from lab.mini.model import FOLDER, token_ids
-from lab.mini.probe import COLOR_WORDS, accuracy, load_probe
+from lab.mini.probe import COLOR_WORDS, WEIGHTS, accuracy, load_probe
 
 pytestmark = pytest.mark.skipif(
     not (FOLDER / "model_index.json").exists(), reason="mini-sd has not been trained yet"
@@ -26,7 +26,7 @@ def mini_sd() -> MiniSd:
 def test_all_weights_stay_below_twelve_megabytes() -> None:
     files = [path for path in Path(FOLDER.parent).rglob("*.safetensors") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 12_000_000
-    assert (FOLDER.parent / "probe.safetensors").stat().st_size < 300_000
+    assert WEIGHTS.stat().st_size < 300_000
 
 
 def test_words_of_the_world_are_single_tokens(mini_sd: MiniSd) -> None:

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ COMMON = {"benchmark", "command", "date", "timing", "machine"}
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path):
     """A script's `main` with arguments; returns its report."""
     threads = torch.get_num_threads()
 
@@ -77,17 +76,15 @@ def test_training_step(run):
     assert {"denoise", "R1", "R2"} <= set(result["facts"]["last_losses"])
 
 
-def test_consolidation(tmp_path, monkeypatch):
-    out = tmp_path / "consolidation.json"
-    arguments = ["--family", "MINI", "--sizes", "2", "--rounds", "1", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["consolidation.py", *arguments])
-    threads = torch.get_num_threads()
-    try:
-        runpy.run_path(str(FOLDER / "consolidation.py"), run_name="__main__")
-    finally:
-        torch.set_num_threads(threads)
-    report = json.loads(out.read_text())
-    assert set(report) >= COMMON
-    [row] = report["results"]
-    assert {"released loop", "subspace", "projection"} <= set(row["milliseconds"])
-    assert set(row["raw_seconds"]) == set(row["milliseconds"])
+def test_consolidation(run):
+    report = run("consolidation", "--quick")
+    for row in report["results"]:
+        assert {"released loop", "subspace", "projection"} <= set(row["milliseconds"])
+        assert set(row["raw_seconds"]) == set(row["milliseconds"])
+
+
+def test_memory(run):
+    fp32, bf16, low = run("memory", "--quick")["rows"]
+    assert fp32["weights_gb"] >= bf16["weights_gb"]
+    assert fp32["kept_for_backward_gb"] >= bf16["kept_for_backward_gb"]
+    assert low["kept_for_backward_gb"] <= bf16["kept_for_backward_gb"]
