@@ -73,7 +73,6 @@ VARIANTS: tuple[Variant, ...] = (
     _training("R2 gradient", "the paper's two steps", common_subspace="gradient"),
     _training("R1 and R2", "Eq. 2", **_R1, **_R2),
     _training("R1 and R2 gradient", "as in the paper", **_R1, common_subspace="gradient"),
-    _training("rank mask", "T-LoRA: 2 ranks of 4 act at t > 500, else 3", rank_mask="timestep"),
     _training("half the steps", "", steps=0.5),
     _training("twice the steps", "", steps=2),
     Variant(
@@ -104,15 +103,6 @@ VARIANTS: tuple[Variant, ...] = (
     _regions("no noise estimation", "", noise_estimation=False),
     _regions("no regions", "", regional_attention=False, noise_estimation=False),
     _regions("token-routed keys", "each concept in its own words", key_value_routing="token"),
-    _regions("box-routed", "weights of every place's own region", residual_routing="box"),
-    _regions("box-routed, one pass", "two rows", residual_routing="box", noise_estimation=False),
-    _regions(
-        "both routings, one pass",
-        "two rows",
-        key_value_routing="token",
-        residual_routing="box",
-        noise_estimation=False,
-    ),
 )
 # Section 8 names them; the core does not have them, so there is nothing to measure.
 MISSING: Mapping[str, str] = {

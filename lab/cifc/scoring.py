@@ -26,6 +26,8 @@ from .suite import Suite, Task
 
 Table = list[list[float]]
 _DIGITS = 6
+# Settings that there were once, at the only value left of them: pictures keep their names.
+_GONE = {"residual_routing": "row"}
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def content_key(
         config: Sampling.
         judged: Encoders, and the concept asked for.
     """
-    settings = {**config.to_dict(), "num_images": 0}
+    settings = {**_GONE, **config.to_dict(), "num_images": 0}
     shares = [[[round(w, _DIGITS) for w in layer] for layer in prompt] for prompt in weights]
     held = [digest(concept) for concept in concepts]
     parts = [base, how, held, shares, list(prompts), settings, judged]

@@ -145,6 +145,14 @@ def test_content_is_named_by_all_that_decides_it_and_by_nothing_else():
     assert digest(dog) == digest(replace(dog, index=7, created="now", facts={}))
 
 
+def test_names_stay_so_that_earlier_runs_go_on():
+    """Settings and files may change their form; what was drawn and learned keeps its name."""
+    learned = "5c2a60a317a5be06bd0486869454da9dd2a9a1d10718fd2bc4ef061f8e842392"
+    assert digest(make_concept("dog")) == learned
+    asked = "base", "generate", (), [[[0.5]]], ["a <dog-1>"], SampleConfig(seed=3), "clip"
+    assert content_key(*asked) == "91b7e698f9aed6a46d6ce0d8b717eb49"
+
+
 def test_pictures_drawn_later_join_those_before():
     first = Scores(*[[[0.1, 0.2], [0.3, 0.4]] for _ in range(5)], dino=[[], []])
     more = Scores(*[[[0.5], [0.7]] for _ in range(5)], dino=[[], []])

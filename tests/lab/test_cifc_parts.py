@@ -1,7 +1,9 @@
 """The benchmark's ablations and its long run, with a step or two of training."""
 
+import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +100,12 @@ def test_the_long_run_draws_old_and_new_concepts_from_a_growing_bank(benches):
         total = sum(each["cpu_seconds"] for each in kinds.values())
         assert total == pytest.approx(parts["all"]["cpu_seconds"], abs=0.1 * len(kinds))
     assert "| long |" in tables.time_table(parts)
+
+
+def test_the_tables_of_record_follow_from_the_numbers_of_record():
+    """Also rows of ideas that have left the code since."""
+    record = Path(tables.__file__).with_name("results")
+    results = json.loads((record / "results.json").read_text())
+    assert tables.markdown(results) == (record / "tables.md").read_text()
+    assert tables.ablation_markdown(results["ablations"]) == (record / "ablations.md").read_text()
+    assert min(bank_picture(results["long"]).size) > 200
