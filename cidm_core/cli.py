@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from . import __version__
-from .commands import bank, benchmark, demo, evaluate, generate, train
+from .commands import bank, demo, evaluate, generate, train
 from .commands.console import Console
 from .errors import CidmError
 
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cidm {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for module in (demo, train, generate, bank, evaluate, benchmark):
+    for module in (demo, train, generate, bank, evaluate):
         module.add_parser(verbs)
     return parser
 

@@ -1,43 +1,84 @@
-"""`cidm evaluate`: image and text alignment of a bank's concepts."""
+"""`cidm evaluate`: how well a bank's concepts are drawn, and what the rest of the bank changes."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..config import SampleConfig
+from ..errors import BankError, CidmError
 from .console import Console
 from .flags import add_model, add_output, add_settings, given
-from .measuring import add_inputs, keeper, open_bank, read_photos, read_prompt_files
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..bank import Bank
+    from ..evaluation.evaluate import Keep, Prompts
+    from ..training.data import Photo
 
 _EPILOG = """\
-example:
+examples:
   cidm evaluate --model sd15.safetensors --bank bank --clip openai/clip-vit-base-patch32 \\
       --photos dog=photos/dog --photos ink=photos/ink --prompts object=pets.txt \\
       --prompts style=styles.txt --num-images 50 --json > scores.json
+  cidm evaluate --bank bank --alone                        is anything forgotten?
+  cidm evaluate --bank bank --alone --weights released     and by the rule of the public code?
 
 IA is the mean CLIP cosine between drawn pictures and photos, TA the CLIPScore 2.5 max(cos, 0) of
 picture and prompt with the concept words written back as class words; both times 100, as in the
 CIDM paper. The whole bank takes part in every picture.
+
+With --alone every concept is drawn a second time from the same seeds, without the rest of the bank.
+"pixel difference" is the mean absolute difference of the two, from 0 to 1: 0 means that nothing of
+the concept is lost by living in the bank.
 """
 
 
 def add_parser(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "evaluate",
-        usage="cidm evaluate --bank DIR --clip PATH --photos [NAME=]DIR [options]",
-        help="image and text alignment of the concepts",
-        description="Draw pictures of the concepts and compare them with photos and prompts.",
+        usage="cidm evaluate --bank DIR (--clip PATH --photos [NAME=]DIR | --alone) [options]",
+        help="measure likeness and obedience of the concepts, and check for forgetting",
+        description="Draw pictures of the concepts and compare them with photos and prompts, or "
+        "with what each concept draws alone.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_inputs(parser).add_argument(
+    what = parser.add_argument_group("what")
+    what.add_argument("--bank", required=True, metavar="DIR", help="Folder of concepts.")
+    what.add_argument(
         "--clip",
-        required=True,
         metavar="PATH",
-        help="CLIP model: a folder, a cached name, or mini-clip for mini-sd's pictures.",
+        help="CLIP model: a folder, a cached name, or mini-clip for mini-sd's pictures. With "
+        "--alone it may be left out, and pixels are compared.",
     )
+    what.add_argument(
+        "--photos",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="Reference photos of a concept; repeatable. Without NAME: a folder with one folder "
+        "per concept.",
+    )
+    what.add_argument(
+        "--prompts",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="Prompts, one per line, with <TOK> or {} where the concept goes; repeatable. NAME is "
+        "a concept or a kind. Default: four simple ones.",
+    )
+    what.add_argument(
+        "--alone",
+        action="store_true",
+        help="Draw every concept without the rest of the bank as well, and compare.",
+    )
+    what.add_argument("--keep", metavar="DIR", help="Save all pictures there.")
     add_model(parser)
     add_settings(parser, SampleConfig)
     add_output(parser)
@@ -54,24 +95,91 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from ..diffusers_host.clip import load_clip
     from ..diffusers_host.load import load_base
     from ..evaluation.evaluate import evaluate
+    from ..evaluation.forgetting import measure_forgetting
     from .progress_bar import ProgressBar
 
-    bank = open_bank(args.bank)
-    photos, prompts = read_photos(args.photos, bank), read_prompt_files(args.prompts)
-    clip = load_clip(args.clip, args.device)
+    bank = _open_bank(args.bank)
+    photos, prompts = _read_photos(args.photos, bank), _read_prompts(args.prompts)
+    if not args.alone and not args.clip:
+        raise CidmError("Give a CLIP model with --clip, or compare with each concept --alone.")
+    clip = load_clip(args.clip, args.device) if args.clip else None
     base = load_base(args.model, device=args.device, dtype=args.dtype, tokenizer=args.tokenizer)
     config = SampleConfig.for_family(base.family.sampling, **given(args))
-    keep = keeper(args.keep)
     with ProgressBar(enabled=console.shows_progress) as bar:
-        report = evaluate(
-            base,
-            bank,
-            clip,
-            photos,
-            prompts,
-            config,
-            on_picture=lambda done, total: bar.update(done, total, verb="Drawing"),
-            keep=keep,
-        )
+
+        def show(done: int, total: int) -> None:
+            bar.update(done, total, verb="Drawing")
+
+        shared: dict[str, Any] = {"config": config, "on_picture": show, "keep": _keeper(args.keep)}
+        if args.alone or clip is None:
+            report = measure_forgetting(base, bank, prompts, clip=clip, photos=photos, **shared)
+        else:
+            report = evaluate(base, bank, clip, photos, prompts, **shared)
     console.say(report.table())
     return {**report.to_dict(), "model": base.name, "clip": args.clip, "settings": config.to_dict()}
+
+
+def _open_bank(path: str) -> Bank:
+    """The bank, which must hold something."""
+    from ..bank import Bank
+
+    bank = Bank(path)
+    if not len(bank):
+        raise BankError(f"Bank '{bank.path}' holds no concept. Train one with `cidm train` first.")
+    return bank
+
+
+def _read_photos(given: Sequence[str], bank: Bank) -> dict[str, list[Photo]]:
+    """Reference photos by concept name."""
+    from ..training.data import Photo
+
+    folders: dict[str, Path] = {}
+    for text in given:
+        name, _, folder = text.rpartition("=")
+        if name:
+            folders[name] = Path(folder)
+            continue
+        inside = {name: Path(folder) / name for name in bank}
+        found = {name: path for name, path in inside.items() if path.is_dir()}
+        if not found:
+            raise CidmError(
+                f"'{folder}' has no folder named as a concept ({', '.join(bank)}). "
+                "Name the concept: --photos NAME=DIR."
+            )
+        folders |= found
+    return {name: Photo.from_folder(path) for name, path in folders.items()}
+
+
+def _read_prompts(given: Sequence[str]) -> Prompts | None:
+    """Prompts for all concepts, or by concept name or kind; none given: None."""
+    from ..evaluation.prompts import read_prompts
+
+    pairs = [text.rpartition("=") for text in given]
+    if not pairs:
+        return None
+    if len({bool(name) for name, _, _ in pairs}) > 1:
+        raise CidmError("Give every --prompts file a name (NAME=FILE), or none of them.")
+    if pairs[0][0]:
+        return {name: read_prompts(Path(file)) for name, _, file in pairs}
+    return [prompt for _, _, file in pairs for prompt in read_prompts(Path(file))]
+
+
+def _keeper(folder: str | None) -> Keep | None:
+    """Saves pictures as FOLDER/concept/0001_prompt.png."""
+    if folder is None:
+        return None
+    from ..pictures.files import make_folder, save_picture
+    from ..storage.names import file_stem
+
+    root = make_folder(Path(folder).expanduser())
+    counts: dict[str, int] = {}
+
+    def keep(name: str, prompt: str, pictures: Sequence[Image.Image]) -> None:
+        target = make_folder(root / file_stem(name))
+        for picture in pictures:
+            counts[name] = counts.get(name, 0) + 1
+            words = re.sub(r"[^\w]+", "_", prompt).strip("_")[:60]
+            path = target / f"{counts[name]:04}_{words}.png"
+            save_picture(picture, path, {"prompt": prompt})
+
+    return keep

@@ -48,7 +48,7 @@ class DemoResult:
                 f"Done in {self.seconds:.0f} s. Try next:",
                 f"  cidm bank list --bank {self.bank}",
                 f'  cidm generate --bank {self.bank} --prompt "{self.prompt}" --out picture.png',
-                f"  cidm benchmark --bank {self.bank} --weights released",
+                f"  cidm evaluate --bank {self.bank} --alone --weights released",
             ]
         )
 

@@ -97,7 +97,7 @@ def _compare(
         plain.unchanged,
         similarity=float(pair_similarity(seen, oracle)),
         text_alignment=float(text_alignment(seen, texts)),
-        oracle_text_alignment=float(text_alignment(oracle, texts)),
+        text_alignment_alone=float(text_alignment(oracle, texts)),
         image_alignment=None if known is None else float(image_alignment(seen, known)),
-        oracle_image_alignment=None if known is None else float(image_alignment(oracle, known)),
+        image_alignment_alone=None if known is None else float(image_alignment(oracle, known)),
     )

@@ -63,9 +63,9 @@ class Interference:
         unchanged: Share of the pictures that are equal in every pixel.
         similarity: Mean cosine of the two pictures of a seed; None without an encoder.
         text_alignment: With the whole bank; None without an encoder.
-        oracle_text_alignment: With the concept alone.
+        text_alignment_alone: With the concept alone.
         image_alignment: With the whole bank; None without an encoder or photos.
-        oracle_image_alignment: With the concept alone.
+        image_alignment_alone: With the concept alone.
     """
 
     concept: str
@@ -73,9 +73,9 @@ class Interference:
     unchanged: float
     similarity: float | None = None
     text_alignment: float | None = None
-    oracle_text_alignment: float | None = None
+    text_alignment_alone: float | None = None
     image_alignment: float | None = None
-    oracle_image_alignment: float | None = None
+    image_alignment_alone: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class ForgettingReport:
 
 
 def _scaled(row: Interference) -> Sequence[object]:
-    scores = (row.text_alignment, row.oracle_text_alignment)
-    scores += (row.image_alignment, row.oracle_image_alignment)
+    scores = (row.text_alignment, row.text_alignment_alone)
+    scores += (row.image_alignment, row.image_alignment_alone)
     hundredfold = [None if score is None else 100 * score for score in scores]
     return row.concept, row.difference, row.unchanged, row.similarity, *hundredfold

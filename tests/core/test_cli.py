@@ -28,7 +28,7 @@ from cidm_core.errors import CidmError
 from cidm_core.training.progress import Progress
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("demo", "train", "generate", "bank", "evaluate", "benchmark")
+VERBS = ("demo", "train", "generate", "bank", "evaluate")
 TRAIN = ("train", "--bank", "b", "--photos", "p", "--words", "w", "--class-words", "c")
 SMALL = ("--steps", "2", "--width", "64", "--height", "64")
 
@@ -200,8 +200,9 @@ def test_a_wrong_command_line_is_code_2(words, capsys):
         (["evaluate", "--bank", "{tmp}/none", "--clip", "x"], "holds no concept"),
         (["evaluate", "--bank", "{bank}", "--clip", "x", "--photos", "{tmp}"], "NAME=DIR"),
         (["evaluate", "--bank", "{bank}", "--clip", "{tmp}/x"], "CLIP"),
-        (["benchmark", "--bank", "{bank}", "--prompts", "{file}"], "hold no line"),
-        (["benchmark", "--bank", "{bank}", "--prompts", "a=x", "--prompts", "y"], "a name"),
+        (["evaluate", "--bank", "{bank}", "--alone", "--prompts", "{file}"], "hold no line"),
+        (["evaluate", "--bank", "{bank}", "--prompts", "a=x", "--prompts", "y"], "a name"),
+        (["evaluate", "--bank", "{bank}"], "Give a CLIP model with --clip"),
         (["demo", "--out", "{file}"], "is a file"),
     ],
 )  # fmt: skip

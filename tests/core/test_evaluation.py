@@ -215,8 +215,8 @@ def test_the_gate_forgets_nothing_and_dense_weights_do(tiny_base, concepts, clip
     for row in gate.rows:
         assert (row.difference, row.unchanged) == (0, 1)
         assert row.similarity == pytest.approx(1, abs=1e-5)
-        assert row.text_alignment == row.oracle_text_alignment
-    assert gate.rows[0].image_alignment == gate.rows[0].oracle_image_alignment
+        assert row.text_alignment == row.text_alignment_alone
+    assert gate.rows[0].image_alignment == gate.rows[0].image_alignment_alone
     assert gate.rows[1].image_alignment is None
     dense = SampleConfig(**{**QUICK.to_dict(), "weights": "paper"})
     report = measure_forgetting(tiny_base, concepts, prompts, dense)
@@ -264,7 +264,7 @@ def test_the_commands_tell_and_keep(
         "dog/0001_a_dog1_dog2_here.png",
         "dog/0002_a_dog1_dog2_here.png",
     ]
-    assert main(["benchmark", *words]) == 0
+    assert main(["evaluate", "--alone", *words]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["largest_difference"] == 0
-    assert told["concepts"][1]["oracle_image_alignment"] is not None
+    assert told["concepts"][1]["image_alignment_alone"] is not None
