@@ -71,49 +71,13 @@ def similarities(
 
 
 def present(
-    cosines: Float[Tensor, "pictures regions concepts"], own: Sequence[int] | None = None
+    cosines: Float[Tensor, "pictures regions concepts"],
 ) -> Bool[Tensor, "pictures regions"]:
-    """Whether each region's own concept is the nearest of all; a tie counts as present.
+    """Whether each region's own concept, the k-th of the k-th region, is the nearest of all.
+
+    A tie counts as present.
 
     Args:
         cosines: From `similarities`.
-        own: For each region, the index of the concept that belongs into it. Default: the k-th
-            concept belongs into the k-th region.
-
-    Raises:
-        CidmError: If `own` does not name a concept for each region.
     """
-    return _own(cosines, own) >= cosines.amax(dim=-1)
-
-
-def confused(
-    cosines: Float[Tensor, "pictures regions concepts"], own: Sequence[int] | None = None
-) -> Bool[Tensor, "pictures regions"]:
-    """Whether the nearest concept of a region is ANOTHER one of the same scene.
-
-    This is attribute confusion: concepts that swapped places or lent each other their looks. A
-    region that resembles a concept which is not in the scene is neither present nor confused.
-
-    Args:
-        cosines: From `similarities`, of all concepts that could be taken for one of the scene's.
-        own: As in `present`.
-
-    Raises:
-        CidmError: As `present`.
-    """
-    right = _own(cosines, own)
-    scene = sorted(set(range(cosines.shape[1]) if own is None else own))
-    nearest = cosines.amax(dim=-1)
-    return (cosines[:, :, scene].amax(dim=-1) >= nearest) & (right < nearest)
-
-
-def _own(cosines: Tensor, own: Sequence[int] | None) -> Tensor:
-    """(pictures, regions): each region's similarity with its own concept."""
-    regions, concepts = cosines.shape[1:]
-    index = list(range(regions)) if own is None else list(own)
-    if len(index) != regions or not all(0 <= k < concepts for k in index):
-        raise CidmError(
-            f"{regions} regions belong to the concepts {index}, of {concepts} in all. Name one "
-            "concept for each region, counted from 0."
-        )
-    return cosines[:, range(regions), index]
+    return cosines.diagonal(dim1=1, dim2=2) >= cosines.amax(dim=-1)

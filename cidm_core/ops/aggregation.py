@@ -80,7 +80,6 @@ def normalise(
     mode: str = "paper",
     present: Bool[Tensor, "*#batch concepts"] | None = None,
     top_k: int | None = None,
-    floor: float = 0.0,
 ) -> Float[Tensor, "*batch concepts"]:
     """Turn relevance into aggregation weights: psi of Eq. 3.
 
@@ -97,7 +96,6 @@ def normalise(
         mode: "paper", "released" or "gate".
         present: Whether a concept's words are in the prompt; needed and read by "gate" only.
         top_k: Only the k largest |M| take part; equal ones in bank order.
-        floor: Only concepts with |M| >= floor * max |M| take part, in 0..1.
 
     Raises:
         RelevanceError: If M is not finite, the mode is unknown, "gate" lacks `present`, or
@@ -120,7 +118,7 @@ def normalise(
     # psi does not depend on the scale of M: dividing first keeps M^4 in range, and 1 exact
     peak = size.amax(-1, keepdim=True)
     size = torch.where(peak > 0, size / peak, 0)
-    size = _largest(torch.where(size >= floor, size, 0), top_k) ** _POWER[mode]
+    size = _largest(size, top_k) ** _POWER[mode]
     return F.normalize(size, p=_ORDER[mode], dim=-1, eps=1e-30)
 
 

@@ -26,15 +26,6 @@ def scaled_dot_product(
     return out.transpose(1, 2).reshape(batch, length, inner)
 
 
-def blend(
-    base: Float[Tensor, "batch query dim"],
-    branch: Float[Tensor, "batch query dim"],
-    mask: Float[Tensor, "query"] | Float[Tensor, "batch query"],
-) -> Float[Tensor, "batch query dim"]:
-    """`base * (1 - m) + branch * m`: replace features inside one region (RCA)."""
-    return torch.lerp(base, branch, mask[..., None].to(base).expand_as(base))
-
-
 def blend_regions(
     base: Float[Tensor, "*batch query dim"],
     branches: Float[Tensor, "regions *batch query dim"],

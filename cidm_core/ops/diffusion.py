@@ -71,29 +71,24 @@ def masked_mse(
 
 
 def attention_penalty(
-    attention: Float[Tensor, "batch query words"],
-    mask: Float[Tensor, "batch query"],
-    full_identity: bool = False,
+    attention: Float[Tensor, "batch query words"], mask: Float[Tensor, "batch query"]
 ) -> Float[Tensor, ""]:
     """How much the concept words look outside the object (ED-LoRA's attention regulariser).
 
-    Each word's map is divided by its maximum. The first word (identity) pays its mean outside
-    the mask; the last word (class) its mean outside, or with `full_identity` its squared
-    distance from the mask. A lone word counts as the last one. A picture whose mask is full
-    has no outside and pays nothing there.
+    Each word's map is divided by its maximum; the first word (identity) and the last one (class)
+    pay their mean outside the mask. A lone word counts as the last one. A picture whose mask is
+    full has no outside and pays nothing.
 
     Args:
         attention: Attention probabilities of the concept words, averaged over heads and over
             the layers of one resolution.
         mask: 1 on the object.
-        full_identity: The last word should also cover the object.
     """
     attention = attention.to(torch.promote_types(attention.dtype, torch.float32))
     peak = attention.amax(1, keepdim=True)
     maps = attention / torch.where(peak > 0, peak, 1)
     outside = 1 - mask.to(maps)
     share = outside / outside.sum(1, keepdim=True).clamp(min=torch.finfo(maps.dtype).eps)
-    last = maps[..., -1]
-    subject = (last - mask).square().mean(1) if full_identity else (last * share).sum(1)
+    subject = (maps[..., -1] * share).sum(1)
     first = (maps[..., 0] * share).sum(1) if maps.shape[-1] > 1 else torch.zeros_like(subject)
     return (subject + first).mean()

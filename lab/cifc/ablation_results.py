@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cidm_core.evaluation.intervals import bootstrap, bootstrap_difference
-
 from .ablations import (
     DEFAULT,
     MISSING,
@@ -21,6 +19,7 @@ from .ablations import (
     weight_systems,
 )
 from .bench import Bench
+from .intervals import bootstrap, bootstrap_difference
 from .scenes import scene_scores
 from .scoring import by_prompt
 

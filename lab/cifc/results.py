@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from cidm_core.evaluation.confusion import Confusion
-from cidm_core.evaluation.forgetting_matrix import ForgettingMatrix
-from cidm_core.evaluation.intervals import bootstrap, bootstrap_difference
-
 from .bench import Bench
 from .cells import Cell
+from .intervals import bootstrap, bootstrap_difference
 from .long_run import FROM_ONE_BANK, ORACLE, Point, long_key, long_points
+from .measures import confusion, forgetting_matrix
 from .scenes import scene_key, scene_scores
 from .scoring import Scores, by_prompt, intervals
 from .systems import MULTI, MultiSystem, System
@@ -94,8 +92,7 @@ def _confusion(bench: Bench, final: Sequence[Sequence[Scores]]) -> dict[str, Any
             asked += [index] * len(flat)
             nearest += flat
     names = [task.name for task in bench.suite.tasks]
-    confusion = Confusion.from_pairs(names, asked, nearest)
-    return {**confusion.to_dict(), "worst": confusion.worst()}
+    return confusion(names, asked, nearest)
 
 
 def _copies(bench: Bench, final: Sequence[Sequence[Scores]]) -> dict[str, float]:
@@ -120,13 +117,13 @@ def _forgetting(bench: Bench, system: System) -> dict[str, Any]:
     matrices = [_matrix(bench, system, order) for order in bench.suite.orders]
     kept = [_kept(bench, system, order) for order in bench.suite.orders]
     retention = [value for order in kept for value in order]
-    found: dict[str, Any] = {"matrices": [matrix.to_dict() for matrix in matrices]}
+    found: dict[str, Any] = {"matrices": matrices}
     if retention:
         found |= {"retention": _mean(retention), "lowest_retention": min(retention)}
     return found
 
 
-def _matrix(bench: Bench, system: System, order: Sequence[int]) -> ForgettingMatrix:
+def _matrix(bench: Bench, system: System, order: Sequence[int]) -> dict[str, object]:
     sizes, total = bench.sizes, len(order)
     cells: dict[tuple[int, int], float] = {}
     for count in range(1, total + 1):
@@ -136,7 +133,7 @@ def _matrix(bench: Bench, system: System, order: Sequence[int]) -> ForgettingMat
                 # The same pictures everywhere, so that differences are paired.
                 scores = bench.scores(key, sizes.row_images or sizes.own_images)
                 cells[count - 1, position] = _mean(by_prompt(scores.ia))
-    return ForgettingMatrix.from_cells([bench.suite.tasks[k].name for k in order], cells)
+    return forgetting_matrix([bench.suite.tasks[k].name for k in order], cells)
 
 
 def _kept(bench: Bench, system: System, order: Sequence[int]) -> list[float]:

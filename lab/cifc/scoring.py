@@ -9,19 +9,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from cidm_core.concept import Concept
 from cidm_core.config import SampleConfig
 from cidm_core.evaluation.alignment import image_alignment, text_alignment
-from cidm_core.evaluation.copies import correlations, cosines, pixels
 from cidm_core.evaluation.encoders import Encoder
-from cidm_core.evaluation.intervals import bootstrap
 from cidm_core.evaluation.presence import crop, similarities
 from cidm_core.regions import Region
 
+from .intervals import bootstrap
+from .measures import Doubles, correlations, cosines, pixels
 from .suite import Suite, Task
 
 Table = list[list[float]]
@@ -136,7 +135,7 @@ class Judge:
         return _largest(cosines(seen, seen)), _largest(correlations(raw, raw))
 
 
-def _largest(square: NDArray[np.float64]) -> float:
+def _largest(square: Doubles) -> float:
     """Off the diagonal."""
     count = len(square)
     return float(square[~np.eye(count, dtype=bool)].max()) if count > 1 else 1.0

@@ -198,12 +198,6 @@ def test_top_k_prefers_earlier_concepts_among_equals():
     assert weights.tolist() == [0.5, 0.5, 0, 0, 0]
 
 
-def test_floor_drops_what_is_far_below_the_best():
-    weights = aggregation.normalise(torch.tensor([1.0, 0.7, 0.69]), "released", floor=0.7)
-    assert weights[2] == 0
-    assert weights[1] > 0
-
-
 def test_psi_even_powers_count_opposite_as_relevant():
     """The literal formulas; kept and documented, not mended in these modes."""
     for mode in ("paper", "released"):

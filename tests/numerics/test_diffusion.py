@@ -118,7 +118,7 @@ def test_eq1_loss_of_half_precision_is_computed_in_full():
     assert float(loss) == 90000  # more than fp16 can hold
 
 
-def reference_penalty(attention, mask, full_identity):
+def reference_penalty(attention, mask):
     totals = []
     for maps, m in zip(attention, mask, strict=True):
         words = [maps[:, w] / maps[:, w].max() for w in range(maps.shape[1])]
@@ -127,21 +127,18 @@ def reference_penalty(attention, mask, full_identity):
         def mean_outside(values, outside=outside):
             return sum(float(values[i]) for i in outside) / len(outside) if outside else 0.0
 
-        subject = mean_outside(words[-1])
-        if full_identity:
-            subject = sum(float(words[-1][i] - m[i]) ** 2 for i in range(len(m))) / len(m)
-        totals.append(subject + (mean_outside(words[0]) if len(words) > 1 else 0.0))
+        first = mean_outside(words[0]) if len(words) > 1 else 0.0
+        totals.append(mean_outside(words[-1]) + first)
     return sum(totals) / len(totals)
 
 
 @pytest.mark.parametrize("words", [1, 2, 3])
-@pytest.mark.parametrize("full_identity", [False, True])
-def test_attention_penalty_equals_the_loops(full_identity, words):
+def test_attention_penalty_equals_the_loops(words):
     attention = draw(3, 16, words).sigmoid()
     mask = (draw(3, 16, seed=1) > 0).double()
     mask[2] = 1  # nothing outside
-    found = diffusion.attention_penalty(attention, mask, full_identity)
-    assert float(found) == pytest.approx(reference_penalty(attention, mask, full_identity))
+    found = diffusion.attention_penalty(attention, mask)
+    assert float(found) == pytest.approx(reference_penalty(attention, mask))
 
 
 def test_attention_penalty_by_hand():
@@ -149,16 +146,12 @@ def test_attention_penalty_by_hand():
     mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
     # first word / 0.4 outside: (0 + 1) / 2; last word / 0.8 outside: (0.25 + 0) / 2
     assert float(diffusion.attention_penalty(attention, mask)) == pytest.approx(0.5 + 0.125)
-    # last word against the mask: (0.5^2 + 0 + 0.25^2 + 0) / 4
-    found = diffusion.attention_penalty(attention, mask, full_identity=True)
-    assert float(found) == pytest.approx(0.5 + 0.3125 / 4)
 
 
 def test_attention_inside_the_mask_is_free():
     mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
     attention = mask[..., None].repeat(1, 1, 2)
     assert diffusion.attention_penalty(attention, mask) == 0
-    assert diffusion.attention_penalty(attention, mask, full_identity=True) == 0
     assert diffusion.attention_penalty(1 - attention, mask) == 2
 
 
@@ -174,4 +167,4 @@ def test_attention_penalty_stays_finite_for_empty_maps_and_full_masks(mask):
 def test_attention_penalty_gradient_equals_finite_differences():
     mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]], dtype=DOUBLE)
     attention = draw(1, 4, 2).sigmoid().requires_grad_()
-    assert torch.autograd.gradcheck(lambda a: diffusion.attention_penalty(a, mask, True), attention)
+    assert torch.autograd.gradcheck(lambda a: diffusion.attention_penalty(a, mask), attention)

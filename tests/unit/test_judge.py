@@ -109,6 +109,7 @@ def test_presence_wants_the_own_concept_nearest():
     cosines = similarities([eye[:1], eye[1:2]], [eye[:1], eye[1:2], eye[2:]])
     assert cosines.shape == (1, 2, 3)
     assert present(cosines).tolist() == [[True, True]]
+    assert present(torch.tensor([[[0.9, 0.9, 0.1]]])).tolist() == [[True]]  # a tie
     stranger = similarities([eye[2:]], [eye[:1], eye[2:]])
     assert present(stranger).tolist() == [[False]]
     with pytest.raises(CidmError, match="reference photos of 0 concepts"):

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CidmError
+from cidm_core.errors import CidmError
 
-Doubles = NDArray[np.float64]
+from .measures import Doubles
+
 DRAWS = 2000
 LEVEL = 0.95
 
@@ -30,18 +31,8 @@ class Interval:
     low: float
     high: float
 
-    def overlaps(self, other: Interval) -> bool:
-        return self.low <= other.high and other.low <= self.high
-
-    def scaled(self, factor: float) -> Interval:
-        """Times a positive factor, such as 100 for tables."""
-        return Interval(factor * self.mean, factor * self.low, factor * self.high)
-
     def to_dict(self) -> dict[str, float]:
         return {"mean": self.mean, "low": self.low, "high": self.high}
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 def bootstrap(
