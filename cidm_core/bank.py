@@ -82,8 +82,8 @@ class Bank(Mapping[str, Concept]):
         return self._listing.read().broken
 
     def words(self) -> dict[str, str]:
-        """Every concept word and the name of the concept it calls."""
-        return {word: entry.name for entry in self.entries() for word in entry.words}
+        """Whatever calls a concept in a prompt, and the name of that concept."""
+        return {word: entry.name for entry in self.entries() for word in entry.triggers}
 
     def __len__(self) -> int:
         return len(self.entries())

@@ -1,52 +1,76 @@
-"""A concept: what one task taught. Words, layer-wise tokens and low-rank weights (Z_g)."""
+"""A concept: what one training taught. Its subjects, their words, and what changes in the model."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .errors import ConceptError, FamilyError
-from .families import FAMILIES, PROJECTIONS, same_base
-from .ops.rank_mask import fewest_ranks
-from .updates import LoraFactors
-from .words import parse_words
+from .errors import ConceptError
+from .updates import LowRank, Update
+from .words import normalise, parse_words
 
 KINDS = ("object", "style", "human")
+_PATH = re.compile(r"(?:text_encoder(?:_2)?|down_blocks|mid_block|up_blocks)\.[A-Za-z0-9_.]{1,200}")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing that a concept is about.
+
+    Attributes:
+        words: Concept words, identity first, class noun last; may be none.
+        class_words: The plain words they stand for, e.g. "dog". Without words they call it.
+        kind: One of `KINDS`.
+    """
+
+    words: tuple[str, ...]
+    class_words: str
+    kind: str = "object"
+
+    def __post_init__(self) -> None:
+        if self.words:
+            parse_words(self.words)
+        if not self.words and not self.class_words.strip():
+            raise ConceptError("A subject has neither words nor class words. Give one of them.")
+        if self.kind not in KINDS:
+            raise ConceptError(f"Kind {self.kind[:40]!r} is none of {', '.join(KINDS)}.")
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """What calls it in a prompt: its words; without any, its class words as one phrase."""
+        return self.words or (normalise(self.class_words).strip(),)
 
 
 @dataclass(frozen=True)
 class Concept:
-    """The task learner Z_g = {delta W_g^l, y_g^l} (methods, section 1).
+    """What a training taught: the task learner Z_g of CIDM, or another method's (section 4.1).
 
     Attributes:
         name: Name in the bank.
-        words: Concept words, identity first, class noun last.
-        class_words: The plain words they stand for, e.g. "dog".
-        kind: One of `KINDS`.
+        subjects: What it is about; at least one.
         family: Row of the families table.
         base: Fingerprint of the base model (`families.fingerprint`).
-        layers: diffusers paths of the attn2 modules in execution order.
-        factors: Low-rank factors by `"{layer}.{projection}"`.
-        tokens: Embeddings by encoder name, (words, layers, dim).
+        layers: diffusers paths of the model's attn2 modules in execution order.
+        updates: Changes by path of a linear layer (see `updates`).
+        rows: Embeddings of all subjects' words by encoder name, (words, layers or 1, dim).
         method: How it was learned.
-        config: Settings it was learned with: provenance, but for the rank mask.
+        config: Settings it was learned with, as provenance.
         index: Place in the learning order; set by the bank.
         created: ISO time; set by the bank.
         facts: Further provenance: steps done, final loss, seconds, photos, base name ...
     """
 
     name: str
-    words: tuple[str, ...]
-    class_words: str
-    kind: str
+    subjects: tuple[Subject, ...]
     family: str
     base: str
     layers: tuple[str, ...]
-    factors: Mapping[str, LoraFactors]
-    tokens: Mapping[str, Tensor]
+    updates: Mapping[str, Update]
+    rows: Mapping[str, Tensor]
     method: str = "cidm"
     config: Mapping[str, object] = field(default_factory=dict[str, object])
     index: int = -1
@@ -54,91 +78,51 @@ class Concept:
     facts: Mapping[str, object] = field(default_factory=dict[str, object])
 
     def __post_init__(self) -> None:
-        parse_words(self.words)
-        if self.kind not in KINDS:
-            kinds = ", ".join(KINDS)
-            raise ConceptError(f"Kind {self.kind!r} of {self.name!r} is none of {kinds}.")
-        for encoder, rows in self.tokens.items():
-            expected = (len(self.words), len(self.layers))
-            if rows.ndim != 3 or tuple(rows.shape[:2]) != expected:
+        if not self.subjects:
+            raise ConceptError(f"{self.name!r} has no subject. Say what it is about.")
+        if self.words:
+            parse_words(self.words)
+        for encoder, rows in self.rows.items():
+            words, layers = len(self.words), len(self.layers)
+            if rows.ndim != 3 or rows.shape[0] != words or rows.shape[1] not in (1, layers):
                 raise ConceptError(
                     f"Tokens of {self.name!r} for {encoder} are {tuple(rows.shape)}; expected "
-                    f"{expected[0]} words x {expected[1]} layers x embedding width."
+                    f"{words} words x {layers} layers (or 1) x embedding width."
                 )
-        known = {f"{layer}.{projection}" for layer in self.layers for projection in PROJECTIONS}
-        if unknown := sorted(set(self.factors) - known):
-            raise ConceptError(
-                f"{self.name!r} has weights for {unknown[0]}, which is none of its "
-                f"{len(self.layers)} cross-attention layers."
-            )
-        for path, pair in self.factors.items():
-            if not (torch.isfinite(pair.down).all() and torch.isfinite(pair.up).all()):
-                raise ConceptError(f"{self.name!r} holds NaN or infinite weights in {path}.")
-        for encoder, rows in self.tokens.items():
             if not torch.isfinite(rows).all():
                 raise ConceptError(f"{self.name!r} holds NaN or infinite tokens for {encoder}.")
-        _check_rank_mask(self.name, self.config)
+        for path, update in self.updates.items():
+            if not _PATH.fullmatch(path):
+                raise ConceptError(f"{self.name!r} has weights for {path[:80]!r}, no linear layer.")
+            if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
+                raise ConceptError(f"{self.name!r} holds NaN or infinite weights in {path}.")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of all subjects, in the order of `rows`."""
+        return tuple(word for subject in self.subjects for word in subject.words)
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """What calls it in a prompt: words, or the class words of a subject without any."""
+        return tuple(each for subject in self.subjects for each in subject.triggers)
 
     @property
     def trigger(self) -> str:
-        """The words as one phrase, e.g. "<dog1> <dog2>"."""
-        return " ".join(self.words)
+        """The triggers as one phrase, e.g. "<dog1> <dog2>"."""
+        return " ".join(self.triggers)
 
     @property
-    def has_rank_mask(self) -> bool:
-        """Whether fewer of its ranks act where there is more noise (T-LoRA)."""
-        return self.config.get("rank_mask", "none") != "none"
+    def class_words(self) -> str:
+        """The class words of its subjects, joined by "and"."""
+        return " and ".join(subject.class_words for subject in self.subjects)
 
-    def fewest_ranks(self, rank: int) -> int:
-        """How many ranks of factors of this rank act at the noisiest timestep; without a mask all.
+    @property
+    def kind(self) -> str:
+        """The kind of its first subject."""
+        return self.subjects[0].kind
 
-        Args:
-            rank: Of the factors of a layer.
-        """
-        share = self.config.get("rank_mask_min")
-        if not self.has_rank_mask or not isinstance(share, (int, float)):
-            return rank
-        return fewest_ranks(rank, share)
-
-    def check_fits(
-        self, family: str, base: str, layers: tuple[str, ...], allow_other_base: bool = False
-    ) -> None:
-        """Check that a model can carry this concept.
-
-        Raises:
-            FamilyError: If the model's family, layers or (unless allowed) fingerprint differ.
-        """
-        if family != self.family:
-            raise FamilyError(
-                f"Concept {self.name!r} was learned on {_family_text(self.family)}, the model is "
-                f"{_family_text(family)}. Load a {self.family} model, or train the concept again."
-            )
-        if missing := [layer for layer in self.layers if layer not in layers]:
-            raise FamilyError(
-                f"Concept {self.name!r} has {len(self.layers)} cross-attention layers, the model "
-                f"{len(layers)}; {missing[0]} is not among them. Load the model it was trained on."
-            )
-        if not (allow_other_base or same_base(base, self.base)):
-            raise FamilyError(
-                f"Concept {self.name!r} was learned on another {family} model "
-                f"({self.facts.get('base_name') or self.base}). Load that one, or allow other base "
-                "models of the family (--allow-other-base); the likeness may suffer."
-            )
-
-
-def _check_rank_mask(name: str, config: Mapping[str, object]) -> None:
-    """Refuse a rank mask that cannot be drawn with: without it the picture would be another."""
-    kind, share = config.get("rank_mask", "none"), config.get("rank_mask_min")
-    if kind == "none":
-        return
-    known = isinstance(share, (int, float)) and 0 <= share <= 1
-    if kind != "timestep" or not known:
-        raise ConceptError(
-            f"{name!r} was learned with the rank mask {kind!r:.40} from {share!r:.40}; known is "
-            "'timestep' from a share of 0 to 1. Update the package, or train the concept again."
-        )
-
-
-def _family_text(name: str) -> str:
-    row = FAMILIES.get(name)
-    return f"{name} (context {row.context_dim})" if row else name
+    @property
+    def low_rank(self) -> dict[str, LowRank]:
+        """Its low-rank updates by path."""
+        return {path: u for path, u in self.updates.items() if isinstance(u, LowRank)}

@@ -143,14 +143,6 @@ class TrainConfig(_Checked):
         choices=("closed_form", "gradient", "none"),
     )
     common_rank: int = setting(16, "Rank k of the common subspace W*.", low=1, high=512)
-    rank_mask: str = setting(
-        "none",
-        "Let fewer ranks act where there is more noise, in learning and drawing (T-LoRA).",
-        choices=("none", "timestep"),
-    )
-    rank_mask_min: float = setting(
-        0.5, "Rank mask: share of the ranks that acts at the noisiest timestep.", low=0.0, high=1.0
-    )
     use_concept_masks: bool = setting(True, "Restrict the loss to concept masks where given.")
     attention_weight: float = setting(
         0.01, "Weight of the attention regulariser; needs concept masks.", low=0.0, high=10.0
@@ -160,15 +152,6 @@ class TrainConfig(_Checked):
     save_every: int = setting(100, "Steps between saved states; 0: only when interrupted.", low=0)
     preview_every: int = setting(0, "Steps between sample previews; 0: none.", low=0)
     preview_prompt: str = setting("", "Prompt of the previews. Default: the concept's own words.")
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values. Without a rank mask nothing tells of one: names of runs, which follow from
-        the settings, stay what they were before there was the option.
-        """
-        values = super().to_dict()
-        if self.rank_mask == "none":
-            del values["rank_mask"], values["rank_mask_min"]
-        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,12 +201,6 @@ class SampleConfig(_Checked):
         "Keys and values: the prompt's weights for all tokens, or each concept's own update for "
         "its own words alone.",
         choices=("prompt", "token"),
-    )
-    residual_routing: str = setting(
-        "row",
-        "Queries and outputs with regional attention: each region computed by itself and blended, "
-        "or weights place by place, in one pass.",
-        choices=("row", "box"),
     )
     regional_attention: bool = setting(True, "Regional cross-attention (section 4.3).")
     noise_estimation: bool = setting(True, "Region noise estimation (Eq. 4 and 5).")

@@ -1,23 +1,44 @@
-"""Low-rank factors of one weight, and their names in LoRA files.
+"""What learning changes at a linear layer, and what files call it.
 
-`delta = alpha / rank * up @ down`. CIFC and Mix-of-Show files multiply by plain alpha (methods
-note 9): their scale is folded in on import by setting alpha = rank * scale.
+An update belongs to the path of a linear layer: a diffusers path of the UNet
+("down_blocks.0...attn2.to_q"), or one of a text encoder behind its folder's name
+("text_encoder.text_model.encoder.layers.0.self_attn.q_proj"). Tensor names are those that LoRA
+loaders know: `.lora_down.weight`, `.lora_up.weight`, `.alpha`, and `.diff` for a full-rank change.
+
+CIFC and Mix-of-Show files multiply by plain alpha: their scale is folded in on import by setting
+alpha = rank * scale.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .errors import ConceptError
 
-FILE_PREFIX = "lora_unet_"
+DOWN, UP, ALPHA, DIFF = ".lora_down.weight", ".lora_up.weight", ".alpha", ".diff"
+UNET_PREFIX = "lora_unet_"
+ENCODER_PREFIXES: Mapping[str, str] = {
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+}
+# Names with an underscore of their own; everything else of a key is cut at each underscore.
+_JOINED = (
+    *("down_blocks", "up_blocks", "mid_block", "transformer_blocks", "to_q", "to_k", "to_v"),
+    *("to_out", "proj_in", "proj_out", "add_k_proj", "add_v_proj"),
+    *("text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj"),
+)
+_PIECE = re.compile("|".join((*_JOINED, r"[A-Za-z0-9]+")))
 
 
 @dataclass(frozen=True)
-class LoraFactors:
-    """down (rank, in_features), up (out_features, rank) and alpha of one linear layer."""
+class LowRank:
+    """A weight changes by `alpha / rank * up @ down`: down (rank, in), up (out, rank)."""
 
     down: Tensor
     up: Tensor
@@ -43,14 +64,82 @@ class LoraFactors:
         """(out_features, in_features) of the weight it changes."""
         return self.up.shape[0], self.down.shape[1]
 
+    @property
     def delta(self) -> Tensor:
-        """The full update, (out_features, in_features)."""
+        """The change of the weight, (out_features, in_features)."""
         return self.scale * (self.up @ self.down)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds, by the end of its name."""
+        alpha = torch.tensor(float(self.alpha), dtype=torch.float32)
+        return {DOWN: self.down, UP: self.up, ALPHA: alpha}
 
-def file_key(path: str) -> str:
-    """The widespread LoRA name of a diffusers module path, without its tensor suffix.
+
+@dataclass(frozen=True)
+class FullRank:
+    """A weight changes by `delta`, (out_features, in_features)."""
+
+    delta: Tensor
+
+    def __post_init__(self) -> None:
+        if self.delta.ndim != 2:
+            raise ConceptError(
+                f"A full-rank change is {tuple(self.delta.shape)}; it must be (out, in)."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features) of the weight it changes."""
+        return self.delta.shape[0], self.delta.shape[1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds, by the end of its name."""
+        return {DIFF: self.delta}
+
+
+@dataclass(frozen=True)
+class ValueResidual:
+    """The layer's output at the tokens of the concept's triggers grows by `vector`, (out,).
+
+    No weight changes, so LoRA loaders cannot follow it. It is stored in the form of a LoRA of a
+    module that no model has (the vector, and a zero), which they pass over.
+    """
+
+    vector: Tensor
+
+    def __post_init__(self) -> None:
+        if self.vector.ndim != 1:
+            raise ConceptError(
+                f"A value residual is {tuple(self.vector.shape)}; it must be (out_features,)."
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds, by the end of its name."""
+        return {DOWN: self.vector[None], UP: self.vector.new_zeros(1, 1)}
+
+
+Update = LowRank | FullRank | ValueResidual
+
+
+def file_key(path: str, encoders: int = 1) -> str:
+    """The widespread LoRA name of a linear layer, without its tensor's ending.
 
     `down_blocks.0...attn2.to_q` becomes `lora_unet_down_blocks_0_..._attn2_to_q`.
+
+    Args:
+        path: Of the layer.
+        encoders: Number of text encoders of the model; with two, the first is `lora_te1_`.
     """
-    return FILE_PREFIX + path.replace(".", "_")
+    encoder, _, rest = path.partition(".")
+    if encoder in ENCODER_PREFIXES.values():
+        number = "" if encoders == 1 else str(1 + (encoder == "text_encoder_2"))
+        return f"lora_te{number}_{rest.replace('.', '_')}"
+    return UNET_PREFIX + path.replace(".", "_")
+
+
+def path_of(key: str) -> str:
+    """The path of the linear layer that `file_key` gave this name."""
+    for prefix, encoder in ENCODER_PREFIXES.items():
+        if key.startswith(prefix):
+            return ".".join([encoder, *_PIECE.findall(key[len(prefix) :])])
+    return ".".join(_PIECE.findall(key.removeprefix(UNET_PREFIX)))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from cidm_core.concept import Concept
+from cidm_core.concept import Concept, Subject
 from cidm_core.families import FAMILIES, PROJECTIONS
-from cidm_core.updates import LoraFactors
+from cidm_core.updates import LowRank
 
 LAYERS = tuple(layer.path for layer in FAMILIES["SD15"].layers)
 BASE = "1280x768:" + ",".join(str(n) for n in range(-16, 16))
@@ -28,8 +28,8 @@ def make_concept(
         return torch.randn(*shape, generator=generator).to(dtype)
 
     paths = rest.pop("paths", LAYERS[:layers])
-    factors = {
-        f"{path}.{projection}": LoraFactors(random(rank, width), random(width, rank), alpha)
+    updates = {
+        f"{path}.{projection}": LowRank(random(rank, width), random(width, rank), alpha)
         for path in paths
         for projection in PROJECTIONS
     }
@@ -41,14 +41,15 @@ def make_concept(
         "base": BASE,
         "config": {"steps": 800, "lr_lora": 1e-4},
         "facts": {"photos": 5, "loss": 0.125},
+        **rest,
     }
     return Concept(
         name=name,
-        words=words,
+        subjects=(Subject(tuple(words), given.pop("class_words"), given.pop("kind")),),
         layers=paths,
-        factors=factors,
-        tokens={"text_encoder": random(len(words), len(paths), width)},
-        **(given | rest),
+        updates=updates,
+        rows={"text_encoder": random(len(words), len(paths), width)},
+        **given,
     )
 
 
@@ -56,15 +57,15 @@ def same(a, b):
     """Whether two concepts hold the same, bit for bit; alpha as the file's float32."""
     assert (a.name, a.words, a.class_words, a.kind) == (b.name, b.words, b.class_words, b.kind)
     assert (a.family, a.base, a.layers, a.method) == (b.family, b.base, b.layers, b.method)
-    assert a.factors.keys() == b.factors.keys()
-    assert a.tokens.keys() == b.tokens.keys()
-    for path, pair in a.factors.items():
-        other = b.factors[path]
+    assert a.low_rank.keys() == b.low_rank.keys()
+    assert a.rows.keys() == b.rows.keys()
+    for path, pair in a.low_rank.items():
+        other = b.low_rank[path]
         assert torch.equal(pair.down, other.down)
         assert torch.equal(pair.up, other.up)
         assert pair.down.dtype == other.down.dtype
         assert torch.tensor(pair.alpha) == torch.tensor(other.alpha)
-    return all(torch.equal(a.tokens[key], b.tokens[key]) for key in a.tokens)
+    return all(torch.equal(a.rows[key], b.rows[key]) for key in a.rows)
 
 
 def fork(work):

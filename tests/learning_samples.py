@@ -82,20 +82,20 @@ def same_weights(before, after):
 
 def same_concept(a, b):
     """Bit-equality of all that was learned."""
-    assert a.factors.keys() == b.factors.keys()
-    for key, pair in a.factors.items():
-        assert torch.equal(pair.down, b.factors[key].down), key
-        assert torch.equal(pair.up, b.factors[key].up), key
-    for name, rows in a.tokens.items():
-        assert torch.equal(rows, b.tokens[name]), name
+    assert a.low_rank.keys() == b.low_rank.keys()
+    for key, pair in a.low_rank.items():
+        assert torch.equal(pair.down, b.low_rank[key].down), key
+        assert torch.equal(pair.up, b.low_rank[key].up), key
+    for name, rows in a.rows.items():
+        assert torch.equal(rows, b.rows[name]), name
 
 
 def state_digest(concept):
     """A checksum of all that was learned, to compare across processes."""
     digest = hashlib.sha256()
-    for key in sorted(concept.factors):
-        digest.update(concept.factors[key].down.numpy().tobytes())
-        digest.update(concept.factors[key].up.numpy().tobytes())
-    for name in sorted(concept.tokens):
-        digest.update(concept.tokens[name].numpy().tobytes())
+    for key in sorted(concept.low_rank):
+        digest.update(concept.low_rank[key].down.numpy().tobytes())
+        digest.update(concept.low_rank[key].up.numpy().tobytes())
+    for name in sorted(concept.rows):
+        digest.update(concept.rows[name].numpy().tobytes())
     return digest.hexdigest()

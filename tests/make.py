@@ -2,9 +2,9 @@
 
 import torch
 
-from cidm_core.concept import Concept
+from cidm_core.concept import Concept, Subject
 from cidm_core.families import PROJECTIONS
-from cidm_core.updates import LoraFactors
+from cidm_core.updates import LowRank
 
 
 def random_concept(model, words: str, seed: int, *, rank: int = 2, size: float = 0.3, **changes):
@@ -14,29 +14,27 @@ def random_concept(model, words: str, seed: int, *, rank: int = 2, size: float =
     def rand(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    factors = {}
+    updates = {}
     for layer in model.layers:
         for projection in PROJECTIONS:
             out_features, in_features = layer.shape(projection)
-            factors[f"{layer.path}.{projection}"] = LoraFactors(
+            updates[f"{layer.path}.{projection}"] = LowRank(
                 down=rand(rank, in_features) * size / in_features**0.5,
                 up=rand(out_features, rank) * size,
                 alpha=float(rank),
             )
     parts = tuple(words.split())
-    tokens = {
+    rows = {
         row.name: rand(len(parts), len(model.layers), row.dim) * 0.05
         for row in model.family.encoders
     }
     values = {
         "name": parts[0].strip("<>"),
-        "words": parts,
-        "class_words": "thing",
-        "kind": "object",
+        "subjects": (Subject(parts, "thing"),),
         "family": model.family.name,
         "base": model.fingerprint,
         "layers": tuple(layer.path for layer in model.layers),
-        "factors": factors,
-        "tokens": tokens,
+        "updates": updates,
+        "rows": rows,
     }
     return Concept(**{**values, **changes})

@@ -140,10 +140,6 @@ def export_concept(args: argparse.Namespace, console: Console) -> dict[str, obje
     make_folder(out.parent)
     bank.export(args.name, out)
     console.say(f"{out}  (weights only: the concept words stay in the bank's own file)")
-    if bank[args.name].has_rank_mask:
-        console.note(
-            "Learned with a rank mask, which LoRA loaders do not follow: expect other pictures."
-        )
     return {"file": out}
 
 

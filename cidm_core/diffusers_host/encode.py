@@ -1,13 +1,14 @@
 """Layer-wise text encoding: every cross-attention layer reads its own version of the prompt.
 
-Paper: CIDM section 4.1. Each concept token owns one embedding per layer, so a prompt with a
-concept word is encoded once per layer; all other prompts are encoded once and shared.
+Paper: CIDM section 4.1. Each concept word owns one embedding per layer, so a prompt with a concept
+word is encoded once per layer; all other prompts are encoded once and shared.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,53 +17,71 @@ from torch import Tensor, nn
 
 from ..concept import Concept
 from ..errors import PromptError
-from ..ops import routing
+from ..sampling.encoder_updates import changing, encoder_deltas
+from ..text import Spans, TextContext
 from ..words import normalise, split
-from .load import Base
+from .base import Base
 
 log = logging.getLogger(__name__)
 
 CONCEPTS_AT_ONCE = 16  # concept words encoded in one call; each is encoded once per layer
 
-Embeddings = Mapping[str, Mapping[str, Tensor]]  # word -> encoder -> (layers, dim)
+Embeddings = Mapping[str, Mapping[str, Tensor]]  # word -> encoder -> (layers or 1, dim)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One prompt as ids (max_tokens,): where its concept words stand, and its end token."""
+    """One prompt as ids (max_tokens,): where its concept words and phrases stand."""
 
     ids: list[int]
-    positions: list[tuple[int, str]]
-    end: int
+    words: list[tuple[int, str]]
+    spans: Spans
 
 
 def embeddings_of(concepts: Iterable[Concept]) -> dict[str, dict[str, Tensor]]:
-    """Word -> encoder -> (layers, dim) rows of all the concepts."""
+    """Word -> encoder -> (layers or 1, dim) rows of all the concepts."""
     return {
-        word: {encoder: rows[i] for encoder, rows in concept.tokens.items()}
+        word: {encoder: rows[i] for encoder, rows in concept.rows.items()}
         for concept in concepts
         for i, word in enumerate(concept.words)
     }
 
 
-def tokenise(tokenizer: Any, text: str, words: Iterable[str], max_tokens: int) -> Tokens:
+def tokenise(
+    tokenizer: Any, text: str, words: Iterable[str], max_tokens: int, phrases: Iterable[str] = ()
+) -> Tokens:
     """Token ids with one placeholder per concept word, cut and padded to `max_tokens`.
 
     The placeholder's own embedding is never read; only its position matters.
+
+    Args:
+        tokenizer: As transformers has it.
+        text: The prompt.
+        words: Concept words.
+        max_tokens: What the encoder reads, start and end included.
+        phrases: Plain words whose tokens are to be found as well.
 
     Raises:
         PromptError: If a concept word lies beyond the token limit. Plain text beyond it is cut
             with a warning, as everywhere in the field.
     """
     known = {normalise(word) for word in words}
+    wanted = known.union(normalise(phrase) for phrase in phrases)
     ids: list[int] = [tokenizer.bos_token_id]
     positions: list[tuple[int, str]] = []
-    for piece in split(text, known):
+    triggers: dict[str, tuple[int, ...]] = {}
+    plain: list[int] = []
+    for piece in split(text, wanted):
+        start = len(ids)
         if piece in known:
-            positions.append((len(ids), piece))
+            positions.append((start, piece))
             ids.append(tokenizer.unk_token_id)
         else:
             ids += tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
+        if piece in wanted:
+            triggers[piece] = (*triggers.get(piece, ()), *range(start, len(ids)))
+        else:
+            plain += range(start, len(ids))
     room = max_tokens - 1
     for position, word in positions:
         if position >= room:
@@ -74,7 +93,9 @@ def tokenise(tokenizer: Any, text: str, words: Iterable[str], max_tokens: int) -
         log.warning("Prompt cut after %d tokens: %r", room - 1, text[:80])
     ids = ids[:room]
     padding = [tokenizer.pad_token_id] * (room - len(ids))
-    return Tokens([*ids, tokenizer.eos_token_id, *padding], positions, len(ids))
+    read = {word: tuple(p for p in at if p < room) for word, at in triggers.items()}
+    spans = Spans(read, tuple(position for position in plain if position < room))
+    return Tokens([*ids, tokenizer.eos_token_id, *padding], positions, spans)
 
 
 def word_positions(base: Base, prompt: str, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -84,8 +105,8 @@ def word_positions(base: Base, prompt: str, words: Iterable[str]) -> dict[str, t
         PromptError: If a word lies beyond the token limit.
     """
     row, wanted = base.family.encoders[0], [normalise(word) for word in words]
-    found = tokenise(base.tokenizers[0], prompt, wanted, row.max_tokens).positions
-    return {word: tuple(p for p, w in found if w == word) for word in wanted}
+    found = tokenise(base.tokenizers[0], prompt, wanted, row.max_tokens).spans.triggers
+    return {word: found.get(word, ()) for word in wanted}
 
 
 def encode(base: Base, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Tensor:
@@ -94,51 +115,76 @@ def encode(base: Base, prompts: Sequence[str], embeddings: Embeddings | None = N
     Args:
         base: The model whose text encoders are used.
         prompts: Each distinct prompt is encoded once, however often it is listed.
-        embeddings: Rows of the concept words, word -> encoder -> (layers, dim); they may require
-            gradients.
+        embeddings: Rows of the concept words, word -> encoder -> (layers or 1, dim); they may
+            require gradients.
 
     Raises:
         PromptError: If a concept word lies beyond the token limit.
     """
     distinct = list(dict.fromkeys(prompts))
-    per_encoder = [
-        _encode_one(base, index, distinct, embeddings or {})
-        for index in range(len(base.text_encoders))
-    ]
-    contexts = torch.cat(per_encoder, dim=-1)
+    found = encode_texts(base, distinct, embeddings or {})
+    contexts = torch.stack([text.states.expand(len(base.layers), -1, -1) for text in found])
     if len(distinct) == len(prompts):
         return contexts
     where = {prompt: i for i, prompt in enumerate(distinct)}
     return contexts[torch.tensor([where[prompt] for prompt in prompts], device=contexts.device)]
 
 
-def _encode_one(base: Base, index: int, prompts: list[str], embeddings: Embeddings) -> Tensor:
+def encode_texts(
+    base: Base, prompts: Sequence[str], embeddings: Embeddings, phrases: Iterable[str] = ()
+) -> list[TextContext]:
+    """Each prompt as cross-attention reads it; see `encode`.
+
+    Args:
+        base: The model whose text encoders are used.
+        prompts: Prompts.
+        embeddings: Rows of the concept words.
+        phrases: Plain words whose tokens the spans are to tell.
+
+    Raises:
+        PromptError: If a concept word lies beyond the token limit.
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    spans: list[Spans] = []
+    for index, row in enumerate(base.family.encoders):
+        tokenizer = base.tokenizers[index]
+        tokens = [
+            tokenise(tokenizer, text, embeddings, row.max_tokens, phrases) for text in prompts
+        ]
+        spans = spans or [each.spans for each in tokens]
+        parts.append(_states(base, index, tokens, embeddings))
+    states = (
+        parts[0] if len(parts) == 1 else [torch.cat(each, -1) for each in zip(*parts, strict=True)]
+    )
+    return [TextContext(each, None, span) for each, span in zip(states, spans, strict=True)]
+
+
+def _states(
+    base: Base, index: int, tokens: Sequence[Tokens], embeddings: Embeddings
+) -> tuple[Tensor, ...]:
+    """Hidden states of one encoder, (layers or 1, tokens, dim) for each prompt."""
     row, encoder = base.family.encoders[index], base.text_encoders[index]
-    layers = len(base.layers)
-    tokens = [
-        tokenise(base.tokenizers[index], prompt, embeddings, row.max_tokens) for prompt in prompts
-    ]
-    # A prompt without concept words is the same in all layers: one row instead of L.
-    copies = [layers if t.positions else 1 for t in tokens]
+    # A prompt whose words are the same in all layers is encoded once instead of L times.
+    copies = [max((len(embeddings[w][row.name]) for _, w in t.words), default=1) for t in tokens]
     ids = torch.tensor([t.ids for t, n in zip(tokens, copies, strict=True) for _ in range(n)])
     where, vectors = _replacements(tokens, copies, embeddings, row.name)
     states = _run(encoder, ids.to(base.device), where, vectors, row.penultimate)
-    chunks = states.split(copies)
-    return torch.stack([chunk.expand(layers, -1, -1) for chunk in chunks])
+    return states.split(copies)
 
 
 def _replacements(
-    tokens: list[Tokens], copies: list[int], embeddings: Embeddings, encoder: str
+    tokens: Sequence[Tokens], copies: list[int], embeddings: Embeddings, encoder: str
 ) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
     rows: list[int] = []
     columns: list[int] = []
     vectors: list[Tensor] = []
     start = 0
     for t, count in zip(tokens, copies, strict=True):
-        for position, word in t.positions:
+        for position, word in t.words:
             rows += range(start, start + count)
             columns += [position] * count
-            vectors.append(embeddings[word][encoder])
+            own = embeddings[word][encoder]
+            vectors.append(own if len(own) == count else own.expand(count, -1))
         start += count
     where = (torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long))
     return where, torch.cat(vectors) if vectors else None
@@ -168,54 +214,87 @@ def _run(
     return output.hidden_states[-2] if penultimate else output.last_hidden_state
 
 
+@contextmanager
+def changed_encoders(base: Base, deltas: Mapping[str, Tensor]) -> Generator[None]:
+    """The text encoders with other weights for a while; afterwards the same bits as before."""
+    saved: list[tuple[Any, Tensor]] = []
+    try:
+        for path, delta in deltas.items():
+            linear = encoder_module(base, path)
+            saved.append((linear, linear.weight.detach().clone()))
+            linear.weight.data.add_(delta.to(linear.weight))
+        yield
+    finally:
+        for linear, weight in saved:
+            linear.weight.data.copy_(weight)
+
+
+def encoder_module(base: Base, path: str) -> Any:
+    """The linear layer of a text encoder, by its path in a concept."""
+    name, _, rest = path.partition(".")
+    names = [row.name for row in base.family.encoders]
+    encoder = base.text_encoders[names.index(name)]
+    # transformers 5 dropped the inner level.
+    has_level = any(key == "text_model" for key, _ in encoder.named_children())
+    return encoder.get_submodule(rest if has_level else rest.removeprefix("text_model."))
+
+
 class DiffusersEncoder:
-    """`plan.TextEncoder` on a diffusers base."""
+    """`plan.TextEncoder` on a diffusers base.
 
-    def __init__(self, base: Base) -> None:
-        self.base = base
+    Args:
+        base: The model.
+        strength: Scale of what the concepts change in the text encoders.
+    """
 
-    @torch.no_grad()
-    def prompts(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
-        return encode(self.base, prompts, embeddings_of(concepts)).float()
-
-    def owners(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
-        """Whose token each one is, (prompts, tokens).
-
-        Plain words keep the base weights. The start, the end and the padding belong to no word:
-        they sum the prompt up, and keep its weights.
-        """
-        index = {word: i for i, concept in enumerate(concepts) for word in concept.words}
-        limit = self.base.family.encoders[0].max_tokens
-        table = torch.full((len(prompts), limit), routing.PROMPT)
-        for row, prompt in zip(table, prompts, strict=True):
-            tokens = tokenise(self.base.tokenizers[0], prompt, index, limit)
-            row[1 : tokens.end] = routing.BARE
-            for position, word in tokens.positions:
-                row[position] = index[word]
-        return table
+    def __init__(self, base: Base, strength: float = 1.0) -> None:
+        self.base, self._strength = base, strength
 
     @torch.no_grad()
+    def prompts(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> list[TextContext]:
+        """Each prompt, with its concepts' words and changes of the text encoder."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        named = {concept.name: concept for concept in concepts}
+        for text in prompts:
+            names = tuple(concept.name for concept in changing(text, concepts))
+            groups.setdefault(names, []).append(text)
+        embeddings = embeddings_of(concepts)
+        phrases = [trigger for concept in concepts for trigger in concept.triggers]
+        found: dict[str, TextContext] = {}
+        for names, texts in groups.items():
+            deltas = encoder_deltas([named[name] for name in names], self._strength)
+            with changed_encoders(self.base, deltas):
+                encoded = encode_texts(self.base, texts, embeddings, phrases)
+            found |= zip(texts, encoded, strict=True)
+        return [
+            TextContext(found[text].states.float(), found[text].pooled, found[text].spans)
+            for text in prompts
+        ]
+
     def concept_tokens(self, concepts: Sequence[Concept], joint: bool) -> tuple[Tensor, Tensor]:
-        """Concept words encoded each task alone, or as released all in one prompt.
+        """Concept words encoded each concept alone, or as released all in one prompt.
 
         Raises:
             PromptError: If joint, and the words of all concepts exceed the token limit.
         """
-        embeddings = embeddings_of(concepts)
         triggers = [concept.trigger for concept in concepts]
         texts = [" ".join(triggers)] if joint else triggers
-        longest = max(len(concept.words) for concept in concepts)
-        row = self.base.family.encoders[0]
-        result: list[Tensor] = []
+        found: list[list[Tensor]] = []
         for start in range(0, len(texts), CONCEPTS_AT_ONCE):
             part = texts[start : start + CONCEPTS_AT_ONCE]
-            contexts = encode(self.base, part, embeddings).float()
-            for text, context in zip(part, contexts, strict=True):
-                found = tokenise(self.base.tokenizers[0], text, embeddings, row.max_tokens)
-                where = {word: position for position, word in found.positions}
-                owners = concepts if joint else [concepts[len(result)]]
-                for concept in owners:
-                    rows = context[:, [where[word] for word in concept.words]]
-                    result.append(nn.functional.pad(rows, (0, 0, 0, longest - rows.shape[1])))
-        mask = torch.tensor([[i < len(c.words) for i in range(longest)] for c in concepts])
-        return torch.stack(result), mask.to(self.base.device)
+            for context in self.prompts(part, concepts):
+                owners = concepts if joint else [concepts[len(found)]]
+                found += [self._rows(context, concept) for concept in owners]
+        longest = max(len(rows) for rows in found)
+        padded = [
+            nn.functional.pad(torch.stack(rows, 1), (0, 0, 0, longest - len(rows)))
+            for rows in found
+        ]
+        mask = torch.tensor([[i < len(rows) for i in range(longest)] for rows in found])
+        return torch.stack(padded), mask.to(self.base.device)
+
+    def _rows(self, context: TextContext, concept: Concept) -> list[Tensor]:
+        """A concept's tokens in an encoded text, each (layers, dim)."""
+        states = context.states.expand(len(self.base.layers), -1, -1)
+        at = context.spans.triggers
+        return [states[:, place] for word in concept.triggers for place in at[word]]

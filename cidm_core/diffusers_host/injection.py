@@ -121,22 +121,6 @@ class Injection:
         self._injected = [getattr(parent, name) for parent, name, _ in self._swaps]
         self.enter()
 
-    def mask_ranks(self, mask: Callable[[], Tensor | None]) -> None:
-        """Have only some ranks act for each picture of the batch (T-LoRA), until all is undone.
-
-        Args:
-            mask: Gives (batch, 1, rank), 1 or 0, for the forward pass under way; None: all act.
-                Asked again when checkpointing runs a layer a second time, in the backward pass.
-        """
-
-        def masked(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-            acting = mask()
-            return output if acting is None else output * acting.to(output.dtype)
-
-        for layer in self._injected:
-            down: nn.Module = layer.get_submodule(f"lora_A.{ADAPTER}")
-            down.register_forward_hook(masked)
-
     def enter(self) -> None:
         for (parent, name, _), module in zip(self._swaps, self._injected, strict=True):
             setattr(parent, name, module)

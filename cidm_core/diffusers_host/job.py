@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from ..bank import Bank, free_name
-from ..concept import Concept
+from ..concept import Concept, Subject
 from ..config import TrainConfig
 from ..errors import HostError, PhotoError, TrainingError
 from ..families import Family
@@ -198,14 +198,12 @@ def _task(
     # An empty concept stands in for the one to come: what the bank would refuse is refused now.
     probe = Concept(
         name=clean_name(chosen),
-        words=parsed,
-        class_words=class_words,
-        kind=kind,
+        subjects=(Subject(parsed, class_words, kind),),
         family=base.family.name,
         base=base.fingerprint,
         layers=tuple(layer.path for layer in base.layers),
-        factors={},
-        tokens={},
+        updates={},
+        rows={},
     )
     check_words(probe, bank.entries())
     return Task(

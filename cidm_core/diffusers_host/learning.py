@@ -13,7 +13,6 @@ from torch import Tensor
 from ..errors import HostError
 from ..methods.base import Adapter, Batch, Prediction
 from ..ops.diffusion import add_noise
-from ..ops.rank_mask import rank_mask
 from .base import Base
 from .encode import encode, word_positions
 from .injection import Flags, Injection, checkpoint_activations
@@ -42,8 +41,6 @@ class LearningHost:
         self._alphas: Tensor = schedule.alphas_cumprod.to(base.device)
         self._injection: Injection | None = None
         self._contexts: tuple[Tensor, ...] = ()
-        self._ranks: tuple[int, int] | None = None  # of the rank mask: all and fewest
-        self._rank_mask: Tensor | None = None
         self._columns: Tensor | None = None
         self._latent_size = (0, 0)
         self._maps: dict[int, Tensor] = {}
@@ -81,9 +78,6 @@ class LearningHost:
             self._injection.watch()
         self._columns = self._word_columns(batch.prompts) if watch else None
         self._latent_size = (batch.latents.shape[2], batch.latents.shape[3])
-        if self._ranks is not None:
-            mask = rank_mask(batch.timesteps, *self._ranks, self.timesteps)
-            self._rank_mask = mask[:, None].to(batch.latents)
         alphas = self._alphas[batch.timesteps]
         noisy = add_noise(batch.latents, batch.noise, alphas)
         value = base.unet(
@@ -138,7 +132,6 @@ class LearningHost:
                 module.requires_grad_(False)
                 module.eval()
             injection.build(adapters)
-            self._mask_ranks(injection, adapters)
             if checkpointing:
                 checkpoint_activations((base.unet, *base.text_encoders))
             self._injection = injection
@@ -148,14 +141,7 @@ class LearningHost:
             injection.leave()
             flags.restore()
             self._contexts, self._columns = (), None
-            self._ranks = self._rank_mask = None
             self._maps.clear()
-
-    def _mask_ranks(self, injection: Injection, adapters: Mapping[str, Adapter]) -> None:
-        first = next(iter(adapters.values()))
-        if first.fewest is not None:
-            self._ranks = first.down.shape[0], first.fewest
-            injection.mask_ranks(lambda: self._rank_mask)
 
     @contextmanager
     def suspended(self) -> Generator[None]:

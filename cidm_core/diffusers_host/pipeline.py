@@ -15,8 +15,8 @@ from ..config import SampleConfig
 from ..errors import HostError, RegionError
 from ..regions import Region
 from ..sampling.plan import Plan, build_plan
+from .base import Base
 from .encode import DiffusersEncoder
-from .load import Base
 from .sampler import OnStep, Start, sample
 
 REGIONS = "regions"  # as a mask: redraw where the regions are
@@ -34,25 +34,20 @@ def make_plan(
     Raises:
         PromptError: If a word is unknown or beyond the token limit.
         RegionError: If a region is outside the picture or too small.
-        FamilyError: If a concept was learned on another family or base.
+        FamilyError: If a concept was learned on another family, geometry or base.
     """
     config = config or SampleConfig.for_family(base.family.sampling)
     width, height = size_px(base, config)
     cell = base.family.latent_px
-    plan = build_plan(
-        DiffusersEncoder(base),
+    return build_plan(
+        DiffusersEncoder(base, config.strength),
         bank,
         [prompt] if isinstance(prompt, str) else list(prompt),
         regions,
         config,
+        base,
         (height // cell, width // cell),
-        cell,
-        tuple(layer.path for layer in base.layers),
     )
-    layers = tuple(layer.path for layer in base.layers)
-    for concept in plan.concepts:
-        concept.check_fits(base.family.name, base.fingerprint, layers, config.allow_other_base)
-    return plan
 
 
 def generate(

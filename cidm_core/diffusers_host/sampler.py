@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..config import SampleConfig
 from ..errors import HostError
-from ..sampling.layer_updates import Insert
+from ..sampling.layout import Scene
 from ..sampling.plan import Plan
-from .load import Base
+from ..sampling.regional import Insert, Inserts
+from .base import Base
 from .patches import Attached, Rows, attach
 
 log = logging.getLogger(__name__)
@@ -152,30 +153,22 @@ class _Estimate:
         self.scene_of = [i % len(plan.scenes) for i in range(pictures)]
         scenes = [plan.scenes[s] for s in self.scene_of]
         self.picture = [i for i, scene in enumerate(scenes) for _ in scene.rows]
-        self.slots = torch.tensor([slot for scene in scenes for slot in scene.rows])
-        self.slots = self.slots.to(base.device)
-        self.inserts = self._inserts(scenes)
+        slots = [slot for scene in scenes for slot in scene.rows]
+        self.slots = torch.tensor(slots).to(base.device)
+        self.inserts = list(self._inserts(scenes))
         self.context = torch.zeros(1, 1, base.family.context_dim).to(base.device, base.dtype)
         self.at_once = config.rows_at_once or len(self.picture)
+        self._calls: dict[tuple[int, int], Rows] = {}
 
-    def _inserts(self, scenes: Sequence[Any]) -> list[Insert]:
-        made: dict[tuple[int, int], Insert] = {}
-        inserts: list[Insert] = []
-        flat = 0
-        for s, scene in zip(self.scene_of, scenes, strict=True):
-            for r, pairs in enumerate(scene.regional):
-                if pairs:
-                    if (s, r) not in made:
-                        slots, masks = zip(*pairs, strict=True)
-                        where = torch.tensor(slots).to(self.base.device)
-                        area = scene.masks[list(masks)].to(self.base.device)
-                        made[s, r] = Insert(flat, where, area, scene.rows[r])
-                    inserts.append(replace(made[s, r], row=flat))
-                flat += 1
-        return inserts
+    def _inserts(self, scenes: Sequence[Scene]) -> Iterator[Insert]:
+        masks = self.attached.plan.masks.to(self.base.device)
+        pairs = [pairs for scene in scenes for pairs in scene.inserts]
+        for row, regions in enumerate(pairs):
+            if regions:
+                slots, areas = zip(*regions, strict=True)
+                yield Insert(row, torch.tensor(slots).to(self.base.device), masks[list(areas)])
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        self.attached.at(timestep)
         eps = torch.cat(list(self._rows(latents, timestep)))
         guided: list[Tensor] = []
         start = 0
@@ -198,8 +191,11 @@ class _Estimate:
                 first = last
 
     def _call(self, latents: Tensor, timestep: Tensor, first: int, last: int) -> Tensor:
-        inserts = [replace(i, row=i.row - first) for i in self.inserts if first <= i.row < last]
-        self.attached.rows = Rows(self.slots[first:last], inserts, self.latent_size)
+        if (first, last) not in self._calls:
+            held = [replace(i, row=i.row - first) for i in self.inserts if first <= i.row < last]
+            size = self.latent_size
+            self._calls[first, last] = Rows(self.slots[first:last], Inserts(held), size)
+        self.attached.rows = self._calls[first, last]
         rows = latents[self.picture[first:last]].to(self.base.dtype)
         context = self.context.expand(last - first, -1, -1)
         return self.base.unet(rows, timestep, encoder_hidden_states=context).sample

@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.pickles import require_safe_torch
-from ..concept import Concept
+from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError
 from ..families import FAMILIES, PROJECTIONS, Family
 from ..storage import concept_file
-from ..updates import LoraFactors
+from ..updates import DOWN, UP, LowRank
 from ..words import normalise
 
 MAX_BYTES = 2 * 2**30
-_DOWN, _UP = ".lora_down.weight", ".lora_up.weight"
 _HINTS = (
     ("string_to_param", "a textual inversion, which has no low-rank weights"),
     ("state_dict", "a whole checkpoint"),
@@ -90,14 +89,12 @@ def read_pth(
     try:
         return Concept(
             name=name,
-            words=tuple(normalise(word) for word in tokens),
-            class_words=class_words,
-            kind=kind,
+            subjects=(Subject(tuple(normalise(word) for word in tokens), class_words, kind),),
             family=family,
             base=base,
             layers=tuple(layer.path for layer in row.layers),
-            factors=factors,
-            tokens={row.encoders[0].name: torch.stack(list(tokens.values()))},
+            updates=factors,
+            rows={row.encoders[0].name: torch.stack(list(tokens.values()))},
             facts=facts | ({"left_out": left} if left else {}),
         )
     except ConceptError as caught:
@@ -187,13 +184,13 @@ def _tokens(
 
 def _factors(
     unet: dict[str, Tensor], family: Family, scale: float, origin: str
-) -> tuple[dict[str, LoraFactors], dict[str, int]]:
+) -> tuple[dict[str, LowRank], dict[str, int]]:
     """Factors of the cross-attention layers; how many tensors of what else there are."""
-    factors: dict[str, LoraFactors] = {}
+    factors: dict[str, LowRank] = {}
     for layer in family.layers:
         for projection in PROJECTIONS:
             path = f"{layer.path}.{projection}"
-            down, up = unet.pop(path + _DOWN, None), unet.pop(path + _UP, None)
+            down, up = unet.pop(path + DOWN, None), unet.pop(path + UP, None)
             if down is None and up is None:
                 continue
             if down is None or up is None:
@@ -205,7 +202,7 @@ def _factors(
                     f"{origin}: {path} is {tuple(up.shape)} x {tuple(down.shape)}; {family.name} "
                     f"has {out} x {into} there. Name the family that it was learned on."
                 )
-            factors[path] = LoraFactors(down, up, down.shape[0] * scale)
+            factors[path] = LowRank(down, up, down.shape[0] * scale)
     if not factors:
         raise BankError(f"{origin} has no cross-attention weights. Choose another file.")
     left: dict[str, int] = {}

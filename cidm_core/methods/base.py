@@ -70,15 +70,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Trainable low-rank factors on one linear layer: down (rank, in), up (out, rank).
-
-    With `fewest`, a rank mask is on (`ops.rank_mask`): so many ranks act at the noisiest timestep.
-    """
+    """Trainable low-rank factors on one linear layer: down (rank, in), up (out, rank)."""
 
     down: nn.Parameter
     up: nn.Parameter
     alpha: float
-    fewest: int | None = None
 
 
 class Host(Protocol):
@@ -145,7 +141,7 @@ class Method(Protocol):
 
     @property
     def adapters(self) -> Mapping[str, Adapter]:
-        """Low-rank weights by path of the linear layer, all of one rank, alpha and rank mask."""
+        """Low-rank weights by path of the linear layer, all of one rank and alpha."""
         ...
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

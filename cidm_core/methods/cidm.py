@@ -12,13 +12,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..concept import Concept
+from ..concept import Concept, Subject
 from ..config import TrainConfig
 from ..ops.attention import resize_mask
 from ..ops.consolidation_model import CommonSubspace, Orthogonality, Projection
 from ..ops.diffusion import attention_penalty, masked_mse
-from ..ops.rank_mask import fewest_ranks
-from ..updates import LoraFactors
+from ..updates import LowRank
 from .base import Adapter, Batch, Group, Host, Task
 from .start import generator, start_factors, start_tokens
 
@@ -46,13 +45,11 @@ class Cidm:
             for encoder, rows in host.embeddings(task.class_words).items()
         }
         self._lora = self._lora_group()
-        fewest = fewest_ranks(config.rank, config.rank_mask_min)
         self.adapters: Mapping[str, Adapter] = {
             key.removesuffix(".up"): Adapter(
                 self._lora.tensors[f"{key.removesuffix('.up')}.down"],
                 up,
                 self._alpha,
-                fewest if config.rank_mask == "timestep" else None,
             )
             for key, up in self._lora.tensors.items()
             if key.endswith(".up")
@@ -173,17 +170,15 @@ class Cidm:
         task = self._task
         return Concept(
             name=task.name,
-            words=task.words,
-            class_words=task.class_words,
-            kind=task.kind,
+            subjects=(Subject(task.words, task.class_words, task.kind),),
             family=task.family,
             base=task.base,
             layers=tuple(layer.path for layer in task.layers),
-            factors={
-                key: LoraFactors(_kept(pair.down), _kept(pair.up), self._alpha)
+            updates={
+                key: LowRank(_kept(pair.down), _kept(pair.up), self._alpha)
                 for key, pair in self.adapters.items()
             },
-            tokens={name: _kept(group.tensors["rows"]) for name, group in self._tokens.items()},
+            rows={name: _kept(group.tensors["rows"]) for name, group in self._tokens.items()},
             method=self.name,
             config=self._config.to_dict(),
             facts=facts,
@@ -196,8 +191,8 @@ class _Factors:
     def __init__(self, concepts: Collection[Concept]) -> None:
         self._concepts = concepts
 
-    def __iter__(self) -> Iterator[Mapping[str, LoraFactors]]:
-        return (concept.factors for concept in self._concepts)
+    def __iter__(self) -> Iterator[Mapping[str, LowRank]]:
+        return (concept.low_rank for concept in self._concepts)
 
 
 def _attention_loss(maps: Sequence[Tensor], masks: Tensor) -> Tensor:

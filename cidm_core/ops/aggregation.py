@@ -20,7 +20,7 @@ _ORDER = {"paper": 2, "released": 1, "gate": 2}  # the norm psi divides by
 
 @runtime_checkable
 class LowRank(Protocol):
-    """What a low-rank update must offer; `cidm_core.updates.LoraFactors` does."""
+    """What a low-rank update must offer; `cidm_core.updates.LowRank` does."""
 
     @property
     def down(self) -> Tensor: ...  # (rank, in_features)

@@ -1,114 +1,243 @@
-"""What both hosts put on a cross-attention layer: the concepts' low-rank branches and regions.
+"""What the concepts add to the UNet's linear layers, slot by slot (CIDM Eq. 3).
 
-Host-neutral half of the plan's *attend* hook (CIDM sections 4.2 and 4.3).
+Host-neutral half of the plan's *attend* hook: a host calls each layer's update with the layer's
+input and the slot of every row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from ..concept import Concept
-from ..errors import HostError
-from ..families import PROJECTIONS
 from ..ops import aggregation, routing
-from ..ops.rank_mask import column_mask
+from ..updates import FullRank, LowRank, ValueResidual
+
+if TYPE_CHECKING:
+    from .plan import Slot
+
+_TEXT_SIDE = ("attn2.to_k", "attn2.to_v")  # these layers see the tokens of the prompt
+_ENCODERS = "text_encoder"
 
 
-@dataclass(frozen=True)
-class Branch:
-    """The concatenated low-rank factors of one linear layer, and its weights per slot."""
-
-    down: Tensor  # (columns, in_features)
-    up: Tensor  # (out_features, columns)
-    weights: Tensor  # (slots, columns), or (slots, tokens, columns) where tokens are routed
-    ranks: tuple[tuple[int, int], ...] = ()  # with a rank mask: of each concept, all and fewest
-    levels: int = 0  # timesteps of the model, for the rank mask
-
-    def at(self, timestep: float) -> Branch:
-        """With the ranks that act at a timestep (T-LoRA); the same without a rank mask."""
-        if not self.ranks:
-            return self
-        acting = column_mask(timestep, self.ranks, self.levels)
-        return replace(self, weights=self.weights * acting.to(self.weights))
+class Part(Protocol):
+    """What all updates of one kind add to a linear layer."""
 
     def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
-        """What the concepts add for features x (rows, tokens, in), one slot per row."""
-        return aggregation.low_rank_branch(x, self.down, self.up, self.weights[slots])
-
-    def by_place(self, x: Tensor, weights: Tensor) -> Tensor:
-        """What the concepts add where every place has weights of its own (rows, cells, columns)."""
-        return aggregation.low_rank_branch(x, self.down, self.up, weights)
-
-    def in_boxes(self, insert: Insert, masks: Tensor) -> Tensor:
-        """Weights (cells, columns) of a row's places, for masks (regions, cells)."""
-        return routing.box_weights(self.weights[insert.outside], self.weights[insert.slots], masks)
+        """Features x (rows, tokens, in) with one slot per row, to (rows, tokens, out)."""
+        ...
 
     def delta(self, slot: int) -> Tensor:
-        """The merged update of a slot (Eq. 3), (out_features, in_features)."""
+        """The change of the weight for one slot, (out, in)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankPart:
+    """The factors of several concepts side by side.
+
+    Attributes:
+        down: (columns, in).
+        up: (out, columns).
+        weights: (slots, columns), or (slots, tokens, columns) where tokens are routed.
+    """
+
+    down: Tensor
+    up: Tensor
+    weights: Tensor
+
+    def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
+        weights = _of_length(self.weights, x)[slots]
+        return aggregation.low_rank_branch(x, self.down, self.up, weights)
+
+    def delta(self, slot: int) -> Tensor:
         return (self.up * self.weights[slot]) @ self.down
 
 
-@dataclass(frozen=True)
-class Insert:
-    """Regional cross-attention of one row: the slots to put in and their masks."""
+@dataclass(frozen=True, eq=False)
+class FullRankPart:
+    """Whole matrices.
 
-    row: int
-    slots: Tensor  # (regions,)
-    masks: Tensor  # (regions, height, width) at latent size
-    outside: int  # the row's own slot
+    Attributes:
+        deltas: (concepts, out, in).
+        weights: (slots, concepts), or (slots, tokens, concepts) where tokens are routed.
+    """
+
+    deltas: Tensor
+    weights: Tensor
+
+    def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
+        weights = _of_length(self.weights, x)[slots]
+        weights = (
+            weights[:, None] if weights.ndim == 2 else weights
+        )  # (rows, tokens or 1, concepts)
+        parts = [(x @ d.mT) * weights[..., i, None] for i, d in enumerate(self.deltas)]
+        return torch.stack(parts).sum(0)
+
+    def delta(self, slot: int) -> Tensor:
+        return torch.einsum("c,coi->oi", self.weights[slot], self.deltas)
 
 
-def branches(
+@dataclass(frozen=True, eq=False)
+class ValuePart:
+    """Vectors added at the tokens of the concepts' triggers.
+
+    Attributes:
+        vectors: (concepts, out).
+        weights: (slots, tokens, concepts), 0 at all other tokens.
+    """
+
+    vectors: Tensor
+    weights: Tensor
+
+    def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
+        return _of_length(self.weights, x)[slots] @ self.vectors
+
+    def delta(self, slot: int) -> Tensor:
+        raise NotImplementedError("A value residual depends on the token; it is never merged.")
+
+
+@dataclass(frozen=True, eq=False)
+class LayerUpdate:
+    """All that the concepts add to one linear layer."""
+
+    parts: tuple[Part, ...]
+
+    def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
+        """What they add for features x (rows, tokens, in), one slot per row."""
+        total = self.parts[0](x, slots)
+        for part in self.parts[1:]:
+            total = total + part(x, slots)
+        return total
+
+    def delta(self, slot: int) -> Tensor:
+        """The change of the weight for one slot (Eq. 3), (out, in)."""
+        return torch.stack([part.delta(slot) for part in self.parts]).sum(0)
+
+
+def layer_updates(
     concepts: Sequence[Concept],
-    layer: str,
-    weights: Tensor,
+    slots: Sequence[Slot],
+    layers: Sequence[str],
     device: torch.device,
     dtype: torch.dtype,
-    key_values: Tensor | None = None,
-    levels: int | None = None,
-) -> dict[str, Branch]:
-    """The branch of each projection of a layer that some concept changes.
+    *,
+    strength: float = 1.0,
+    routed: bool = False,
+) -> dict[str, LayerUpdate]:
+    """The updates of all linear layers of the UNet that some concept changes, by path.
+
+    A linear layer outside cross-attention takes the weights of the cross-attention layer in its own
+    transformer block; outside any, the mean over all layers.
 
     Args:
         concepts: Concepts taking part.
-        layer: diffusers path of the attn2 module.
-        weights: (slots, concepts), psi times strength.
-        device: Where the branches will run.
+        slots: Encoded prompts with their weights.
+        layers: diffusers paths of the attn2 modules in execution order.
+        device: Where the updates will run.
         dtype: In which type.
-        key_values: (slots, tokens, concepts), weights of keys and values where tokens are routed
-            (`routing.token_weights` times strength).
-        levels: Timesteps of the model, from a host that puts `Branch.at` to use in every step.
-
-    Raises:
-        HostError: If a concept has a rank mask, and the host cannot follow it.
+        strength: Scale of all weights.
+        routed: Whether keys and values of a concept's own tokens take its update alone
+            (`ops.routing`).
     """
-    masked = [concept.name for concept in concepts if concept.has_rank_mask]
-    if masked and levels is None:
-        raise HostError(
-            f"{masked[0]!r} was learned with a rank mask over the timesteps, which is not followed "
-            "here. Draw it with `cidm generate`, or learn it without (rank_mask none)."
-        )
-    result: dict[str, Branch] = {}
-    for projection in PROJECTIONS:
-        pairs = [concept.factors.get(f"{layer}.{projection}") for concept in concepts]
-        held = [(i, pair) for i, pair in enumerate(pairs) if pair is not None]
-        if not held:
+    weights = torch.stack([slot.weights for slot in slots]) * strength  # (slots, layers, concepts)
+    if not bool((weights != 0).any()):
+        return {}
+    tokens = _Tokens(concepts, slots, strength)
+    found: dict[str, LayerUpdate] = {}
+    for path in dict.fromkeys(path for concept in concepts for path in concept.updates):
+        if path.startswith(_ENCODERS):
             continue
-        down, up, columns = aggregation.concatenate([pair for _, pair in held])
-        owner = torch.tensor([i for i, _ in held])[columns]
-        ranks = [(pair.rank, concepts[i].fewest_ranks(pair.rank)) for i, pair in held]
-        chosen = weights
-        if key_values is not None and projection in ("to_k", "to_v"):
-            chosen = key_values
-        result[projection] = Branch(
-            down.to(device, dtype),
-            up.to(device, dtype),
-            chosen[..., owner.to(chosen.device)].to(device, dtype),
-            tuple(ranks) if masked else (),
-            levels or 0,
+        layer = _weighing_layer(path, layers)
+        at = weights.mean(1) if layer is None else weights[:, layer]
+        by_token = tokens.routed(layer) if routed and path.endswith(_TEXT_SIDE) else None
+        parts = _parts(concepts, path, at, by_token, tokens)
+        found[path] = LayerUpdate(tuple(_moved(part, device, dtype) for part in parts))
+    return found
+
+
+def _parts(
+    concepts: Sequence[Concept],
+    path: str,
+    weights: Tensor,
+    by_token: Tensor | None,
+    tokens: _Tokens,
+) -> list[Part]:
+    held = [(i, u) for i, c in enumerate(concepts) if (u := c.updates.get(path)) is not None]
+    chosen = weights if by_token is None else by_token
+    parts: list[Part] = []
+    if pairs := [(i, u) for i, u in held if isinstance(u, LowRank)]:
+        down, up, columns = aggregation.concatenate([pair for _, pair in pairs])
+        owners = torch.tensor([i for i, _ in pairs])[columns]
+        parts.append(LowRankPart(down, up, chosen[..., owners.to(chosen.device)]))
+    if whole := [(i, u) for i, u in held if isinstance(u, FullRank)]:
+        deltas = torch.stack([u.delta for _, u in whole])
+        parts.append(FullRankPart(deltas, chosen[..., [i for i, _ in whole]]))
+    if vectors := [(i, u) for i, u in held if isinstance(u, ValueResidual)]:
+        own = [i for i, _ in vectors]
+        at = weights[:, None, own] * tokens.triggers[..., own]
+        parts.append(ValuePart(torch.stack([u.vector for _, u in vectors]), at))
+    return parts
+
+
+def _moved(part: Part, device: torch.device, dtype: torch.dtype) -> Part:
+    return type(part)(*(tensor.to(device, dtype) for tensor in vars(part).values()))
+
+
+def _weighing_layer(path: str, layers: Sequence[str]) -> int | None:
+    """Number of the cross-attention layer in the same transformer block."""
+    head, sign, rest = path.partition(".transformer_blocks.")
+    block = f"{head}{sign}{rest.partition('.')[0]}.attn2"
+    return layers.index(block) if sign and block in layers else None
+
+
+class _Tokens:
+    """Whose tokens the slots' prompts hold; prompts are repeated to one common length."""
+
+    def __init__(self, concepts: Sequence[Concept], slots: Sequence[Slot], strength: float) -> None:
+        self._slots, self._strength = slots, strength
+        lengths = [slot.text.states.shape[1] for slot in slots if slot.text is not None]
+        self._length = math.lcm(*lengths) if lengths else 1
+        self._owners = [_owners(concepts, slot) for slot in slots]
+        indices = torch.arange(len(concepts))
+        # 1 where a token belongs to a trigger of the concept, (slots, tokens, concepts)
+        self.triggers = torch.stack(
+            [self._repeated((owners[:, None] == indices).float()) for owners in self._owners]
         )
-    return result
+
+    def routed(self, layer: int | None) -> Tensor:
+        """Weights of keys and values of every token, (slots, tokens, concepts)."""
+        at = 0 if layer is None else layer
+        pairs = zip(self._slots, self._owners, strict=True)
+        each = [routing.token_weights(slot.weights[at], owners) for slot, owners in pairs]
+        return torch.stack([self._repeated(weights) for weights in each]) * self._strength
+
+    def _repeated(self, weights: Tensor) -> Tensor:
+        return weights.repeat(self._length // len(weights), 1)
+
+
+def _owners(concepts: Sequence[Concept], slot: Slot) -> Tensor:
+    """Whose token each one is, (tokens,), as `routing.token_weights` takes it.
+
+    Plain words keep the base weights. The start, the end and the padding belong to no word: they
+    sum the prompt up, and keep its weights.
+    """
+    if slot.text is None:
+        return torch.full((1,), routing.PROMPT)
+    table = torch.full((slot.text.states.shape[1],), routing.PROMPT)
+    spans = slot.text.spans
+    table[list(spans.plain)] = routing.BARE
+    index = {trigger: i for i, concept in enumerate(concepts) for trigger in concept.triggers}
+    for trigger, positions in spans.triggers.items():
+        table[list(positions)] = index.get(trigger, routing.BARE)
+    return table
+
+
+def _of_length(weights: Tensor, x: Tensor) -> Tensor:
+    """Weights of single tokens, for a context that may be repeated fewer times."""
+    return weights if weights.ndim == 2 else weights[:, : x.shape[1]]

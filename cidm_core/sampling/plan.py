@@ -1,12 +1,12 @@
 """The plan: everything sampling needs, computed once per prompt and free of any host.
 
-A host encodes text (`TextEncoder`), installs *attend* from `slots` and `scenes`, and calls *guide*
-once per step. Paper: CIDM sections 4.2 (weights) and 4.3 (regions).
+A host encodes text (`TextEncoder`), installs *attend* from the slots and scenes (`layer_updates`,
+`regional`), and calls *guide* once per step. Paper: CIDM sections 4.2 (weights) and 4.3 (regions).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,80 +16,62 @@ from torch import Tensor
 from ..concept import Concept
 from ..config import SampleConfig
 from ..errors import PromptError
-from ..ops import guidance, routing
+from ..ops import guidance
 from ..regions import Region, masks_at
+from ..storage.compatibility import Model, check_concept
+from ..text import TextContext
 from ..words import contains
 from .concept_weights import ConceptEncoder, check_words, named, owners_of, participants, weigher
-
-NEGATIVE, GLOBAL = 0, 1  # rows every scene starts with
+from .layout import RegionTexts, Scene, guide, layout
 
 
 class TextEncoder(ConceptEncoder, Protocol):
-    """What a host offers: text to layer-wise context, for prompts and for concept tokens."""
+    """What a host offers: text to context, for prompts and for concept tokens."""
 
-    def prompts(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
-        """(prompts, layers, tokens, dim), concept words bound to their layer-wise rows."""
-        ...
-
-    def owners(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Tensor:
-        """Whose token each one is (prompts, tokens), as `ops.routing.token_weights` takes it."""
+    def prompts(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Sequence[TextContext]:
+        """Encoded prompts, concept words bound to their rows."""
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slot:
-    """One encoded prompt: context (layers, tokens, dim) and weights (layers, concepts).
+    """One encoded prompt with the weights of the concepts.
 
-    With owners (tokens), keys and values are routed token by token (`ops.routing`).
+    Attributes:
+        prompt: For messages.
+        text: What cross-attention reads; None where the host's own text is left as it is.
+        weights: psi(M) of Eq. 3, (layers, concepts).
+        relevance: M, likewise.
     """
 
     prompt: str
-    context: Tensor
+    text: TextContext | None
     weights: Tensor
     relevance: Tensor
-    owners: Tensor | None = None
-
-    @property
-    def token_weights(self) -> Tensor | None:
-        """Weights of keys and values, (layers, tokens, concepts), where tokens are routed."""
-        return None if self.owners is None else routing.token_weights(self.weights, self.owners)
 
 
-@dataclass(frozen=True)
-class Scene:
-    """The UNet rows of one picture and how their estimates become one.
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Concepts taking part, their weights per slot and layer, and the scenes to draw.
 
     Attributes:
-        rows: Slot of each row: negative, global, one per estimated region, own negatives.
-        regional: Per row, the (slot, mask) pairs regional cross-attention puts in.
-        masks: (regions, height, width) at latent size, in 0..1.
-        negatives: Per estimated region, the row of its unconditional estimate.
+        concepts: In the order of the weights.
+        layers: diffusers paths of the attn2 modules in execution order.
+        slots: Encoded prompts.
+        scenes: One per picture.
+        masks: Where the regions are, (regions, height, width) at latent size, in 0..1.
+        config: Settings of sampling.
     """
-
-    rows: tuple[int, ...]
-    regional: tuple[tuple[tuple[int, int], ...], ...]
-    masks: Tensor
-    negatives: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Concepts taking part, their weights per slot and layer, and the scenes to draw."""
 
     concepts: tuple[Concept, ...]
     layers: tuple[str, ...]
     slots: tuple[Slot, ...]
     scenes: tuple[Scene, ...]
-    guidance_scale: float
-    alpha: float
-    region_mode: str
-    strength: float
-    residual_routing: str = "row"
+    masks: Tensor
+    config: SampleConfig
 
     def guide(self, estimates: Tensor, scene: int = 0) -> Tensor:
-        """Guidance and region noise estimation of one step (Eq. 4 and 5).
-
-        Affine with weights that sum to 1 (mode "partition"), so eps and denoised both work.
+        """Guidance and region noise estimation of one step; see `layout.guide`.
 
         Args:
             estimates: (rows, batch, channels, height, width), rows as in `scenes[scene].rows`.
@@ -98,19 +80,12 @@ class Plan:
         Returns:
             (batch, channels, height, width).
         """
-        plan = self.scenes[scene]
-        scale = self.guidance_scale
-        whole = guidance.classifier_free(estimates[GLOBAL], estimates[NEGATIVE], scale)
-        if not plan.negatives:
-            return whole
-        regions = torch.stack(
-            [
-                guidance.classifier_free(estimates[GLOBAL + 1 + u], estimates[negative], scale)
-                for u, negative in enumerate(plan.negatives)
-            ]
-        )
-        masks = plan.masks.to(estimates.device, estimates.dtype)
-        return guidance.combine(whole, regions, masks, self.alpha, self.region_mode)
+
+        def guided(row: int, negative: int) -> Tensor:
+            scale = self.config.guidance_scale
+            return guidance.classifier_free(estimates[row], estimates[negative], scale)
+
+        return guide(self.scenes[scene], guided, self.masks, self.config)
 
     @property
     def shared_weights(self) -> bool:
@@ -135,9 +110,8 @@ def build_plan(
     prompts: Sequence[str],
     regions: Sequence[Region],
     config: SampleConfig,
+    model: Model,
     latent_size: tuple[int, int],
-    latent_px: int,
-    layers: tuple[str, ...],
 ) -> Plan:
     """Bind words, weigh concepts and lay out the UNet rows of one or more pictures.
 
@@ -147,11 +121,11 @@ def build_plan(
         prompts: One prompt per scene.
         regions: Regions of the scene; needs exactly one prompt.
         config: Sampling settings.
+        model: What will draw.
         latent_size: (height, width) of the latents.
-        latent_px: Pixels per latent cell, for error texts.
-        layers: Cross-attention layers of the model in execution order.
 
     Raises:
+        FamilyError: If a concept does not fit the model.
         PromptError: If a prompt names a concept word no concept has, or several prompts come with
             regions.
         RegionError: If a region is outside the picture or too small.
@@ -164,85 +138,53 @@ def build_plan(
     owners = owners_of(bank)
     check_words(texts, owners)
     concepts = participants(bank, named(texts, owners), config)
-    contexts = encoder.prompts(texts, concepts)
-    weigh_context = weigher(encoder, concepts, config)
-
-    def weigh(text: str, context: Tensor) -> tuple[Tensor, Tensor]:
-        present = [any(contains(text, word) for word in c.words) for c in concepts]
-        return weigh_context(context, torch.tensor(present))
-
-    routed = config.key_value_routing == "token"
-    layout = _Layout(texts, contexts, weigh, encoder.owners(texts, concepts) if routed else None)
-    masks = masks_at(regions, *latent_size, config.feather, latent_px)
-    scenes = tuple(layout.scene(prompt, regions, masks, config) for prompt in prompts)
+    for concept in concepts:
+        check_concept(concept, model, allow_other_base=config.allow_other_base)
+    slots = _Slots(encoder, texts, concepts, config, len(model.layers))
+    pairs = [RegionTexts(region.prompt, region.negative) for region in regions]
+    scenes = tuple(
+        layout(prompt, config.negative_prompt, pairs, config, slots.slot) for prompt in prompts
+    )
     return Plan(
         concepts=concepts,
-        layers=layers,
-        slots=tuple(layout.slots),
+        layers=tuple(layer.path for layer in model.layers),
+        slots=tuple(slots.found),
         scenes=scenes,
-        guidance_scale=config.guidance_scale,
-        alpha=config.alpha,
-        region_mode=config.region_mode,
-        strength=config.strength,
-        residual_routing=config.residual_routing,
+        masks=masks_at(regions, *latent_size, config.feather, model.family.latent_px),
+        config=config,
     )
 
 
-Weigh = Callable[[str, Tensor], tuple[Tensor, Tensor]]  # text, context -> relevance, weights
-
-
-class _Layout:
-    """Collects slots, each distinct (prompt, weighing prompt) once, and arranges them in rows."""
+class _Slots:
+    """Each distinct (prompt, weighing prompt) once, in the order of asking."""
 
     def __init__(
-        self, texts: Sequence[str], contexts: Tensor, weigh: Weigh, owners: Tensor | None
+        self,
+        encoder: TextEncoder,
+        texts: Sequence[str],
+        concepts: tuple[Concept, ...],
+        config: SampleConfig,
+        layers: int,
     ) -> None:
-        self._contexts = dict(zip(texts, contexts, strict=True))
-        self._owners = {} if owners is None else dict(zip(texts, owners, strict=True))
-        self._weigh = weigh
+        self._contexts = dict(zip(texts, encoder.prompts(texts, concepts), strict=True))
+        self._concepts, self._layers = concepts, layers
+        self._weigh = weigher(encoder, concepts, config)
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}
         self._index: dict[tuple[str, str], int] = {}
-        self.slots: list[Slot] = []
+        self.found: list[Slot] = []
 
     def slot(self, prompt: str, weighed_by: str) -> int:
         """The slot of a prompt whose weights come from another (or the same) prompt."""
         if weighed_by not in self._weights:
-            self._weights[weighed_by] = self._weigh(weighed_by, self._contexts[weighed_by])
+            self._weights[weighed_by] = self._weighed(weighed_by)
         key = (prompt, weighed_by)
         if key not in self._index:
             relevance, weights = self._weights[weighed_by]
-            self._index[key] = len(self.slots)
-            held = self._contexts[prompt], weights, relevance, self._owners.get(prompt)
-            self.slots.append(Slot(prompt, *held))
+            self._index[key] = len(self.found)
+            self.found.append(Slot(prompt, self._contexts[prompt], weights, relevance))
         return self._index[key]
 
-    def scene(
-        self, prompt: str, regions: Sequence[Region], masks: Tensor, config: SampleConfig
-    ) -> Scene:
-        """U + 2 rows: one unconditional estimate serves all regions without an own negative."""
-        # The unconditional half runs with the prompt's weights, as merging would make it.
-        rows = [self.slot(config.negative_prompt, prompt), self.slot(prompt, prompt)]
-        sources = [r.prompt if config.region_weights == "per_region" else prompt for r in regions]
-        inserts = [self.slot(r.prompt, s) for r, s in zip(regions, sources, strict=True)]
-        if not config.noise_estimation:
-            everywhere = tuple((s, u) for u, s in enumerate(inserts))
-            inside = everywhere if config.regional_attention else ()
-            return Scene(tuple(rows), ((), inside), masks, ())
-        negatives: list[int] = []
-        own: list[int] = []
-        for region, source in zip(regions, sources, strict=True):
-            if region.negative is None:
-                negatives.append(NEGATIVE)
-            else:
-                negatives.append(len(rows) + len(regions) + len(own))
-                own.append(self.slot(region.negative, source))
-        attended = config.regional_attention
-        # With regional attention a region's row keeps the global prompt outside its box.
-        region_rows = [rows[GLOBAL]] * len(regions) if attended else inserts
-        inside = [((s, u),) if attended else () for u, s in enumerate(inserts)]
-        return Scene(
-            rows=(*rows, *region_rows, *own),
-            regional=((), (), *inside, *((),) * len(own)),
-            masks=masks,
-            negatives=tuple(negatives),
-        )
+    def _weighed(self, text: str) -> tuple[Tensor, Tensor]:
+        states = self._contexts[text].states.expand(self._layers, -1, -1)
+        present = [any(contains(text, word) for word in c.triggers) for c in self._concepts]
+        return self._weigh(states, torch.tensor(present))

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from .. import words as word_rules
 from ..concept import Concept
 from ..errors import BankError, FamilyError
-from ..families import FAMILIES, same_base
+from ..families import FAMILIES, PROJECTIONS, CrossAttention, Family, same_base
 from .concept_file import Entry
 from .names import same_key
+
+
+class Model(Protocol):
+    """What of a base model decides whether a concept fits it."""
+
+    @property
+    def family(self) -> Family: ...
+    @property
+    def layers(self) -> tuple[CrossAttention, ...]: ...
+    @property
+    def fingerprint(self) -> str: ...
 
 
 def check_words(concept: Concept, entries: Sequence[Entry]) -> None:
@@ -18,7 +30,7 @@ def check_words(concept: Concept, entries: Sequence[Entry]) -> None:
     Raises:
         BankError: If its name, or a word equal to or inside one of its words, is taken.
     """
-    new = [word_rules.normalise(word) for word in concept.words]
+    new = [word_rules.normalise(word) for word in concept.triggers]
     for entry in entries:
         if same_key(entry.name) == same_key(concept.name):
             raise BankError(
@@ -26,7 +38,7 @@ def check_words(concept: Concept, entries: Sequence[Entry]) -> None:
                 f"Choose another name than {concept.name!r}, or remove that one first."
             )
         # Containment of the texts is necessary for an overlap and far cheaper to ask.
-        near = [taken for taken in entry.words if any(w in taken or taken in w for w in new)]
+        near = [taken for taken in entry.triggers if any(w in taken or taken in w for w in new)]
         if taken := word_rules.overlap(new, near):
             raise BankError(
                 f"The words {concept.trigger!r} overlap {taken!r} of concept {entry.name!r}. "
@@ -95,3 +107,37 @@ def _base(entry: Entry) -> str:
 
 def _short(fingerprint: str) -> str:
     return f"fingerprint {fingerprint[:24]}{'...' if len(fingerprint) > 24 else ''}"
+
+
+def check_concept(concept: Concept, model: Model, *, allow_other_base: bool = False) -> None:
+    """Check that a model can carry a concept.
+
+    Raises:
+        FamilyError: If the model's family, layers, widths or (unless allowed) fingerprint differ.
+    """
+    family, name = model.family.name, concept.name
+    if family != concept.family:
+        raise FamilyError(
+            f"Concept {name!r} was learned on {_described(concept.family)}, the model is "
+            f"{_described(family)}. Load a {concept.family} model, or train the concept again."
+        )
+    paths = tuple(layer.path for layer in model.layers)
+    if missing := [layer for layer in concept.layers if layer not in paths]:
+        raise FamilyError(
+            f"Concept {name!r} has {len(concept.layers)} cross-attention layers, the model "
+            f"{len(paths)}; {missing[0]} is not among them. Load the model it was trained on."
+        )
+    shapes = {f"{at.path}.{part}": at.shape(part) for at in model.layers for part in PROJECTIONS}
+    for path, update in concept.updates.items():
+        wanted, found = shapes.get(path), getattr(update, "shape", None)
+        if wanted is not None and found is not None and wanted != found:
+            raise FamilyError(
+                f"Concept {name!r} changes a weight of {found[0]} x {found[1]} in {path}; the "
+                f"model's is {wanted[0]} x {wanted[1]}. Load the model it was trained on."
+            )
+    if not (allow_other_base or same_base(model.fingerprint, concept.base)):
+        raise FamilyError(
+            f"Concept {name!r} was learned on another {family} model "
+            f"({concept.facts.get('base_name') or concept.base}). Load that one, or allow other "
+            "base models of the family (--allow-other-base); the likeness may suffer."
+        )

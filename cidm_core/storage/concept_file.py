@@ -1,9 +1,13 @@
 """One concept in one safetensors file that a stock LoRA loader reads as well.
 
-Weights carry the widespread names `lora_unet_<path>.lora_down.weight`, `.lora_up.weight` and
-`.alpha`. The layer-wise tokens ride along as `lora_unet_cidm_tokens_<encoder>`: well-formed like
-a LoRA pair (the tokens, and zeros), because strict loaders refuse a file with any other key and
-pass over a module that the model lacks. Everything else is JSON in the header.
+Weights carry the widespread names: `lora_unet_<path>` with `.lora_down.weight`, `.lora_up.weight`
+and `.alpha`, or `.diff`. What no loader knows rides along as `lora_unet_cidm_<what>`, well-formed
+like a LoRA pair (the numbers, and zeros), because strict loaders refuse a file with any other key
+and pass over a module that the model lacks: the words' rows (`tokens_<encoder>`) and value
+residuals (`values_<path>`). Everything else is JSON in the header.
+
+Format 2 holds any number of subjects and any kind of update. Format 1, of one subject with
+low-rank weights, is read as well.
 """
 
 from __future__ import annotations
@@ -12,31 +16,40 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..concept import KINDS, Concept
+from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError
-from ..families import PROJECTIONS
-from ..updates import FILE_PREFIX, LoraFactors, file_key
+from ..updates import (
+    ALPHA,
+    DIFF,
+    DOWN,
+    UNET_PREFIX,
+    UP,
+    FullRank,
+    LowRank,
+    Update,
+    ValueResidual,
+    path_of,
+)
 from ..words import parse_words
 from .names import clean_name
-from .stock_lora import ALPHA, DOWN, UP, lora_metadata, lora_tensors, rank_and_alpha
+from .stock_lora import lora_metadata, lora_tensors, rank_and_alpha
 from .tensor_file import pack, parse_text, read, read_first, unpack
 
-VERSION = 1
-_RECORD = "cidm"  # first in the metadata, where a listing finds it
+VERSION = 2
 MAX_VALUE = 1e4  # Trained weights stay below 10; larger ones are damage, not learning.
-_TOKENS = f"{FILE_PREFIX}cidm_tokens_"
-_PATH = re.compile(r"[A-Za-z0-9_.]{1,200}")
+_RECORD = "cidm"  # first in the metadata, where a listing finds it
+_ROWS = f"{UNET_PREFIX}cidm_tokens_"
+_VALUES = f"{UNET_PREFIX}cidm_values_"
+_NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "name": str,
-    "words": list,
-    "class_words": str,
-    "kind": str,
+    "subjects": list,
     "method": str,
     "family": str,
     "base": str,
@@ -49,16 +62,15 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "facts": dict,
     "tensor_bytes": int,
 }
+_SUBJECT: Mapping[str, type] = {"words": list, "class_words": str, "kind": str}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the header of a concept file tells. `rank` is the largest rank of its factors."""
+    """What the header of a concept file tells. `rank` is the largest rank of its updates."""
 
     name: str
-    words: tuple[str, ...]
-    class_words: str
-    kind: str
+    subjects: tuple[Subject, ...]
     method: str
     family: str
     base: str
@@ -71,10 +83,12 @@ class Entry:
     facts: Mapping[str, object] = field(repr=False)
     config: Mapping[str, object] = field(repr=False)
 
-    @property
-    def trigger(self) -> str:
-        """The words as one phrase, e.g. "<dog1> <dog2>"."""
-        return " ".join(self.words)
+    # As those of a `Concept`, which these facts become when its tensors are read.
+    words = Concept.words
+    triggers = Concept.triggers
+    trigger = Concept.trigger
+    class_words = Concept.class_words
+    kind = Concept.kind
 
     @property
     def preview(self) -> Path:
@@ -97,7 +111,7 @@ def encode(concept: Concept) -> bytes:
         _check(concept)
     except ConceptError as caught:
         raise BankError(f"{caught} Nothing was written.") from caught
-    tensors = lora_tensors(concept) | _token_tensors(concept)
+    tensors = lora_tensors(concept) | _own_tensors(concept)
     record = _record(concept) | {
         "tensor_bytes": sum(t.numel() * t.element_size() for t in tensors.values())
     }
@@ -118,13 +132,13 @@ def decode(data: bytes, origin: str) -> Concept:
     tensors, metadata = unpack(data, origin)
     record = _parse_record(metadata.get(_RECORD, "null"), origin)
     try:
-        factors = _take_factors(tensors, record["layers"])
-        tokens = _take_tokens(tensors, len(record["words"]), len(record["layers"]))
-        if tensors:
-            raise ConceptError(f"{min(tensors)[:80]!r} belongs to no layer of the concept.")
+        words = sum(len(subject.words) for subject in record["subjects"])
+        rows = _take_rows(tensors, words, len(record["layers"]))
+        values = _take_values(tensors)
+        updates = _take_updates(tensors) | values
         for key in ("rank", "alpha", "tensor_bytes"):
             record.pop(key)
-        concept = Concept(**record, factors=factors, tokens=tokens)
+        concept = Concept(**record, updates=updates, rows=rows)
         _check(concept)
         return concept
     except ConceptError as caught:
@@ -162,9 +176,7 @@ def _record(concept: Concept) -> dict[str, object]:
     return {
         "version": VERSION,
         "name": concept.name,
-        "words": list(parse_words(concept.words)),
-        "class_words": concept.class_words,
-        "kind": concept.kind,
+        "subjects": [asdict(subject) for subject in concept.subjects],
         "method": concept.method,
         "family": concept.family,
         "base": concept.base,
@@ -191,58 +203,86 @@ def _plain(value: object) -> Any:
     return str(value)
 
 
-def _token_tensors(concept: Concept) -> dict[str, Tensor]:
+def _own_tensors(concept: Concept) -> dict[str, Tensor]:
+    """What no LoRA loader knows, in a form that they pass over."""
     tensors: dict[str, Tensor] = {}
-    for encoder, rows in concept.tokens.items():
-        tensors[f"{_TOKENS}{encoder}{DOWN}"] = rows.flatten(0, 1)
-        tensors[f"{_TOKENS}{encoder}{UP}"] = rows.new_zeros(1, rows.shape[0] * rows.shape[1])
+    for encoder, rows in concept.rows.items():
+        tensors[f"{_ROWS}{encoder}{DOWN}"] = rows.flatten(0, 1)
+        tensors[f"{_ROWS}{encoder}{UP}"] = rows.new_zeros(1, rows.shape[0] * rows.shape[1])
+    for path, update in concept.updates.items():
+        if isinstance(update, ValueResidual):
+            key = _VALUES + path.replace(".", "_")
+            tensors |= {key + ending: tensor for ending, tensor in update.tensors().items()}
     return tensors
 
 
-def _take_factors(tensors: dict[str, Tensor], layers: tuple[str, ...]) -> dict[str, LoraFactors]:
-    factors: dict[str, LoraFactors] = {}
-    for path in (f"{layer}.{projection}" for layer in layers for projection in PROJECTIONS):
-        key = file_key(path)
-        down, up, alpha = (tensors.pop(key + ending, None) for ending in (DOWN, UP, ALPHA))
-        if down is None and up is None and alpha is None:
+def _take_updates(tensors: dict[str, Tensor]) -> dict[str, Update]:
+    """Whatever is left is an update under a LoRA's name."""
+    updates: dict[str, Update] = {}
+    for key in dict.fromkeys(_stem(name) for name in tensors):
+        path = path_of(key)
+        if (delta := tensors.get(key + DIFF)) is not None:
+            updates[path] = FullRank(delta)
             continue
+        down, up, alpha = (tensors.get(key + ending) for ending in (DOWN, UP, ALPHA))
         if down is None or up is None or alpha is None or alpha.numel() != 1:
             raise ConceptError(f"{path} lacks its down, up or alpha.")
-        factors[path] = LoraFactors(down, up, alpha.item())
-    return factors
+        updates[path] = LowRank(down, up, alpha.item())
+    return updates
 
 
-def _take_tokens(tensors: dict[str, Tensor], words: int, layers: int) -> dict[str, Tensor]:
-    tokens: dict[str, Tensor] = {}
-    for key in [key for key in tensors if key.startswith(_TOKENS) and key.endswith(DOWN)]:
-        encoder = key[len(_TOKENS) : -len(DOWN)]
-        rows = tensors.pop(key)
-        if tensors.pop(f"{_TOKENS}{encoder}{UP}", None) is None or rows.ndim != 2:
-            raise ConceptError(f"The tokens for {encoder[:80]} are incomplete.")
-        if rows.shape[0] != words * layers:
+def _stem(name: str) -> str:
+    for ending in (DOWN, UP, ALPHA, DIFF):
+        if name.endswith(ending):
+            return name.removesuffix(ending)
+    raise ConceptError(f"{name[:80]!r} belongs to no layer of the concept.")
+
+
+def _take_rows(tensors: dict[str, Tensor], words: int, layers: int) -> dict[str, Tensor]:
+    rows: dict[str, Tensor] = {}
+    for encoder, held in _take(tensors, _ROWS).items():
+        if not words or held.shape[0] not in (words, words * layers):
             raise ConceptError(
-                f"{rows.shape[0]} tokens for {encoder[:80]}, where {words} words in {layers} "
+                f"{held.shape[0]} tokens for {encoder[:80]}, where {words} words in {layers} "
                 f"layers need {words * layers}."
             )
-        tokens[encoder] = rows.reshape(words, layers, -1)
-    return tokens
+        rows[encoder] = held.reshape(words, held.shape[0] // words, -1)
+    return rows
+
+
+def _take_values(tensors: dict[str, Tensor]) -> dict[str, Update]:
+    return {path_of(name): ValueResidual(row[0]) for name, row in _take(tensors, _VALUES).items()}
+
+
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors stored as a pair with zeros, by the rest of their name."""
+    found: dict[str, Tensor] = {}
+    for key in [key for key in tensors if key.startswith(prefix) and key.endswith(DOWN)]:
+        name = key[len(prefix) : -len(DOWN)]
+        rows = tensors.pop(key)
+        if tensors.pop(f"{prefix}{name}{UP}", None) is None or rows.ndim != 2:
+            raise ConceptError(f"The tokens for {name[:80]} are incomplete.")
+        found[name] = rows
+    return found
 
 
 def _check(concept: Concept) -> None:
     """Bounds that hold for every stored concept, whoever wrote the file."""
-    for path, pair in concept.factors.items():
-        if pair.rank < 1 or not 0 < pair.alpha <= MAX_VALUE:
+    for path, update in concept.updates.items():
+        if isinstance(update, LowRank) and (update.rank < 1 or not 0 < update.alpha <= MAX_VALUE):
             raise ConceptError(
-                f"{path} of {concept.name!r} has rank {pair.rank} and alpha {pair.alpha}; "
+                f"{path} of {concept.name!r} has rank {update.rank} and alpha {update.alpha}; "
                 f"rank must be at least 1 and alpha above 0, up to {MAX_VALUE:g}."
             )
-        _check_values(concept.name, path, pair.down, pair.up)
-    for encoder, rows in concept.tokens.items():
-        if not _PATH.fullmatch(encoder):
+        _check_values(concept.name, path, *update.tensors().values())
+        if path_of(path.replace(".", "_")) != path:
+            raise ConceptError(
+                f"{path} of {concept.name!r} has no LoRA name that leads back to it."
+            )
+    for encoder, rows in concept.rows.items():
+        if not _NAME.fullmatch(encoder):
             raise ConceptError(f"Encoder name {encoder[:80]!r} may hold letters, digits, _ and .")
         _check_values(concept.name, encoder, rows)
-    if len({file_key(path) for path in concept.factors}) != len(concept.factors):
-        raise ConceptError(f"Two layers of {concept.name!r} have the same LoRA name.")
 
 
 def _check_values(name: str, where: str, *tensors: Tensor) -> None:
@@ -265,31 +305,44 @@ def _parse_record(text: str, origin: str) -> dict[str, Any]:
             f"{origin}: written in format {version}; this version reads up to {VERSION}. "
             "Update the package."
         )
+    if version == 1:
+        record["subjects"] = [{key: record.get(key) for key in _SUBJECT}]
     for key, kind in _FIELDS.items():
         if not isinstance(record.get(key), kind):
             raise _unfit(origin, f"{key!r} is missing or of a wrong type.")
     record = {key: record[key] for key in _FIELDS}
-    for key in ("words", "layers"):
-        record[key] = tuple(record[key])
     try:
+        record["layers"] = tuple(record["layers"])
+        record["subjects"] = tuple(_subject(row) for row in record["subjects"])
         _check_record(record)
     except (ConceptError, BankError) as caught:
         raise _unfit(origin, caught) from caught
     return record
 
 
+def _subject(row: Any) -> Subject:
+    found: dict[str, Any] = row if isinstance(row, dict) else {}
+    for key, kind in _SUBJECT.items():
+        if not isinstance(found.get(key), kind):
+            raise ConceptError(f"{key!r} of a subject is missing or of a wrong type.")
+    words = found["words"]
+    if not all(isinstance(word, str) for word in words):
+        raise ConceptError("its words are malformed.")
+    if words and parse_words(words) != tuple(words):
+        raise ConceptError("its words are malformed.")
+    return Subject(tuple(words), found["class_words"], found["kind"])
+
+
 def _check_record(record: Mapping[str, Any]) -> None:
-    layers, words = record["layers"], record["words"]
-    if not all(isinstance(path, str) and _PATH.fullmatch(path) for path in layers):
+    layers = record["layers"]
+    if not record["subjects"]:
+        raise ConceptError("it has no subject.")
+    if not all(isinstance(path, str) and _NAME.fullmatch(path) for path in layers):
         raise ConceptError("a layer's name is malformed.")
     if len(set(layers)) != len(layers) or record["index"] < -1:
         raise ConceptError("a layer repeats, or the place in the learning order is below zero.")
     if clean_name(record["name"]) != record["name"]:
         raise ConceptError("its name is malformed.")
-    if not all(isinstance(word, str) for word in words) or parse_words(words) != words:
-        raise ConceptError("its words are malformed.")
-    if record["kind"] not in KINDS:
-        raise ConceptError(f"kind {record['kind'][:40]!r} is none of {', '.join(KINDS)}.")
 
 
 def _unfit(origin: str, reason: object) -> BankError:

@@ -88,7 +88,7 @@ def _sorted(folder: Path, headers: _Headers) -> Listed:
     entries: list[Entry] = []
     taken: dict[str, Entry] = {}
     for entry in sorted(found, key=_place):
-        marks = [f"name {same_key(entry.name)!r}", *(f"word {word!r}" for word in entry.words)]
+        marks = [f"name {same_key(entry.name)!r}", *(f"word {word!r}" for word in entry.triggers)]
         if clash := next((mark for mark in marks if mark in taken), None):
             error = BankError(
                 f"{entry.path.name}: its {clash} is also that of '{taken[clash].path.name}'. "

@@ -6,17 +6,15 @@ import json
 import os
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..concept import Concept
 from ..errors import BankError
 from ..families import FAMILIES
-from ..updates import file_key
+from ..updates import ValueResidual, file_key
 from .atomic import write_atomic
 from .tensor_file import SUFFIX, pack
 
-DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 _BASE_VERSIONS = {
     "stable-diffusion-v1": "sd_v1",
     "stable-diffusion-xl-v1-base": "sdxl_base_v1-0",
@@ -24,14 +22,15 @@ _BASE_VERSIONS = {
 
 
 def lora_tensors(concept: Concept) -> dict[str, Tensor]:
-    """The low-rank weights under the names that LoRA loaders know."""
-    tensors: dict[str, Tensor] = {}
-    for path, pair in concept.factors.items():
-        key = file_key(path)
-        tensors[key + DOWN] = pair.down
-        tensors[key + UP] = pair.up
-        tensors[key + ALPHA] = torch.tensor(float(pair.alpha), dtype=torch.float32)
-    return tensors
+    """The weights under the names that LoRA loaders know; value residuals have none."""
+    row = FAMILIES.get(concept.family)
+    encoders = len(row.encoders) if row else 1
+    return {
+        file_key(path, encoders) + ending: tensor
+        for path, update in concept.updates.items()
+        if not isinstance(update, ValueResidual)
+        for ending, tensor in update.tensors().items()
+    }
 
 
 def lora_metadata(concept: Concept) -> dict[str, str]:
@@ -42,8 +41,6 @@ def lora_metadata(concept: Concept) -> dict[str, str]:
     photos = concept.facts.get("photos")
     uses = photos if isinstance(photos, int) else 1
     about = f"{concept.class_words} ({concept.kind}), by {concept.method}"
-    if concept.has_rank_mask:
-        about += ", with a rank mask over the timesteps that LoRA loaders do not follow"
     texts = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
@@ -66,7 +63,7 @@ def lora_metadata(concept: Concept) -> dict[str, str]:
 
 def rank_and_alpha(concept: Concept) -> tuple[int, float]:
     """The largest rank of the concept's factors, and its alpha; zeros if it has none."""
-    pairs = ((pair.rank, float(pair.alpha)) for pair in concept.factors.values())
+    pairs = ((pair.rank, float(pair.alpha)) for pair in concept.low_rank.values())
     return max(pairs, default=(0, 0.0))
 
 

@@ -183,9 +183,9 @@ def content_key(
 def digest(concept: Concept) -> str:
     """A name for what a concept is: its words, tokens and low-rank weights."""
     sha = hashlib.sha256(json.dumps([concept.words, concept.class_words]).encode())
-    for name, rows in sorted(concept.tokens.items()):
+    for name, rows in sorted(concept.rows.items()):
         _feed(sha, name, rows)
-    for path, pair in sorted(concept.factors.items()):
+    for path, pair in sorted(concept.low_rank.items()):
         _feed(sha, f"{path} {pair.alpha}", pair.down, pair.up)
     return sha.hexdigest()
 

@@ -36,15 +36,15 @@ def _own(_learned: Sequence[Concept], asked: Concept) -> Mapping[str, Concept]:
 
 
 def _latest(learned: Sequence[Concept], asked: Concept) -> Mapping[str, Concept]:
-    return {asked.name: replace(asked, factors=learned[-1].factors)}
+    return {asked.name: replace(asked, updates=learned[-1].low_rank)}
 
 
 def _sum(learned: Sequence[Concept], asked: Concept) -> Mapping[str, Concept]:
-    return {asked.name: replace(asked, factors=combined(learned))}
+    return {asked.name: replace(asked, updates=combined(learned))}
 
 
 def _average(learned: Sequence[Concept], asked: Concept) -> Mapping[str, Concept]:
-    return {asked.name: replace(asked, factors=combined(learned, 1 / len(learned)))}
+    return {asked.name: replace(asked, updates=combined(learned, 1 / len(learned)))}
 
 
 def _draw(

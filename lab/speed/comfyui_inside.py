@@ -75,12 +75,12 @@ def sd15(width):
 
 
 def concept(facts, number, rank=4):
-    factors = {}
+    updates = {}
     for i, layer in enumerate(facts.layers):
         for j, projection in enumerate(("to_q", "to_k", "to_v", "to_out.0")):
             out, into = layer.shape(projection)
             seed = 1000 * number + 10 * i + j
-            factors[f"{layer.path}.{projection}"] = pack("cidm_core.updates").LoraFactors(
+            updates[f"{layer.path}.{projection}"] = pack("cidm_core.updates").LowRank(
                 random(rank, into, seed=seed, size=into**-0.5),
                 random(out, rank, seed=seed + 5, size=0.05),
                 float(rank),
@@ -88,14 +88,12 @@ def concept(facts, number, rank=4):
     tokens = random(2, len(facts.layers), facts.family.context_dim, seed=number, size=0.05)
     return pack("cidm_core.concept").Concept(
         name=f"c{number}",
-        words=(f"<v{number}>", f"<w{number}>"),
-        class_words="thing",
-        kind="object",
+        subjects=(pack("cidm_core.concept").Subject((f"<v{number}>", f"<w{number}>"), "thing"),),
         family=facts.family.name,
         base=facts.fingerprint,
         layers=facts.names if hasattr(facts, "names") else tuple(x.path for x in facts.layers),
-        factors=factors,
-        tokens={"text_encoder": tokens},
+        updates=updates,
+        rows={"text_encoder": tokens},
     )
 
 

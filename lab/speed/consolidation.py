@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.ops.consolidation_model import CommonSubspace, Orthogonality, Projection
-from cidm_core.updates import LoraFactors
+from cidm_core.updates import LowRank
 
 from .measure import Step, always, interleave, parse, write
 
@@ -33,12 +33,12 @@ def layer_shapes(family: str) -> Shapes:
     return {f"{layer.path}.{p}": layer.shape(p) for layer in layers for p in PROJECTIONS}
 
 
-def concepts(shapes: Shapes, count: int) -> Iterator[dict[str, LoraFactors]]:
+def concepts(shapes: Shapes, count: int) -> Iterator[dict[str, LowRank]]:
     """Earlier concepts, made one at a time: a thousand do not fit in memory beside their stacks."""
     for seed in range(count):
         draw = torch.Generator().manual_seed(seed)
         yield {
-            key: LoraFactors(
+            key: LowRank(
                 torch.randn(RANK, n_in, generator=draw),
                 torch.randn(n_out, RANK, generator=draw),
                 float(RANK),

@@ -32,7 +32,7 @@ class ReleasedAttention:
     ) -> None:
         self.contexts, self.tokens = contexts, tokens
         self.branches = {
-            projection: [concept.factors[f"{layer}.{projection}"] for concept in concepts]
+            projection: [concept.low_rank[f"{layer}.{projection}"] for concept in concepts]
             for projection in ("to_q", "to_k", "to_v", "to_out.0")
         }
 

@@ -144,7 +144,7 @@ class ReleasedStep:
         self.kept = torch.arange(len(self.table)) < vocabulary
         self.original = self.table.detach().clone()
         self.ups = self._inject(base)
-        self.old = [{k: pair.up for k, pair in concept.factors.items()} for concept in old]
+        self.old = [{k: pair.up for k, pair in concept.low_rank.items()} for concept in old]
         lora = [p for p in self.model.unet.parameters() if p.requires_grad]
         groups = [{"params": [self.table], "lr": LR_TOKENS}, {"params": lora, "lr": LR_LORA}]
         self.optimiser = torch.optim.AdamW(groups, weight_decay=0.01, foreach=True)

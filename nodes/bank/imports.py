@@ -70,9 +70,9 @@ def holds(bank: Bank, concept: Concept) -> bool:
     if concept.name not in bank:
         return False
     there = bank[concept.name]
-    if there.words != concept.words or there.factors.keys() != concept.factors.keys():
+    if there.words != concept.words or there.low_rank.keys() != concept.low_rank.keys():
         return False
-    pairs = [(pair, there.factors[path]) for path, pair in concept.factors.items()]
+    pairs = [(pair, there.low_rank[path]) for path, pair in concept.low_rank.items()]
     return all(torch.equal(a.down, b.down) and torch.equal(a.up, b.up) for a, b in pairs)
 
 

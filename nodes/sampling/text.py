@@ -162,7 +162,7 @@ class ConceptText:
     def _rows(self, name: str, word: str) -> Tensor:
         """Embeddings of a concept word, (layers, dim)."""
         concept = self._held[self.owners[word]]
-        return concept.tokens[_ENCODERS[name]][concept.words.index(word)].float()
+        return concept.rows[_ENCODERS[name]][concept.words.index(word)].float()
 
     # Encoding
 

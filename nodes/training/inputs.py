@@ -23,10 +23,7 @@ MAIN = ("steps", "rank", "seed")
 PREVIEWS = 8  # per run, unless the user says otherwise
 LABELS: Mapping[str, str] = {"Low VRAM": "low-vram", "Balanced": "balanced", "Best": "best"}
 _FIELDS = {f.name: f for f in fields(TrainConfig)}
-_LEFT_OUT = (
-    "method",  # there is one so far
-    *("rank_mask", "rank_mask_min"),  # an experiment that these nodes cannot draw with
-)
+_LEFT_OUT = ("method",)  # there is one so far
 _DECIDED = frozenset(
     {"preview_every"}.union(*PRESETS.values(), *(row.recipe for row in FAMILIES.values()))
 )

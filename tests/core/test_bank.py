@@ -46,7 +46,7 @@ def test_add_gives_back_what_a_later_look_finds(bank):
     found = Bank(bank.path)["dog"]
     assert same(added, found)
     assert (added.index, added.created) == (found.index, found.created)
-    assert added.factors[f"{LAYERS[0]}.to_q"].alpha == found.factors[f"{LAYERS[0]}.to_q"].alpha
+    assert added.low_rank[f"{LAYERS[0]}.to_q"].alpha == found.low_rank[f"{LAYERS[0]}.to_q"].alpha
 
 
 def test_learning_order_is_kept_whatever_the_names(bank):
@@ -305,7 +305,7 @@ def test_a_failing_preview_does_not_cost_the_concept(bank):
 
 def test_values_are_checked_at_the_door(bank):
     concept = make_concept()
-    concept.tokens["text_encoder"][0, 0, 0] = torch.nan
+    concept.rows["text_encoder"][0, 0, 0] = torch.nan
     with pytest.raises((BankError, ConceptError), match="NaN"):
         bank.add(concept)
     assert contents(bank.path) == {} if bank.path.exists() else True

@@ -301,7 +301,7 @@ def test_export_import_remove(bank, tmp_path, capsys):
         main(["bank", "import", f"{source}/dog.safetensors", "--bank", target, "--name", "rex"])
         == OK
     )
-    torch.testing.assert_close(Bank(target)["rex"].tokens, bank["dog"].tokens, rtol=0, atol=0)
+    torch.testing.assert_close(Bank(target)["rex"].rows, bank["dog"].rows, rtol=0, atol=0)
     capsys.readouterr()
     assert main(["bank", "remove", "rex", "--bank", target, "--json"]) == OK
     assert result(capsys) == {"removed": "rex"}
@@ -460,7 +460,7 @@ def test_train_adds_a_concept_and_says_what_next(tiny_folder, photos, tmp_path, 
     assert Path(told["file"]).exists()
     assert "cidm generate --model" in captured.err
     assert "Learning 4/4" in captured.err
-    assert Bank(tmp_path / "bank")["rex"].factors
+    assert Bank(tmp_path / "bank")["rex"].low_rank
     runs = tmp_path / "bank" / ".runs" / "rex"
     assert len((runs / "log.jsonl").read_text().splitlines()) == 4
     assert Image.open(runs / "loss.png").width == 760
@@ -491,9 +491,9 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     assert "Learning 3/4" in capsys.readouterr().err, "goes on at step 3"
     assert train(tiny_folder, photos, tmp_path / "straight") == OK
     ours, straight = (Bank(tmp_path / name)["rex"] for name in ("bank", "straight"))
-    torch.testing.assert_close(ours.tokens, straight.tokens, rtol=0, atol=0)
-    for path, pair in straight.factors.items():
-        torch.testing.assert_close(ours.factors[path].up, pair.up, rtol=0, atol=0)
+    torch.testing.assert_close(ours.rows, straight.rows, rtol=0, atol=0)
+    for path, pair in straight.low_rank.items():
+        torch.testing.assert_close(ours.low_rank[path].up, pair.up, rtol=0, atol=0)
 
 
 def wish(*words):

@@ -15,7 +15,7 @@ from cidm_core.errors import BankError, CidmError
 from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.storage import concept_file
 from cidm_core.storage.concept_file import decode, encode, load, load_entry
-from cidm_core.updates import LoraFactors
+from cidm_core.updates import LowRank
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_concept_comes_back_bit_for_bit(dtype):
     concept = make_concept(dtype=dtype, index=3, created="2026-01-02T03:04:05+00:00")
     found = decode(encode(concept), "dog")
     assert same(concept, found)
-    assert found.tokens["text_encoder"].dtype == dtype
+    assert found.rows["text_encoder"].dtype == dtype
     assert (found.index, found.created) == (3, "2026-01-02T03:04:05+00:00")
     assert found.config == {"steps": 800, "lr_lora": 1e-4}
     assert found.facts == {"photos": 5, "loss": 0.125}
@@ -43,16 +43,16 @@ def test_a_concept_comes_back_bit_for_bit(dtype):
 
 def test_mixed_types_ranks_and_missing_projections_come_back():
     concept = make_concept()
-    factors = dict(concept.factors)
+    factors = dict(concept.low_rank)
     first, second, *rest = factors
     del factors[rest[0]]
-    factors[first] = LoraFactors(torch.ones(3, 4).half(), torch.ones(4, 3).half(), 0.5)
-    factors[second] = LoraFactors(torch.ones(1, 4).bfloat16(), torch.ones(4, 1).bfloat16(), 7.0)
+    factors[first] = LowRank(torch.ones(3, 4).half(), torch.ones(4, 3).half(), 0.5)
+    factors[second] = LowRank(torch.ones(1, 4).bfloat16(), torch.ones(4, 1).bfloat16(), 7.0)
     concept = make_concept(name="x", paths=concept.layers)
     object.__setattr__(concept, "factors", factors)
     found = decode(encode(concept), "x")
     assert same(concept, found)
-    assert found.factors[first].alpha == 0.5
+    assert found.low_rank[first].alpha == 0.5
 
 
 def test_the_same_concept_gives_the_same_bytes(data):
@@ -61,11 +61,11 @@ def test_the_same_concept_gives_the_same_bytes(data):
 
 def test_views_and_graph_tensors_are_stored_by_value():
     concept = make_concept()
-    path = next(iter(concept.factors))
+    path = next(iter(concept.low_rank))
     down = torch.arange(16.0).reshape(4, 4)[::2]
     up = torch.ones(2, 4, requires_grad=True).T
-    object.__setattr__(concept, "factors", {**concept.factors, path: LoraFactors(down, up, 1.0)})
-    found = decode(encode(concept), "x").factors[path]
+    object.__setattr__(concept, "factors", {**concept.low_rank, path: LowRank(down, up, 1.0)})
+    found = decode(encode(concept), "x").low_rank[path]
     assert torch.equal(found.down, down)
     assert torch.equal(found.up, up)
     assert not found.up.requires_grad
@@ -105,7 +105,7 @@ def real_shapes(family):
     for layer in layers:
         for projection in PROJECTIONS:
             out, into = layer.shape(projection)
-            pair = LoraFactors(torch.randn(2, into), torch.randn(out, 2), 1.0)
+            pair = LowRank(torch.randn(2, into), torch.randn(out, 2), 1.0)
             factors[f"{layer.path}.{projection}"] = pair
     concept = make_concept(paths=tuple(layer.path for layer in layers), family=family)
     object.__setattr__(concept, "factors", factors)
@@ -147,8 +147,8 @@ def test_diffusers_applies_the_very_deltas(tmp_path):
     )
     concept = real_shapes("MINI")
     expected = {
-        path: unet.get_submodule(path).weight + pair.delta()
-        for path, pair in concept.factors.items()
+        path: unet.get_submodule(path).weight + pair.delta
+        for path, pair in concept.low_rank.items()
     }
     (tmp_path / "dog.safetensors").write_bytes(encode(concept))
     mixin = diffusers.loaders.StableDiffusionLoraLoaderMixin
@@ -414,12 +414,12 @@ def test_odd_files_do_not_block(tmp_path):
 
 def test_what_cannot_be_stored_is_refused_before_writing():
     concept = make_concept()
-    path = next(iter(concept.factors))
+    path = next(iter(concept.low_rank))
 
     def with_factor(down, up, alpha=1.0):
         changed = make_concept()
-        pair = LoraFactors(down, up, alpha)
-        object.__setattr__(changed, "factors", {**changed.factors, path: pair})
+        pair = LowRank(down, up, alpha)
+        object.__setattr__(changed, "factors", {**changed.low_rank, path: pair})
         return changed
 
     bad = torch.ones(2, 4)

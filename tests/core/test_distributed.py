@@ -32,8 +32,8 @@ def test_the_curve_is_that_of_one_process(together, tmp_path):
     alone = learn(tmp_path, given=GIVEN)
     assert losses(folder / "whole") == pytest.approx(losses(tmp_path), rel=1e-4)
     stored = Bank(folder / "whole")["dog"]
-    for key, pair in alone.factors.items():
-        assert (stored.factors[key].down - pair.down).abs().max() < 1e-3, key
+    for key, pair in alone.low_rank.items():
+        assert (stored.low_rank[key].down - pair.down).abs().max() < 1e-3, key
 
 
 def test_one_file_is_written_and_both_return_it(together):

@@ -30,7 +30,7 @@ def with_added_tokens(base, concept, layer, prompt):
     encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     table = encoder.get_input_embeddings().weight.data
     for i, word in enumerate(concept.words):
-        table[tokenizer.convert_tokens_to_ids(word)] = concept.tokens["text_encoder"][i, layer]
+        table[tokenizer.convert_tokens_to_ids(word)] = concept.rows["text_encoder"][i, layer]
     limit = base.family.encoders[0].max_tokens
     ids = tokenizer(
         prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
@@ -60,7 +60,7 @@ def test_prompts_without_concept_words_are_encoded_once(tiny_base, concept, monk
 
 
 def test_gradients_reach_the_rows_and_nothing_else(tiny_base, concept):
-    rows = {k: v.clone().requires_grad_() for k, v in concept.tokens.items()}
+    rows = {k: v.clone().requires_grad_() for k, v in concept.rows.items()}
     table = {w: {k: v[i] for k, v in rows.items()} for i, w in enumerate(concept.words)}
     encode(tiny_base, ["a <v1> <w1>"], table).square().sum().backward()
     assert rows["text_encoder"].grad.abs().sum(-1).min() > 0

@@ -51,10 +51,10 @@ def test_their_delta_is_our_delta(save, scale):
     theirs = released()
     concept = read_pth(save(theirs), **ASK, scale=scale)
     unet = theirs["params"]["unet"]
-    assert len(concept.factors) == 64
-    for path, pair in concept.factors.items():
+    assert len(concept.low_rank) == 64
+    for path, pair in concept.low_rank.items():
         expected = scale * (unet[f"{path}.{UP}"] @ unet[f"{path}.{DOWN}"])  # plain alpha
-        torch.testing.assert_close(pair.delta(), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(pair.delta, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_their_tokens_are_ours_layer_by_layer(save):
@@ -62,7 +62,7 @@ def test_their_tokens_are_ours_layer_by_layer(save):
     concept = read_pth(save(theirs), **ASK)
     assert concept.words == ("<dog1>", "<dog2>")
     assert concept.layers == tuple(layer.path for layer in FAMILIES["SD15"].layers)
-    tokens = concept.tokens["text_encoder"]
+    tokens = concept.rows["text_encoder"]
     assert tokens.shape == (2, 16, 768)
     for word, rows in zip(concept.words, tokens, strict=True):
         assert torch.equal(rows, theirs["params"]["new_concept_embedding"][word])
@@ -90,7 +90,7 @@ def test_without_params_and_in_half_precision(save):
         key: torch.nn.Parameter(value.half()) for key, value in params["unet"].items()
     }
     concept = read_pth(save(params), **ASK)
-    pair = next(iter(concept.factors.values()))
+    pair = next(iter(concept.low_rank.values()))
     assert pair.down.dtype == torch.float16
     assert not pair.down.requires_grad
 
@@ -99,7 +99,7 @@ def test_one_token_for_all_layers_is_spread(save):
     theirs = released()
     rows = {"<dog1>": torch.randn(1, 768), "<dog2>": torch.randn(768)}
     theirs["params"]["new_concept_embedding"] = rows
-    tokens = read_pth(save(theirs), **ASK).tokens["text_encoder"]
+    tokens = read_pth(save(theirs), **ASK).rows["text_encoder"]
     assert torch.equal(tokens[0], rows["<dog1>"].expand(16, -1))
     assert torch.equal(tokens[1, 7], rows["<dog2>"])
 
@@ -108,7 +108,7 @@ def test_convolutions_of_one_pixel_are_linear_layers(save):
     theirs = released()
     unet = theirs["params"]["unet"]
     unet.update({key: value[..., None, None] for key, value in list(unet.items())[:2]})
-    assert len(read_pth(save(theirs), **ASK).factors) == 64
+    assert len(read_pth(save(theirs), **ASK).low_rank) == 64
 
 
 def test_what_a_concept_cannot_hold_is_named_or_refused(save):
@@ -121,7 +121,7 @@ def test_what_a_concept_cannot_hold_is_named_or_refused(save):
     theirs["params"]["text_encoder"] = {"layers.0.q_proj.lora_down.weight": torch.ones(2, 768)}
     concept = read_pth(save(theirs), **ASK)
     assert concept.facts["left_out"] == {"text_encoder": 1, "unet attn1": 2}
-    assert len(concept.factors) == 64
+    assert len(concept.low_rank) == 64
     with pytest.raises(BankError, match=r"text_encoder \(1 tensors\), unet attn1 \(2 tensors\)"):
         read_pth(save(theirs), **ASK, complete=True)
 
@@ -310,7 +310,7 @@ def test_a_plain_lora_goes_out_without_tokens(tmp_path):
     with safe_open(path, "pt") as file:
         keys, texts = set(file.keys()), file.metadata()
         key = "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn2_to_v"
-        pair = concept.factors["down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_v"]
+        pair = concept.low_rank["down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_v"]
         assert torch.equal(file.get_tensor(f"{key}.lora_up.weight"), pair.up)
         assert torch.equal(file.get_tensor(f"{key}.lora_down.weight"), pair.down)
         assert file.get_tensor(f"{key}.alpha") == torch.tensor(3.2)
@@ -350,4 +350,4 @@ def test_a_legacy_file_of_plain_weights_is_welcome(tmp_path):
     buffer = io.BytesIO()
     torch.save(released(), buffer, _use_new_zipfile_serialization=False)
     path.write_bytes(buffer.getvalue())
-    assert len(read_pth(path, **ASK).factors) == 64
+    assert len(read_pth(path, **ASK).low_rank) == 64

@@ -55,7 +55,7 @@ def test_eq3_weights_in_the_model_equal_a_naive_sum(tiny_base, concepts):
             key = f"{layer}.{projection}"
             expected = tiny_base.unet.get_submodule(key).weight.double()
             for w, c in zip(plan.slots[0].weights[index].tolist(), plan.concepts, strict=True):
-                pair = c.factors[key]
+                pair = c.low_rank[key]
                 expected = expected + w * pair.scale * pair.up.double() @ pair.down.double()
             actual = inside[f"{key}.weight"].double()
             torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
@@ -94,9 +94,9 @@ def test_each_layer_reads_its_own_context(tiny_base, concepts):
     from dataclasses import replace
 
     concept = concepts["v1"]
-    tokens = {k: v.clone() for k, v in concept.tokens.items()}
+    tokens = {k: v.clone() for k, v in concept.rows.items()}
     tokens["text_encoder"][:, -1] *= -1.0
-    changed = replace(concept, tokens=tokens)
+    changed = replace(concept, rows=tokens)
     a = latents(tiny_base, {"v1": concept}, "a <v1> <w1>")
     b = latents(tiny_base, {"v1": changed}, "a <v1> <w1>")
     assert (a - b).abs().max() > 1e-3

@@ -88,7 +88,7 @@ def test_keys_and_values_in_the_layers_equal_the_formula(tiny_base, concepts, ex
                 owner, matrix = int(slot.owners[j]), weight.clone()
                 for k, concept in enumerate(plan.concepts):
                     psi = float(slot.weights[index, k]) if owner == routing.PROMPT else owner == k
-                    matrix += strength * psi * delta(concept.factors[key])
+                    matrix += strength * psi * delta(concept.low_rank[key])
                 assert_close(found[j].double(), matrix @ e, rtol=1e-4, atol=1e-4)
 
 
@@ -127,7 +127,7 @@ def test_token_routing_of_a_prompt_without_concepts_changes_nothing(tiny_base, c
 def test_the_other_concept_does_not_reach_a_words_keys(tiny_base, concepts):
     """At the same token vectors a word's key is the same whoever else has weight."""
     plan = make_plan(tiny_base, concepts, PROMPT, config=config(**TOKEN))
-    changed = dict(concepts["v2"].factors)
+    changed = dict(concepts["v2"].low_rank)
     key = f"{plan.layers[0]}.to_k"
     changed[key] = replace(changed[key], up=changed[key].up * 2)
     other = replace(concepts["v2"], factors=changed)
@@ -159,7 +159,7 @@ def reference_layer(attn, plan, index, x, latent):
     def matrix(name, slot):
         weight = attn.get_submodule(name).weight.double().clone()
         for w, c in zip(plan.slots[slot].weights[index].tolist(), plan.concepts, strict=True):
-            weight += w * delta(c.factors[f"{layer}.{name}"])
+            weight += w * delta(c.low_rank[f"{layer}.{name}"])
         return weight
 
     inside = [slot for slot, _ in scene.regional[1]]

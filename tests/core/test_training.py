@@ -73,11 +73,11 @@ def test_only_tokens_and_low_rank_weights_changed(taught):
     _, concept, _, before, after, _ = taught
     same_weights(before, after)
     layers = small_base().layers
-    assert len(concept.factors) == 4 * len(layers)
-    for key, pair in concept.factors.items():
+    assert len(concept.low_rank) == 4 * len(layers)
+    for key, pair in concept.low_rank.items():
         assert pair.up.abs().max() > 0, key
         assert (pair.rank, pair.alpha) == (4, 4.0)
-    rows = concept.tokens["text_encoder"]
+    rows = concept.rows["text_encoder"]
     assert rows.shape == (2, len(layers), 128)
     assert not torch.equal(rows[:, 0], rows[:, 1])  # layers have grown apart
 
@@ -120,7 +120,7 @@ def test_same_seed_same_bits_and_another_seed_others(taught, tmp_path):
     torch.manual_seed(99)  # the global generator must not matter
     same_concept(concept, learn(tmp_path / "a", given={"steps": 8}))
     other = learn(tmp_path / "b", given={"steps": 8, "seed": 1})
-    assert not torch.equal(other.tokens["text_encoder"], concept.tokens["text_encoder"])
+    assert not torch.equal(other.tokens["text_encoder"], concept.rows["text_encoder"])
 
 
 def test_tokens_start_at_the_class_word(tmp_path):
@@ -128,10 +128,10 @@ def test_tokens_start_at_the_class_word(tmp_path):
     base = small_base()
     ids = base.tokenizers[0]("dog", add_special_tokens=False).input_ids
     expected = base.text_encoders[0].get_input_embeddings().weight[ids].mean(0)
-    rows = concept.tokens["text_encoder"]
+    rows = concept.rows["text_encoder"]
     torch.testing.assert_close(rows[1], expected.expand(len(base.layers), -1))
     assert rows[0].std().item() == pytest.approx(0.013, rel=0.25)
-    assert all(not pair.up.any() for pair in concept.factors.values())
+    assert all(not pair.up.any() for pair in concept.low_rank.values())
 
 
 def make_method(given=None, old=(), masks=False):
@@ -255,7 +255,7 @@ def _slice(batch, start, size):
 def test_other_ways_to_compute_train_as_well(tmp_path, given):
     concept = learn(tmp_path, given={"steps": 2, **given})
     assert concept.config["precision"] == "bf16"
-    assert all(pair.up.dtype == torch.float32 for pair in concept.factors.values())
+    assert all(pair.up.dtype == torch.float32 for pair in concept.low_rank.values())
 
 
 def test_a_half_precision_model_trains_fp32_weights(tmp_path):
@@ -264,7 +264,7 @@ def test_a_half_precision_model_trains_fp32_weights(tmp_path):
     concept = learn(tmp_path, base=base, given={"steps": 2})
     same_weights(before, weights(base))
     assert concept.config["precision"] == "bf16"
-    assert all(pair.up.any() for pair in concept.factors.values())
+    assert all(pair.up.any() for pair in concept.low_rank.values())
 
 
 def test_v_prediction_has_its_own_target():
@@ -368,7 +368,7 @@ CONSOLIDATED = {"orthogonality": "subspace", "common_subspace": "closed_form"}
 def overlap(method, old):
     return sum(
         orthogonality(
-            pair.up.detach(), torch.stack([concept.factors[key].up for concept in old])
+            pair.up.detach(), torch.stack([concept.low_rank[key].up for concept in old])
         ).item()
         for key, pair in method.adapters.items()
     )
@@ -642,7 +642,7 @@ def test_previews_show_the_concept_on_the_bare_model(tmp_path):
 
     def render(concept: Concept):
         same_weights(before, weights(base))
-        seen.append(concept.factors[next(iter(concept.factors))].up.abs().max().item())
+        seen.append(concept.low_rank[next(iter(concept.low_rank))].up.abs().max().item())
         return photos()[0].image
 
     shown = []

@@ -77,9 +77,9 @@ def log_of(bank, name):
 
 
 def same(a, b):
-    pairs = [(p.up, b.factors[k].up) for k, p in a.factors.items()]
-    pairs += [(p.down, b.factors[k].down) for k, p in a.factors.items()]
-    pairs += [(rows, b.tokens[k]) for k, rows in a.tokens.items()]
+    pairs = [(p.up, b.low_rank[k].up) for k, p in a.low_rank.items()]
+    pairs += [(p.down, b.low_rank[k].down) for k, p in a.low_rank.items()]
+    pairs += [(rows, b.rows[k]) for k, rows in a.rows.items()]
     return all(torch.equal(x, y) for x, y in pairs)
 
 

@@ -91,11 +91,11 @@ def wide(tensor):
 def test_sequential_goes_on_with_the_last_tasks_weights_and_new_tokens():
     old = olds(2)
     method, last = made(Sequential, old), list(old)[-1]
-    for path, pair in last.factors.items():
+    for path, pair in last.low_rank.items():
         assert torch.equal(method.adapters[path].down, pair.down)
         assert torch.equal(method.adapters[path].up, pair.up)
-    rows = method.result({}).tokens["text_encoder"]
-    assert not torch.equal(rows, last.tokens["text_encoder"])
+    rows = method.result({}).rows["text_encoder"]
+    assert not torch.equal(rows, last.rows["text_encoder"])
     assert method.penalties() == {}
 
 
@@ -112,7 +112,7 @@ def remembered(tmp_path, old):
     seeded = torch.Generator().manual_seed(3)
     tensors = {
         f"{path}.{side}": torch.rand(getattr(pair, side).shape, generator=seeded)
-        for path, pair in list(old)[-1].factors.items()
+        for path, pair in list(old)[-1].low_rank.items()
         for side in ("down", "up")
     }
     memory = Memory(tmp_path, "ewc")
@@ -124,7 +124,7 @@ def test_ewc_penalty(tmp_path):
     old = olds(2)
     memory, tensors = remembered(tmp_path, old)
     method = moved(made(Ewc, old, weight=7.0, memory=memory))
-    before, expected = list(old)[-1].factors, 0.0
+    before, expected = list(old)[-1].low_rank, 0.0
     for path, pair in method.adapters.items():
         for side in ("down", "up"):
             gap = wide(getattr(pair, side)) - wide(getattr(before[path], side))
@@ -138,7 +138,7 @@ def test_ewc_pulls_back_with_lambda_times_fisher(tmp_path):
     method = moved(made(Ewc, old, weight=7.0, memory=memory))
     method.penalties()["ewc"].backward()
     path, pair = next(iter(method.adapters.items()))
-    gap = wide(pair.up) - wide(next(iter(old)).factors[path].up)
+    gap = wide(pair.up) - wide(next(iter(old)).low_rank[path].up)
     expected = 7.0 * wide(tensors[f"{path}.up"]) * gap
     assert np.allclose(wide(pair.up.grad), expected, rtol=1e-4, atol=1e-7)
 
@@ -164,13 +164,13 @@ def test_lwf_distils_the_model_before_with_an_earlier_concepts_tokens():
     terms = method.losses(data)
     concepts = list(old)
     head = concepts[int(data.timesteps.sum()) % 3]
-    before = concepts[-1].factors
+    before = concepts[-1].low_rank
 
     def estimate(factors, tokens):
         size = sum(down.sum() + (up**2).sum() for down, up in factors)
         return wide(data.latents) * size + wide(tokens).sum()
 
-    rows = head.tokens["text_encoder"]
+    rows = head.rows["text_encoder"]
     now = estimate(held.values(), rows)
     then = estimate([(wide(p.down), wide(p.up)) for p in before.values()], rows)
     error = ((now - then) ** 2).mean(1) * wide(data.image_masks)
@@ -188,7 +188,7 @@ def test_lwf_has_no_distillation_where_nothing_has_changed():
 
 def test_lwf_teaches_the_weights_but_not_the_teacher():
     method, data = moved(made(Lwf, olds(1), weight=1.0)), batch()
-    before = next(iter(olds(1))).factors
+    before = next(iter(olds(1))).low_rank
     then = sum(wide(p.down).sum() + (wide(p.up) ** 2).sum() for p in before.values())
     now = sum(wide(p.down).sum() + (wide(p.up) ** 2).sum() for p in method.adapters.values())
     method.losses(data)["distil"].backward()
@@ -254,7 +254,7 @@ def test_c_lora_penalty(count):
     expected = 0.0
     for path, pair in method.adapters.items():
         taken = sum(
-            c.factors[path].alpha / 3 * wide(c.factors[path].up) @ wide(c.factors[path].down)
+            c.low_rank[path].alpha / 3 * wide(c.low_rank[path].up) @ wide(c.low_rank[path].down)
             for c in old
         )
         new = pair.alpha / 4 * wide(pair.up) @ wide(pair.down)
@@ -266,9 +266,9 @@ def test_c_lora_penalty(count):
 
 def test_c_lora_starts_at_random_tokens_and_no_change():
     method, plain = made(CLora, (), weight=1.0), made(Sequential, ())
-    rows = method.result({}).tokens["text_encoder"]
+    rows = method.result({}).rows["text_encoder"]
     assert rows.std() == pytest.approx(TrainConfig().token_init_std, rel=0.2)
-    assert not torch.equal(rows[1], plain.result({}).tokens["text_encoder"][1])
+    assert not torch.equal(rows[1], plain.result({}).rows["text_encoder"][1])
     assert torch.equal(rows[:, :1].expand_as(rows), rows)
     assert method.penalties() == {}
     assert float(made(CLora, olds(1), weight=1.0).penalties()["overlap"].detach()) == 0
@@ -282,9 +282,9 @@ def test_combined_factors_are_the_sum_or_average_of_the_deltas(share):
     concepts = list(olds(3, rank=2))
     for path, pair in combined(concepts, share).items():
         assert (pair.rank, pair.scale) == (6, 1.0)
-        parts = [c.factors[path] for c in concepts]
+        parts = [c.low_rank[path] for c in concepts]
         expected = share * sum(p.alpha / p.rank * wide(p.up) @ wide(p.down) for p in parts)
-        assert np.allclose(wide(pair.delta()), expected, atol=1e-6)
+        assert np.allclose(wide(pair.delta), expected, atol=1e-6)
 
 
 def test_composite_guidance_is_the_mean_of_the_concepts_guided_estimates():

@@ -125,10 +125,10 @@ def test_content_is_named_by_all_that_decides_it_and_by_nothing_else():
         return content_key("base", how, concepts, weights, prompts, config, by)
 
     assert key() == key((make_concept("dog"),), config=replace(config, num_images=9))
-    path = next(iter(dog.factors))
-    pair = dog.factors[path]
-    louder = replace(dog, factors={**dog.factors, path: replace(pair, alpha=pair.alpha * 2)})
-    nudged = replace(dog, tokens={"text_encoder": dog.tokens["text_encoder"] + 1e-3})
+    path = next(iter(dog.low_rank))
+    pair = dog.low_rank[path]
+    louder = replace(dog, updates={**dog.low_rank, path: replace(pair, alpha=pair.alpha * 2)})
+    nudged = replace(dog, rows={"text_encoder": dog.rows["text_encoder"] + 1e-3})
     other = [
         key((louder,)),
         key((nudged,)),

@@ -98,10 +98,10 @@ def _learn(name, folder, which, **options):
 
 def test_one_lora_goes_on_from_task_to_task(tmp_path):
     first, second = (_learn("sequential", tmp_path, t) for t in TASKS)
-    for path, pair in second.factors.items():
+    for path, pair in second.low_rank.items():
         assert (
             torch.nn.functional.cosine_similarity(
-                pair.down.flatten(), first.factors[path].down.flatten(), dim=0
+                pair.down.flatten(), first.low_rank[path].down.flatten(), dim=0
             )
             > 0.99
         ), path
@@ -178,7 +178,7 @@ def test_a_damaged_memory_is_refused(tmp_path):
 @pytest.mark.usefixtures("untouched")
 def test_c_lora_learns_on_top_of_all_earlier_weights(tmp_path, monkeypatch):
     first = _learn("c_lora", tmp_path, TASKS[0])
-    path = next(iter(first.factors))
+    path = next(iter(first.low_rank))
     weight = small_base().unet.get_submodule(path).weight
     before, seen = weight.detach().clone(), []
     train = recipes_module.train_concept
@@ -189,7 +189,7 @@ def test_c_lora_learns_on_top_of_all_earlier_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(recipes_module, "train_concept", spy)
     _learn("c_lora", tmp_path, TASKS[1])
-    assert torch.allclose(seen[0], first.factors[path].delta(), atol=1e-6)
+    assert torch.allclose(seen[0], first.low_rank[path].delta, atol=1e-6)
 
 
 # The Fisher information, by another way: folded weights, and the chain rule for the factors
@@ -202,8 +202,8 @@ def test_fisher_is_the_mean_squared_gradient(monkeypatch):
     monkeypatch.setattr(ewc_module, "_draws", lambda *a: drawn.append(sources(*a)) or drawn[-1])
     found = fisher(base, concept, photos(), config(rank=4), samples=3)
     host = LearningHost(base, concept.words)
-    path = list(concept.factors)[5]
-    weight, pair = base.unet.get_submodule(path).weight, concept.factors[path]
+    path = list(concept.low_rank)[5]
+    weight, pair = base.unet.get_submodule(path).weight, concept.low_rank[path]
     wide_up, wide_down = pair.up.double().numpy(), pair.down.double().numpy()
     down, up = np.zeros(wide_down.shape), np.zeros(wide_up.shape)
     with folded(base, [concept]), host.attached({path: _nothing(pair)}):
@@ -211,7 +211,7 @@ def test_fisher_is_the_mean_squared_gradient(monkeypatch):
         for index in range(3):
             picture = drawn[0].batch(index)
             assert len(picture.latents) == 1
-            guess = host.predict(picture, concept.tokens, False)
+            guess = host.predict(picture, concept.rows, False)
             loss = masked_mse(guess.value, guess.target, picture.image_masks)
             grad = torch.autograd.grad(loss, weight)[0].double().numpy()
             down += (wide_up.T @ grad * pair.scale) ** 2 / 3
@@ -233,15 +233,15 @@ def _nothing(pair):
 
 def test_arranged_banks():
     learned = concepts()
-    path = next(iter(learned[0].factors))
+    path = next(iter(learned[0].low_rank))
 
     def delta(name):
         bank = SYSTEMS[name].arrange(learned, "o0")
         assert list(bank) == ["o0"]
-        assert torch.equal(bank["o0"].tokens["text_encoder"], learned[0].tokens["text_encoder"])
-        return bank["o0"].factors[path].delta()
+        assert torch.equal(bank["o0"].rows["text_encoder"], learned[0].rows["text_encoder"])
+        return bank["o0"].low_rank[path].delta
 
-    parts = torch.stack([concept.factors[path].delta() for concept in learned])
+    parts = torch.stack([concept.low_rank[path].delta for concept in learned])
     assert torch.equal(delta("oracle"), parts[0])
     for name in ("sequential", "ewc", "lwf"):
         assert torch.equal(delta(name), parts[2])
@@ -296,7 +296,7 @@ def test_composite_asks_each_concept_alone():
     found = sample(base, composite_plan(base, bank, prompts, settings), noise, settings).double()
     alone = []
     for concept in learned:
-        drawn = {"o0": replace(learned[0], factors=concept.factors)}
+        drawn = {"o0": replace(learned[0], factors=concept.low_rank)}
         plan = make_plan(base, drawn, prompts, (), settings)
         alone.append(sample(base, plan, noise, settings).double())
     expected = torch.stack(alone).mean(0)

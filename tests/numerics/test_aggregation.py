@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from cidm_core.errors import ConceptError, RelevanceError
 from cidm_core.ops import aggregation
-from cidm_core.updates import LoraFactors
+from cidm_core.updates import LowRank
 
 DOUBLE = torch.float64
 
@@ -22,7 +22,7 @@ def draw(*shape, seed=0):
 
 def factors(ranks, out=5, n_in=7, alpha=3.0):
     return [
-        LoraFactors(draw(r, n_in, seed=10 + i), draw(out, r, seed=20 + i), alpha)
+        LowRank(draw(r, n_in, seed=10 + i), draw(out, r, seed=20 + i), alpha)
         for i, r in enumerate(ranks)
     ]
 
@@ -251,8 +251,8 @@ def test_eq3_delta_sums_deltas_of_any_rank():
 
 
 def test_eq3_delta_by_hand():
-    one = LoraFactors(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]), alpha=0.5)
-    two = LoraFactors(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0], [0.0]]), alpha=2.0)
+    one = LowRank(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]), alpha=0.5)
+    two = LowRank(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0], [0.0]]), alpha=2.0)
     # 2 * 0.5 * [[3, 6], [4, 8]] + 10 * 2 * [[0, 1], [0, 0]]
     expected = torch.tensor([[3.0, 26.0], [4.0, 8.0]])
     assert_close(aggregation.delta(torch.tensor([2.0, 10.0]), [one, two]), expected)
@@ -260,7 +260,7 @@ def test_eq3_delta_by_hand():
 
 def test_eq3_one_concept_is_its_own_delta():
     (pair,) = factors([4])
-    assert_close(aggregation.delta(torch.ones(1, dtype=DOUBLE), [pair]), pair.delta())
+    assert_close(aggregation.delta(torch.ones(1, dtype=DOUBLE), [pair]), pair.delta)
 
 
 def test_eq3_order_of_the_bank_is_irrelevant():
@@ -279,7 +279,7 @@ def test_eq3_deltas_are_averaged_never_factors():
 
 
 def test_eq3_delta_keeps_the_precision_of_the_weights():
-    half = [LoraFactors(p.down.half(), p.up.half(), p.alpha) for p in factors([4, 4])]
+    half = [LowRank(p.down.half(), p.up.half(), p.alpha) for p in factors([4, 4])]
     assert aggregation.delta(torch.tensor([0.3, 0.7]), half).dtype == torch.float32
 
 

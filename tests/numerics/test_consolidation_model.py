@@ -11,7 +11,7 @@ from cidm_core.errors import CidmError
 from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.ops import consolidation
 from cidm_core.ops.consolidation_model import CommonSubspace, Orthogonality, Projection
-from cidm_core.updates import LoraFactors
+from cidm_core.updates import LowRank
 
 DOUBLE = torch.float64
 # (out, in): two layers of one shape, one with the same `out`, one of its own
@@ -25,7 +25,7 @@ def draw(*shape, seed=0):
 def concept(seed, rank=2, shapes=SHAPES, alpha=3.0):
     seeds = itertools.count(1000 * seed)
     return {
-        key: LoraFactors(draw(rank, n, seed=next(seeds)), draw(out, rank, seed=next(seeds)), alpha)
+        key: LowRank(draw(rank, n, seed=next(seeds)), draw(out, rank, seed=next(seeds)), alpha)
         for key, (out, n) in shapes.items()
     }
 
@@ -157,9 +157,7 @@ def test_r2_closed_form_of_a_model_is_that_of_its_layers(count):
 def test_r2_closed_form_is_zero_for_what_the_bank_already_spans():
     """A new delta whose rows lie in the earlier rows shares everything."""
     old = concepts(3)
-    new = {
-        k: LoraFactors(old[0][k].down + old[1][k].down, draw(SHAPES[k][0], 2), 2.0) for k in SHAPES
-    }
+    new = {k: LowRank(old[0][k].down + old[1][k].down, draw(SHAPES[k][0], 2), 2.0) for k in SHAPES}
     held = CommonSubspace.prepare(old, k=7, dtype=DOUBLE)
     assert float(held.loss(pairs(new))) < 1e-10
     assert float(held.loss(pairs(concept(99)))) > 1
@@ -169,7 +167,7 @@ class TwoSteps:
     """Eq. 6 and 7 by the book, with full matrices in numpy: every H_i (out, k) and W (k, in)."""
 
     def __init__(self, old, key, w):
-        self.deltas = [c[key].delta().numpy() for c in old]
+        self.deltas = [c[key].delta.numpy() for c in old]
         self.w = w.numpy()
         self.h = [d @ self.w.T for d in self.deltas]
         self.h_new = np.zeros_like(self.h[0])
@@ -212,11 +210,11 @@ def test_eq6_eq7_two_steps_equal_full_matrices_by_the_book(count):
     books = {key: TwoSteps(old, key, w) for key, w in start(held).items()}
     for step in range(4):
         new = concept(100 + step)  # step 1 of the two has moved the new delta
-        expected = sum(book.new_term(new[key].delta().numpy()) for key, book in books.items())
+        expected = sum(book.new_term(new[key].delta.numpy()) for key, book in books.items())
         assert float(held.loss(pairs(new))) == pytest.approx(expected, rel=1e-9)
         held.step(lr, pairs(new))
         for key, book in books.items():
-            book.step(lr, new[key].delta().numpy())
+            book.step(lr, new[key].delta.numpy())
 
 
 def test_eq6_eq7_each_second_step_lowers_r2():
@@ -226,9 +224,9 @@ def test_eq6_eq7_each_second_step_lowers_r2():
     ours, theirs = [], []
     for _ in range(20):
         ours.append(float(held.loss(pairs(new))))
-        theirs.append(book.r2(new["a"].delta().numpy()))
+        theirs.append(book.r2(new["a"].delta.numpy()))
         held.step(1e-4, pairs(new))
-        book.step(1e-4, new["a"].delta().numpy())
+        book.step(1e-4, new["a"].delta.numpy())
     assert ours == sorted(ours, reverse=True)
     assert ours[-1] < ours[0]
     assert theirs == sorted(theirs, reverse=True)
@@ -256,8 +254,7 @@ def test_the_closed_form_never_moves():
 
 def test_half_precision_concepts_are_welcome():
     old = [
-        {k: LoraFactors(p.down.half(), p.up.half(), p.alpha) for k, p in c.items()}
-        for c in concepts(3)
+        {k: LowRank(p.down.half(), p.up.half(), p.alpha) for k, p in c.items()} for c in concepts(3)
     ]
     new = {k: (u.float(), d.float()) for k, (u, d) in pairs(concept(99)).items()}
     for mode in ("subspace", "energy"):

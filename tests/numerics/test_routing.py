@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from cidm_core.ops import aggregation, attention, routing
-from cidm_core.updates import LoraFactors
+from cidm_core.updates import LowRank
 
 DOUBLE = torch.float64
 OWNERS = torch.tensor([routing.PROMPT, routing.BARE, 0, 0, routing.BARE, 1, routing.PROMPT])
@@ -16,9 +16,7 @@ def draw(*shape, seed=0):
 
 
 def concept(rank, seed, wide=6, out=5):
-    return LoraFactors(
-        down=draw(rank, wide, seed=seed), up=draw(out, rank, seed=seed + 50), alpha=3
-    )
+    return LowRank(down=draw(rank, wide, seed=seed), up=draw(out, rank, seed=seed + 50), alpha=3)
 
 
 def reference_keys(base, factors, weights, owners, tokens):

@@ -59,7 +59,6 @@ TRAININGS = (
     ("learned", "purple-cat", PIP, {"attention_weight": 0.1}),
     ("learned", "harbour", HARBOUR, {"orthogonality": "subspace", "common_subspace": "gradient"}),
     ("learned", "teal-cat", TIA, CLOSED),
-    ("masked", "ember-dog", "<ember1> <ember2>", {"rank_mask": "timestep"}),
 )
 
 ONE = f"a photo of a {PIP} on grass"
@@ -77,7 +76,6 @@ DRAWINGS = {
     "one concept": (ONE, {}),
     "two concepts": (TWO, {}),
     "style": (f"a {HARBOUR} of a {PIP}", {}),
-    "rank mask": ("a <ember1> <ember2> in the snow", {"bank": "masked"}),
     "negative prompt": (ONE, {"negative_prompt": f"gray, a {TIA}"}),
     "two pictures": (ONE, {"num_images": 2}),
     "two prompts": ([ONE, f"a {TIA} and a house"], {}),
@@ -92,7 +90,6 @@ DRAWINGS = {
     "wide": (ONE, {"width_px": 48}),
     "regions": (TWO, BOTH),
     "regions, attention": (TWO, ATTENTION),
-    "regions, boxes routed": (TWO, {**ATTENTION, "residual_routing": "box"}),
     "regions, noise": (TWO, {**BOTH, "regional_attention": False}),
     "regions, literal": (TWO, {**BOTH, "region_mode": "literal"}),
     "regions, alpha": (TWO, {**BOTH, "alpha": 0.4}),
@@ -171,8 +168,8 @@ def pixels(image: Image.Image) -> Tensor:
 
 def tensors_of(concept: Concept) -> Tensors:
     """All that was learned; alpha as one number."""
-    found = {f"tokens.{name}": rows for name, rows in concept.tokens.items()}
-    for path, pair in concept.factors.items():
+    found = {f"tokens.{name}": rows for name, rows in concept.rows.items()}
+    for path, pair in concept.low_rank.items():
         alpha = torch.tensor([pair.alpha], dtype=torch.float64)
         found |= {f"{path}.down": pair.down, f"{path}.up": pair.up, f"{path}.alpha": alpha}
     return found

@@ -68,7 +68,7 @@ def squared_sums(old: Collection[Concept], device: torch.device) -> Mapping[str,
     """`(sum_i delta_i)^2` by path, (out, in); the concepts are read one at a time."""
     sums: dict[str, Tensor] = {}
     for concept in old:
-        for path, pair in concept.factors.items():
-            delta = pair.delta().to(device)
+        for path, pair in concept.low_rank.items():
+            delta = pair.delta.to(device)
             sums[path] = sums[path] + delta if path in sums else delta
     return {path: total.square() for path, total in sums.items()}

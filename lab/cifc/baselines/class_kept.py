@@ -17,7 +17,7 @@ from cidm_core.config import TrainConfig
 from cidm_core.methods.base import Batch, Host, Task
 from cidm_core.methods.cidm import Cidm
 from cidm_core.ops.diffusion import masked_mse
-from cidm_core.updates import LoraFactors
+from cidm_core.updates import LowRank
 from cidm_core.words import replace as replace_words
 
 from .lwf import refuse_recomputing, swapped
@@ -61,7 +61,7 @@ class ClassKept(Cidm):
         plain = replace(batch, prompts=prompts)
         tokens = {name: group.tensors["rows"].detach() for name, group in self._tokens.items()}
         nothing = {
-            path: LoraFactors(pair.down.detach(), torch.zeros_like(pair.up), pair.alpha)
+            path: LowRank(pair.down.detach(), torch.zeros_like(pair.up), pair.alpha)
             for path, pair in self.adapters.items()
         }
         with torch.no_grad(), swapped(self.adapters, nothing):

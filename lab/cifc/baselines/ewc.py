@@ -166,7 +166,7 @@ class _Learned(Sequential):
         super().__init__(task, config, [concept], host)
         self.weights = self._lora
         for encoder, group in self._tokens.items():
-            group.tensors["rows"].data.copy_(concept.tokens[encoder])
+            group.tensors["rows"].data.copy_(concept.rows[encoder])
             group.freeze()
 
 

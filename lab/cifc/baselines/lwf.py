@@ -17,7 +17,7 @@ from cidm_core.config import TrainConfig
 from cidm_core.errors import TrainingError
 from cidm_core.methods.base import Adapter, Batch, Host, Task
 from cidm_core.ops.diffusion import masked_mse
-from cidm_core.updates import LoraFactors
+from cidm_core.updates import LowRank
 
 from .sequential import Sequential
 
@@ -56,7 +56,7 @@ class Lwf(Sequential):
         self._weight = weight
         concepts = list(old)
         self._heads = [_rows(concept, task, host.device) for concept in concepts]
-        self._before = concepts[-1].factors if concepts else {}
+        self._before = concepts[-1].low_rank if concepts else {}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss and, from the second task on, the distillation."""
@@ -90,11 +90,11 @@ def _rows(concept: Concept, task: Task, device: torch.device) -> Mapping[str, Te
             f"{concept.name!r} has {len(concept.words)} words, {task.name!r} {len(task.words)}. "
             "LwF puts the ones in the place of the others: give every concept as many."
         )
-    return {encoder: rows.to(device) for encoder, rows in concept.tokens.items()}
+    return {encoder: rows.to(device) for encoder, rows in concept.rows.items()}
 
 
 @contextmanager
-def swapped(adapters: Mapping[str, Adapter], factors: Mapping[str, LoraFactors]) -> Generator[None]:
+def swapped(adapters: Mapping[str, Adapter], factors: Mapping[str, LowRank]) -> Generator[None]:
     """Other values in the adapters for a while. Leave before a graph is built on them."""
     held: Sequence[tuple[Tensor, Tensor]] = [
         (tensor.data, tensor.detach().clone())

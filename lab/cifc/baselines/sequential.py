@@ -25,14 +25,14 @@ class Sequential(Cidm):
         before = last_of(self._old)
         if before is None:
             return super()._first_factors(source)
-        for path, pair in before.factors.items():
+        for path, pair in before.low_rank.items():
             if (pair.rank, pair.alpha) != (self._config.rank, self._alpha):
                 raise TrainingError(
                     f"{before.name!r} was learned with rank {pair.rank} and alpha {pair.alpha:g} "
                     f"({path}), this task is to be learned with {self._config.rank} and "
                     f"{self._alpha:g}. One LoRA keeps its size: use the same settings."
                 )
-        return {path: (pair.down, pair.up) for path, pair in before.factors.items()}
+        return {path: (pair.down, pair.up) for path, pair in before.low_rank.items()}
 
     def _consolidate(self) -> None:
         """Nothing: R1 and R2 are CIDM's, whatever the settings say."""

@@ -13,25 +13,23 @@ def random(*shape, seed):
 
 def concept(facts, number, words):
     """Concept `c<number>` with large effects, for a model of these family, layers, fingerprint."""
-    factors = {}
+    updates = {}
     for i, layer in enumerate(facts.layers):
         for j, projection in enumerate(("to_q", "to_k", "to_v", "to_out.0")):
             out, into = layer.shape(projection)
             seed = 1000 * number + 10 * i + j
             down, up = random(4, into, seed=seed) * into**-0.5, random(out, 4, seed=seed + 5) * 0.5
             name = f"{layer.path}.{projection}"
-            factors[name] = pack("cidm_core.updates").LoraFactors(down, up, 4.0)
+            updates[name] = pack("cidm_core.updates").LowRank(down, up, 4.0)
     tokens = random(len(words), len(facts.layers), facts.family.context_dim, seed=number) * 0.05
     return pack("cidm_core.concept").Concept(
         name=f"c{number}",
-        words=words,
-        class_words="thing",
-        kind="object",
+        subjects=(pack("cidm_core.concept").Subject(words, "thing"),),
         family=facts.family.name,
         base=facts.fingerprint,
         layers=tuple(layer.path for layer in facts.layers),
-        factors=factors,
-        tokens={"text_encoder": tokens},
+        updates=updates,
+        rows={"text_encoder": tokens},
     )
 
 

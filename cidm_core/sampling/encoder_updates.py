@@ -1,0 +1,44 @@
+"""What concepts change in the text encoders, prompt by prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..concept import Concept
+from ..ops import aggregation
+from ..updates import FullRank, LowRank
+from ..words import contains
+
+_ENCODERS = "text_encoder"
+
+
+def changing(text: str, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
+    """The concepts that a text names and that change a text encoder."""
+    return tuple(
+        concept
+        for concept in concepts
+        if any(path.startswith(_ENCODERS) for path in concept.updates)
+        and any(contains(text, trigger) for trigger in concept.triggers)
+    )
+
+
+def encoder_deltas(concepts: Sequence[Concept], strength: float = 1.0) -> dict[str, Tensor]:
+    """The changes of the text encoders' weights, by path, (out, in).
+
+    Before a prompt is encoded there is no relevance to weigh by: the concepts count alike, by the
+    gate of Eq. 3 (one concept 1, n of them 1/sqrt(n) each).
+    """
+    if not concepts:
+        return {}
+    present = torch.ones(len(concepts), dtype=torch.bool)
+    weights = aggregation.normalise(torch.ones(len(concepts)), "gate", present).tolist()
+    total: dict[str, Tensor] = {}
+    for concept, weight in zip(concepts, weights, strict=True):
+        for path, update in concept.updates.items():
+            if path.startswith(_ENCODERS) and isinstance(update, LowRank | FullRank):
+                delta = weight * strength * update.delta.float()
+                total[path] = total[path] + delta if path in total else delta
+    return total

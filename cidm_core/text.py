@@ -1,0 +1,41 @@
+"""Encoded text as cross-attention reads it, the same in every host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where things stand among the tokens of a prompt; start, end and padding are neither.
+
+    Attributes:
+        triggers: Positions of the tokens of each concept word or trigger phrase.
+        plain: Positions of the tokens of all other words.
+    """
+
+    triggers: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    plain: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class TextContext:
+    """One encoded prompt.
+
+    Attributes:
+        states: Hidden states (layers, tokens, dim), one version per cross-attention layer; a
+            single layer where all are the same.
+        pooled: The prompt as one vector (dim,), for families whose UNet reads one.
+        spans: Where its words stand.
+    """
+
+    states: Tensor
+    pooled: Tensor | None
+    spans: Spans
+
+    def at(self, layer: int) -> Tensor:
+        """What a cross-attention layer reads, (tokens, dim)."""
+        return self.states[min(layer, len(self.states) - 1)]
