@@ -1,7 +1,8 @@
 """Settings of training and sampling: each default, limit and help text declared once.
 
 The command line and the nodes render their inputs from these fields, `__post_init__` checks the
-same limits, and the bank stores them as provenance.
+same limits, and the bank stores them as provenance. A *recipe* is one word for a set of choices:
+settings that nobody gave take its values.
 """
 
 from __future__ import annotations
@@ -9,24 +10,38 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
 
 from .errors import CidmError
 
-Settings = TypeVar("Settings", bound="_Checked")
+AnySettings = TypeVar("AnySettings", bound="Settings")
+RECIPES = ("ours", "paper", "released")
 
 
 def setting(
     default: Any,
     help: str,
     *,
+    by_recipe: bool = False,
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
     advanced: bool = True,
 ) -> Any:
-    """A dataclass field that carries its limits and its help text."""
+    """A dataclass field that carries its limits and its help text.
+
+    Args:
+        default: Its value where nobody gives one; None for a setting that a recipe decides.
+        help: A sentence for the command line and the nodes.
+        by_recipe: Whether the recipe decides where nobody gives a value.
+        low: The smallest value allowed.
+        high: The largest.
+        choices: All values allowed.
+        advanced: Whether it is folded away in the user interfaces.
+    """
     metadata = {"help": help, "min": low, "max": high, "choices": choices, "advanced": advanced}
+    metadata["by_recipe"] = by_recipe
     return field(default=default, metadata=metadata)
 
 
@@ -57,15 +72,33 @@ def _objection(f: Field[Any], value: Any) -> str | None:
     return None
 
 
+def recipe_setting(subject: str) -> Any:
+    """The field `recipe`, which decides all settings that were declared `by_recipe`."""
+    help = f"One word for every choice of {subject}: what the benchmark shows to be best (ours), "
+    help += "the paper's, or the released code's. Single settings go before it."
+    return setting("ours", help, choices=RECIPES, advanced=False)
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Checked:
+class Settings:
+    """What all settings can do; values are checked when they are given."""
+
+    recipes: ClassVar[Mapping[str, Mapping[str, object]]] = MappingProxyType({})
+    """Of each recipe, the values of the settings it decides."""
+
     def __post_init__(self) -> None:
+        decided = self.recipes.get(getattr(self, "recipe", ""), {})
         for f in fields(self):
-            if found := _objection(f, getattr(self, f.name)):
+            if f.metadata["by_recipe"] and getattr(self, f.name) is None and f.name in decided:
+                object.__setattr__(self, f.name, decided[f.name])
+        for f in fields(self):
+            # Without a known recipe the settings it decides have no value yet.
+            unknown = f.metadata["by_recipe"] and not decided
+            if not unknown and (found := _objection(f, getattr(self, f.name))):
                 raise CidmError(f"{f.name} is {found}.")
 
     @classmethod
-    def from_dict(cls: type[Settings], values: Mapping[str, object]) -> Settings:
+    def from_dict(cls: type[AnySettings], values: Mapping[str, object]) -> AnySettings:
         """Build from plain values; a name that is no setting is refused, not ignored.
 
         Raises:
@@ -79,7 +112,9 @@ class _Checked:
         return cls(**values)  # type: ignore[arg-type]
 
     @classmethod
-    def for_family(cls: type[Settings], recipe: Mapping[str, object], **given: object) -> Settings:
+    def for_family(
+        cls: type[AnySettings], recipe: Mapping[str, object], **given: object
+    ) -> AnySettings:
         """A family's recipe (`Family.recipe`, `Family.sampling`), overridden by what was given."""
         return cls.from_dict({**recipe, **given})
 
@@ -88,7 +123,7 @@ class _Checked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Checked):
+class TrainConfig(Settings):
     """How one concept is learned (CIDM section 4.1 and its public hyper-parameters)."""
 
     method: str = setting("cidm", "How a concept is learned.", choices=("cidm",))
@@ -155,8 +190,32 @@ class TrainConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig(_Checked):
+class SampleConfig(Settings):
     """How pictures are made (CIDM sections 4.2 and 4.3)."""
+
+    recipes = MappingProxyType(
+        {
+            "ours": {
+                "weights": "gate",
+                "encoding": "per_task",
+                "region_weights": "per_region",
+                "region_mode": "partition",
+            },
+            # The paper says nothing of the encoding; the released code has no regions.
+            "paper": {
+                "weights": "paper",
+                "encoding": "per_task",
+                "region_weights": "global",
+                "region_mode": "literal",
+            },
+            "released": {
+                "weights": "released",
+                "encoding": "joint",
+                "region_weights": "global",
+                "region_mode": "literal",
+            },
+        }
+    )
 
     steps: int = setting(50, "Denoising steps.", low=1, high=1000, advanced=False)
     guidance_scale: float = setting(
@@ -174,16 +233,19 @@ class SampleConfig(_Checked):
     denoise: float = setting(
         1.0, "With a start picture: how much of it is redrawn (0: nothing).", low=0.0, high=1.0
     )
+    recipe: str = recipe_setting("weighing and regions")
     weights: str = setting(
-        "gate",
+        None,
         "Rule for the aggregation weights (Eq. 3 and its variants).",
         choices=("gate", "paper", "released"),
+        by_recipe=True,
     )
     top_k: int = setting(4, "At most this many concepts take part.", low=1, high=4096)
     encoding: str = setting(
-        "per_task",
+        None,
         "Concept tokens encoded each task alone, or all in one prompt as released.",
         choices=("per_task", "joint"),
+        by_recipe=True,
     )
     strength: float = setting(1.0, "Scale of all concept weights.", low=0.0, high=4.0)
     execution: str = setting(
@@ -192,9 +254,10 @@ class SampleConfig(_Checked):
         choices=("auto", "merged", "per_sample"),
     )
     region_weights: str = setting(
-        "per_region",
+        None,
         "Whose prompt sets a region's weights: its own or the global one.",
         choices=("per_region", "global"),
+        by_recipe=True,
     )
     key_value_routing: str = setting(
         "prompt",
@@ -208,7 +271,10 @@ class SampleConfig(_Checked):
         0.1, "Share of the global estimate in regions (Eq. 5).", low=0.0, high=1.0, advanced=False
     )
     region_mode: str = setting(
-        "partition", "Eq. 5 as partition of unity, or literal.", choices=("partition", "literal")
+        None,
+        "Eq. 5 as partition of unity, or literal.",
+        choices=("partition", "literal"),
+        by_recipe=True,
     )
     feather: float = setting(
         0.05, "Soft edge of regions, share of the shorter side.", low=0.0, high=0.5, advanced=False
