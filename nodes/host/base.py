@@ -96,9 +96,10 @@ def glance_at(model: Any, precision: str) -> Glance:
     from ...cidm_core.devices import DTYPES
 
     facts, dtype = facts_of(model), DTYPES[precision]
-    paths = dict(zip(facts.names, facts.paths, strict=True))
-    probes = [path.rpartition(".") for path in fingerprint_paths(facts.layers)]
-    keys = [f"diffusion_model.{paths[layer]}.{name}.weight" for layer, _, name in probes]
+    keys = [
+        f"diffusion_model.{facts.host_path(path)}.weight"
+        for path in fingerprint_paths(facts.layers)
+    ]
     name = fingerprint(base_weight(model, key).to(dtype) for key in keys)
     return Glance(facts.family, name, host.torch_device(), dtype)
 

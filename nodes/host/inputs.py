@@ -1,7 +1,8 @@
 """Node inputs rendered from the settings dataclasses, and the way back.
 
 Defaults, limits, choices and help texts stand once, in `cidm_core.config`. A setting that may be
-None ("the family's default") shows 0 for it, because a widget always sends a value.
+None ("the family's default") shows 0 for it, because a widget always sends a value; one that a
+recipe decides shows "auto".
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Settings = TypeVar("Settings", TrainConfig, SampleConfig)
 
 # The frontend limits a number input without a maximum to 2048.
 _MOST_INT, _MOST_FLOAT = 2**53 - 1, 1e6
+AUTO = "auto"
 
 
 def inputs_of(
@@ -76,6 +78,8 @@ def given(settings: SettingsClass, values: Mapping[str, object]) -> dict[str, ob
         value = values.get(f.name)
         if value is None or (_optional(f) and value in (0, "")):
             continue
+        if value == AUTO and f.metadata["by_recipe"]:
+            continue
         found[f.name] = float(value) if _kind(f) == "float" and type(value) is int else value
     return found
 
@@ -90,8 +94,13 @@ def _optional(f: Field[Any]) -> bool:
 
 def _input(f: Field[Any], default: Any, advanced: bool) -> io.Input:
     """One input; hidden knobs are `advanced`."""
-    common = {"tooltip": f.metadata["help"], "advanced": advanced or None}
+    # Optional, so that a prompt written by hand may leave it out.
+    common = {"tooltip": f.metadata["help"], "advanced": advanced or None, "optional": True}
     kind = _kind(f)
+    if f.metadata["by_recipe"]:
+        options = [AUTO, *f.metadata["choices"]]
+        common["tooltip"] = f"{f.metadata['help']} {AUTO}: as the recipe has it."
+        return io.Combo.Input(f.name, options, default=AUTO, **common)
     if f.metadata["choices"]:
         return io.Combo.Input(f.name, list(f.metadata["choices"]), default=default, **common)
     if kind == "bool":

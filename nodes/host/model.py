@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ...cidm_core.checkpoints.compvis import UNET, unet_config, unet_name
+from ...cidm_core.checkpoints.geometry import family_of, layers_of
 from ...cidm_core.errors import FamilyError
-from ...cidm_core.families import CrossAttention, Family, fingerprint, fingerprint_paths, ldm_path
+from ...cidm_core.families import CrossAttention, Family, fingerprint, fingerprint_paths
 
 _UNET = "diffusion_model."
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Attributes: family row, attn2 layers in execution order, name of the weights.
+    """What decides whether concepts fit a MODEL, and where they go.
 
-    `paths` are the layers' module paths inside ComfyUI's UNet.
+    Attributes:
+        family: Row of the families table.
+        layers: Its attn2 layers in execution order.
+        fingerprint: Name of the weights.
+        config: Of the UNet, as diffusers has it.
     """
 
     family: Family
     layers: tuple[CrossAttention, ...]
-    paths: tuple[str, ...]
     fingerprint: str
+    config: Mapping[str, Any]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Diffusers paths of the layers, as concept files have them."""
         return tuple(layer.path for layer in self.layers)
+
+    def host_path(self, path: str) -> str:
+        """Where ComfyUI's UNet has a module of diffusers' UNet."""
+        named = unet_name(f"{path}.weight", self.config)
+        return named.removeprefix(UNET).removesuffix(".weight")
 
 
 def base_weight(model: Any, key: str) -> Tensor:
@@ -54,9 +66,6 @@ def facts_of(model: Any) -> ModelFacts:
     Raises:
         FamilyError: If concepts do not exist for this kind of model.
     """
-    from ...cidm_core.checkpoints.compvis import UNET, unet_config
-    from ...cidm_core.checkpoints.geometry import family_of, layers_of
-
     name = "The model on the MODEL socket"
     unet = model.model.diffusion_model
     shapes = {f"{UNET}{k}": tuple(v.shape) for k, v in unet.state_dict().items()}
@@ -69,8 +78,6 @@ def facts_of(model: Any) -> ModelFacts:
     # An inpainting model has more input channels; concepts of the plain one fit it.
     config["in_channels"] = config["out_channels"]
     family, layers = family_of(name, config), layers_of(name, config)
-    paths = tuple(ldm_path(layer.path, config["layers_per_block"]) for layer in layers)
-    by_path = dict(zip((layer.path for layer in layers), paths, strict=True))
-    probes = [path.rpartition(".") for path in fingerprint_paths(layers)]
-    keys = [f"{_UNET}{by_path[layer]}.{projection}.weight" for layer, _, projection in probes]
-    return ModelFacts(family, layers, paths, fingerprint(base_weight(model, k) for k in keys))
+    weights = [f"{path}.weight" for path in fingerprint_paths(layers)]
+    keys = [_UNET + unet_name(key, config).removeprefix(UNET) for key in weights]
+    return ModelFacts(family, layers, fingerprint(base_weight(model, k) for k in keys), config)

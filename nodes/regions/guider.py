@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +13,12 @@ from torch import Tensor
 
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.errors import HostError, RegionError
-from ...cidm_core.ops import guidance
-from ...cidm_core.regions import masks_at
+from ...cidm_core.sampling.layout import GLOBAL, NEGATIVE, RegionTexts, Scene, guide, layout
 from ..host.comfy import CFGGuider, calc_cond_batch, cfg_function
-from ..host.inputs import inputs_of
+from ..host.inputs import inputs_of, settings_from
 from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket
-from ..sampling.attend import is_attached, latent_px
-from ..sampling.conditions import INSERTS, WEIGHED_BY, RegionInsert
+from ..sampling.attend import KEY, config_of
+from ..sampling.conditions import REQUEST, RowRequest
 
 _SETTINGS = (
     "alpha",
@@ -77,12 +77,15 @@ class RegionalNoiseGuider(io.ComfyNode):
         cfg: float,
         **settings: Any,
     ) -> io.NodeOutput:
-        if not is_attached(model):
+        applied = config_of(model)
+        if applied is None:
             raise HostError(
                 "The model of the Regional Noise Guider has no concept bank. Put Apply Concept "
                 "Bank between the checkpoint loader and this node, and take MODEL and CLIP from it."
             )
-        config = SampleConfig(guidance_scale=cfg, **settings)
+        config = settings_from(
+            SampleConfig, {"guidance_scale": cfg, **settings}, {"recipe": applied.recipe}
+        )
         return io.NodeOutput(_guider(model, positive, negative, tuple(regions), config))
 
 
@@ -97,52 +100,58 @@ def _guider(
         raise RegionError("The positive conditioning is empty. Connect a CLIP Text Encode node.")
     guider = RegionalGuider(model)
     guider.set_cfg(config.guidance_scale)
-    conds = {"positive": positive, "negative": negative}
-    inserts = [_insert(i, region, config) for i, region in enumerate(regions)]
-    if config.regional_attention and not config.noise_estimation:
-        conds["positive"] = [[c, {**options, INSERTS: inserts}] for c, options in positive]
-    guider.inner_set_conds(conds)
-    if config.noise_estimation and regions:
-        guider.set_regions(positive, regions, inserts, config)
+    guider.inner_set_conds({"positive": positive, "negative": negative})
+    if regions and (config.noise_estimation or config.regional_attention):
+        guider.set_regions(positive, negative, regions, config)
     return guider
 
 
-def _insert(number: int, region: RegionPrompt, config: SampleConfig) -> RegionInsert:
-    if len(region.positive) != 1 and config.regional_attention:
-        raise RegionError(
-            f"Region {number + 1} has {len(region.positive)} conditionings; regional attention "
-            "takes one. Put its texts into one CLIP Text Encode node, or switch regional_attention "
-            "off."
-        )
-    return RegionInsert(
-        region.region, region.positive[0], config.feather, config.region_weights == "per_region"
-    )
+@dataclass(frozen=True, eq=False)
+class Regional:
+    """What a guider knows of regions: `roles` name the conditioning of every row of the scene."""
+
+    regions: tuple[RegionPrompt, ...]
+    config: SampleConfig
+    scene: Scene
+    roles: tuple[str, ...]
 
 
 class RegionalGuider(CFGGuider):
     """CFG for the picture and for every region, combined by Eq. 5."""
 
+    regional: Regional | None = None
+
     def set_regions(
         self,
         positive: Any,
+        negative: Any,
         regions: tuple[RegionPrompt, ...],
-        inserts: Sequence[RegionInsert],
         config: SampleConfig,
     ) -> None:
-        """Add one conditioning per region, and one per negative of its own."""
-        self.regions, self.config = regions, config
-        self._masks: Tensor | None = None
-        tensor, options = _whole(positive)
-        conds: dict[str, Any] = {}
-        for u, (region, insert) in enumerate(zip(regions, inserts, strict=True)):
-            source = region.positive[0] if insert.weighed_by_region else None
-            if config.regional_attention:
-                # Outside its box, a region's row keeps the global prompt.
-                conds[f"region_{u}"] = [[tensor, {**options, INSERTS: [insert]}]]
-            else:
-                conds[f"region_{u}"] = _joined(region.positive, options, source)
-            if region.negative is not None:
-                conds[f"region_{u}_negative"] = _joined(region.negative, options, source)
+        """Lay out the rows, and give each its conditioning."""
+        texts = {"positive": positive, "negative": negative}
+        pairs: list[RegionTexts[str]] = []
+        for u, region in enumerate(regions):
+            own = None if region.negative is None else f"region_{u}_negative"
+            pairs.append(RegionTexts(f"region_{u}", own))
+            texts |= {f"region_{u}": region.positive} | ({own: region.negative} if own else {})
+            if len(region.positive) != 1 and config.regional_attention:
+                raise RegionError(
+                    f"Region {u + 1} has {len(region.positive)} conditionings; regional attention "
+                    "takes one. Put its texts into one CLIP Text Encode node, or switch "
+                    "regional_attention off."
+                )
+        slots: list[tuple[str, str]] = []
+
+        def slot(text: str, weighed_by: str) -> int:
+            slots.append((text, weighed_by))
+            return len(slots) - 1
+
+        scene = layout("positive", "negative", pairs, config, slot)
+        roles = _roles(scene)
+        self.regional = Regional(regions, config, scene, roles)
+        rows = _Rows(texts, slots, scene)
+        conds = {role: rows.conditioning(number, role) for number, role in enumerate(roles)}
         self.inner_set_conds(conds)
 
     def predict_noise(
@@ -154,24 +163,21 @@ class RegionalGuider(CFGGuider):
     ) -> Tensor:
         """Denoised latents (batch, channels, height, width)."""
         model_options = model_options or {}
-        if not hasattr(self, "regions"):
+        regional = self.regional
+        if regional is None or not regional.scene.negatives:
             return super().predict_noise(x, timestep, model_options, seed)
         estimates = self._estimates(x, timestep, model_options)
-
-        def guided(name: str) -> Tensor:
-            own = f"{name}_negative"
-            return self._guided(
-                name, own if own in estimates else "negative", estimates, x, timestep, model_options
-            )
-
-        whole = guided("positive")
-        parts = torch.stack([guided(f"region_{u}") for u in range(len(self.regions))])
-        masks = self._masks_for(x)
-        mode, alpha = self.config.region_mode, self.config.alpha
-        if mode == "partition":
-            return guidance.combine(whole, parts, masks, alpha, mode)
         # As printed, the shares of Eq. 5 do not sum to 1: it holds for noise estimates only.
-        return x - guidance.combine(x - whole, x - parts, masks, alpha, mode)
+        as_noise = regional.config.region_mode == "literal"
+
+        def guided(row: int, negative: int) -> Tensor:
+            names = regional.roles[row], regional.roles[negative]
+            found = self._guided(*names, estimates, x, timestep, model_options)
+            return x - found if as_noise else found
+
+        masks = model_options["transformer_options"][KEY].masks
+        found = guide(regional.scene, guided, masks, regional.config)
+        return x - found if as_noise else found
 
     def _estimates(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
@@ -231,25 +237,57 @@ class RegionalGuider(CFGGuider):
             uncond=conds[1],
         )
 
-    def _masks_for(self, x: Tensor) -> Tensor:
-        if self._masks is None or self._masks.shape[-2:] != x.shape[-2:]:
-            regions = [entry.region for entry in self.regions]
-            cell = latent_px(self.model_patcher)
-            self._masks = masks_at(regions, *x.shape[-2:], self.config.feather, cell).to(x)
-        return self._masks
+
+def _roles(scene: Scene) -> tuple[str, ...]:
+    """What the host calls the conditioning of each row."""
+    regions = [f"region_{u}" for u in range(len(scene.negatives))]
+    own = [f"region_{u}_negative" for u, row in enumerate(scene.negatives) if row != NEGATIVE]
+    return ("negative", "positive", *regions, *own)
 
 
-def _whole(positive: Any) -> tuple[Tensor, dict[str, Any]]:
+class _Rows:
+    """Conditionings of a scene's rows, with what our hook is asked to do for them."""
+
+    def __init__(
+        self, texts: Mapping[str, Any], slots: Sequence[tuple[str, str]], scene: Scene
+    ) -> None:
+        self._texts, self._slots, self._scene = texts, slots, scene
+
+    def conditioning(self, number: int, role: str) -> list[list[Any]]:
+        """The conditioning of a row."""
+        text, weighed_by = self._slots[self._scene.rows[number]]
+        inserts = self._scene.inserts[number]
+        entries = self._texts[text]
+        if number > GLOBAL:
+            # Outside its box, a region's row keeps the picture's text.
+            whole = _whole(self._texts["positive"])
+            entries = [whole] if text == "positive" else _controlled(entries, whole[1])
+        if not inserts and role in ("positive", "negative"):
+            return entries
+        pairs = [(*self._slots[slot], region) for slot, region in inserts]
+        put = tuple((self._texts[one][0], self._by(other), u) for one, other, u in pairs)
+        by = self._by(weighed_by)
+        return [
+            [c, {**options, REQUEST: RowRequest([c, options] if text == "positive" else by, put)}]
+            for c, options in entries
+        ]
+
+    def _by(self, role: str) -> Any:
+        """The entry that weighs; None for the picture, whose prompts weigh together."""
+        return None if role == "positive" else self._texts[role][0]
+
+
+def _whole(positive: Any) -> list[Any]:
     """The first conditioning that is for the whole picture; else the first, freed of its area."""
     places = ("area", "mask", "mask_strength", "set_area_to_bounds", "strength")
-    for tensor, options in positive:
-        if "area" not in options and "mask" not in options:
-            return tensor, options
+    for entry in positive:
+        if "area" not in entry[1] and "mask" not in entry[1]:
+            return entry
     tensor, options = positive[0]
-    return tensor, {key: value for key, value in options.items() if key not in places}
+    return [tensor, {key: value for key, value in options.items() if key not in places}]
 
 
-def _joined(conditioning: Any, whole: dict[str, Any], weighed_by: Any) -> list[list[Any]]:
+def _controlled(conditioning: Any, whole: dict[str, Any]) -> list[list[Any]]:
     """A region's conditionings with the picture's ControlNet, which lets rows share a call."""
     control = {k: whole[k] for k in ("control", "control_apply_to_uncond") if k in whole}
-    return [[c, {**control, **options, WEIGHED_BY: weighed_by}] for c, options in conditioning]
+    return [[c, {**control, **options}] for c, options in conditioning]

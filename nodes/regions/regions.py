@@ -226,7 +226,7 @@ def _outputs() -> list[io.Output]:
 def _concepts(conditioning: list[Any]) -> str:
     """The concept words that a conditioning names, if its CLIP knew any."""
     found = (entry[1].get(PROMPT) for entry in conditioning)
-    return " ".join(prompt.text for prompt in found if prompt is not None)
+    return " ".join(prompt.named for prompt in found if prompt is not None)
 
 
 def _single(mask: Tensor) -> Tensor:

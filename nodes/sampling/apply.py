@@ -18,7 +18,15 @@ from ..host.sockets import CATEGORY, BankSocket, RegionPrompt, RegionsSocket
 from .attend import attach
 from .text import PROMPT, ConceptPrompt, ConceptText, teach
 
-_SETTINGS = ("weights", "top_k", "strength", "encoding", "allow_other_base")
+_SETTINGS = (
+    "recipe",
+    "weights",
+    "top_k",
+    "strength",
+    "encoding",
+    "key_value_routing",
+    "allow_other_base",
+)
 _STRENGTH = {"strength": False}  # the one knob everybody looks for
 
 
@@ -62,7 +70,7 @@ class ApplyConceptBank(io.ComfyNode):
             allow_other_base=config.allow_other_base,
         )
         taught = teach(clip, ConceptText(bank, facts, config))
-        return io.NodeOutput(attach(model, facts, config.strength), taught)
+        return io.NodeOutput(attach(model, facts, config), taught)
 
 
 class ShowConceptWeights(io.ComfyNode):
@@ -119,5 +127,5 @@ def _described(title: str, prompt: ConceptPrompt | None) -> str:
 
 def _drawn(title: str, prompt: ConceptPrompt) -> Any:
     names = [concept.name for concept in prompt.concepts]
-    heading = f"{title}: {prompt.text}" if prompt.text else title
+    heading = f"{title}: {prompt.named}" if prompt.named else title
     return weights_picture(names, prompt.layers, prompt.weights.numpy(), heading)

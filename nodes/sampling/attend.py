@@ -1,10 +1,10 @@
 """The plan's *attend* hook on ComfyUI's UNet: layer-wise context, concept weights, regions.
 
-Two wrappers do it. At the start of sampling every conditioning gets the number of a row
-specification; in every UNet call these numbers arrive with the batch, in whatever order and
-grouping ComfyUI has chosen, and the cross-attention layers are given what their rows need. Only
-for the length of that call do the projections have a `forward` of their own: LoRAs, offloading
-and compiled models see the modules they know, and nothing is left behind.
+Two wrappers do it. At the start of sampling every conditioning gets the number of a row; in every
+UNet call these numbers arrive with the batch, in whatever order and grouping ComfyUI has chosen,
+and the layers are given what their rows need. Only for the length of that call do linear layers
+have a `forward` of their own: LoRAs, offloading and compiled models see the modules they know, and
+nothing is left behind.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...cidm_core.ops import attention
+from ...cidm_core.config import SampleConfig
 from ...cidm_core.regions import masks_at
-from ...cidm_core.sampling.layer_updates import Branch, branches
+from ...cidm_core.sampling.layer_updates import LayerUpdate, layer_updates
+from ...cidm_core.sampling.regional import Insert, Inserts
+from ...cidm_core.text import TextContext
 from ..host.comfy import WrappersMP
 from ..host.model import ModelFacts
-from .conditions import Row, RowCond, Rows, rows_of
+from .conditions import RowCond, Rows, rows_of
 
 KEY = "cidm"
 _PLACES = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
 
 
-def attach(model: Any, facts: ModelFacts, strength: float) -> Any:
+def attach(model: Any, facts: ModelFacts, config: SampleConfig) -> Any:
     """A copy of a MODEL that reads what concept prompts carry. Again attached: replaced."""
     taught = model.clone()
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.DIFFUSION_MODEL):
@@ -38,24 +40,31 @@ def attach(model: Any, facts: ModelFacts, strength: float) -> Any:
     def outer(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
         guider = executor.class_obj
         rows = rows_of(guider.conds, facts)
-        cells = tuple(noise.shape[-2:])
-        session = _Session(facts, rows, strength, cells, latent_px(guider.model_patcher))
+        session = Session(facts, rows, config, _masks(guider, noise))
         guider.model_options["transformer_options"][KEY] = session
         return executor(noise, *args, **kwargs)
 
     taught.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer)
     taught.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _unet_call)
+    taught.set_attachments(KEY, config)
     return taught
 
 
-def is_attached(model: Any) -> bool:
-    """Whether a concept bank has been applied to a MODEL."""
-    return bool(model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
+def config_of(model: Any) -> SampleConfig | None:
+    """The settings of the bank that was applied to a MODEL; None if there is none."""
+    applied = model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
+    return model.get_attachment(KEY) if applied else None
 
 
-def latent_px(model: Any) -> int:
-    """Pixels per latent cell of a MODEL."""
-    return int(getattr(model.model.latent_format, "spacial_downscale_ratio", 8))
+def _masks(guider: Any, noise: Tensor) -> Tensor:
+    """Where the guider's regions are, (regions, height, width) at latent size."""
+    regional = getattr(guider, "regional", None)
+    if regional is None:
+        return noise.new_zeros(0, *noise.shape[-2:])
+    latents = guider.model_patcher.model.latent_format
+    cell_px = int(getattr(latents, "spacial_downscale_ratio", 8))
+    areas = [entry.region for entry in regional.regions]
+    return masks_at(areas, *noise.shape[-2:], regional.config.feather, cell_px)
 
 
 def _unet_call(
@@ -85,92 +94,96 @@ def _unet_call(
 
 
 @dataclass(eq=False)
-class _Session:
+class Session:
     """One sampling run: what its rows need, put on the UNet's device once."""
 
     facts: ModelFacts
     rows: Rows
-    strength: float
-    cells: tuple[int, ...]
-    cell_px: int
-    _layers: dict[Any, list[_Layer]] = field(default_factory=dict[Any, Any])
+    config: SampleConfig
+    masks: Tensor
+    _models: dict[Any, _Model] = field(default_factory=dict[Any, Any])
     _calls: dict[Any, _Call] = field(default_factory=dict[Any, Any])
 
     def call(self, unet: Any, ids: tuple[tuple[int, Any], ...], x: Tensor) -> _Call:
         """What a UNet call with these rows needs; the same rows come back in every step."""
         place = (id(unet), x.device, x.dtype)
-        if place not in self._layers:
-            self._layers[place] = self._made(unet, x)
+        if place not in self._models:
+            self._models[place] = self._made(unet, x)
         if (ids, place) not in self._calls:
-            self._calls[ids, place] = _Call(self, self._layers[place], ids, x)
+            self._calls[ids, place] = _Call(self, self._models[place], ids, x)
         return self._calls[ids, place]
 
-    def _made(self, unet: Any, x: Tensor) -> list[_Layer]:
-        weights = self.rows.weights * self.strength  # (slots, layers, concepts)
-        used = bool((weights != 0).any())
-        return [
-            _Layer(
+    def _made(self, unet: Any, x: Tensor) -> _Model:
+        facts, config, slots = self.facts, self.config, self.rows.slots
+        updates = layer_updates(
+            self.rows.concepts,
+            slots,
+            facts.names,
+            x.device,
+            x.dtype,
+            strength=config.strength,
+            routed=config.key_value_routing == "token",
+        )
+        layers = {
+            _place(path): _Layer(
                 unet.get_submodule(path),
-                _place(path),
-                branches(self.rows.concepts, layer, weights[:, i], x.device, x.dtype)
-                if used
-                else {},
-                {s: c[min(i, len(c) - 1)].to(x) for s, c in self.rows.contexts.items()},
+                [None if slot.text is None else slot.text.at(i).to(x) for slot in slots],
             )
-            for i, (layer, path) in enumerate(zip(self.facts.names, self.facts.paths, strict=True))
-        ]
+            for i, path in enumerate(facts.host_path(name) for name in facts.names)
+        }
+        linears = [(unet.get_submodule(facts.host_path(p)), u) for p, u in updates.items()]
+        return _Model(layers, linears)
 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One attn2 module, where ComfyUI says it is, its branches, and (tokens, dim) by slot."""
+    """One attn2 module, and what each slot reads in it, (tokens, dim)."""
 
     module: Any
-    place: tuple[Any, ...]
-    branches: Mapping[str, Branch]
-    contexts: Mapping[int, Tensor]
+    contexts: Sequence[Tensor | None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """The attn2 layers by the place ComfyUI names, and the linear layers that change."""
+
+    layers: Mapping[tuple[Any, ...], _Layer]
+    linears: Sequence[tuple[Any, LayerUpdate]]
 
 
 class _Call:
     """What one UNet call puts on the layers, for one sequence of rows."""
 
     def __init__(
-        self, session: _Session, layers: Sequence[_Layer], ids: Sequence[tuple[int, Any]], x: Tensor
+        self, session: Session, model: _Model, ids: Sequence[tuple[int, Any]], x: Tensor
     ) -> None:
-        self.layers = layers
-        rows: list[Row] = [session.rows.rows[number] for number, _area in ids]
+        self._model = model
+        rows = [session.rows.rows[number] for number, _area in ids]
+        slots = session.rows.slots
         self.slots = torch.tensor([row.slot for row in rows], device=x.device)
-        self.context_slots = [row.context for row in rows]
+        # A text that is the same in all layers is left to ComfyUI.
+        self._own = [row.slot if _layered(slots[row.slot].text) else None for row in rows]
         self._now = self.slots
-        self._by_place = {layer.place: layer for layer in layers}
         self._query: Tensor | None = None
-        self.inserts: list[tuple[int, list[int], Tensor]] = []
+        inserts: list[Insert] = []
         for index, (row, (_, area)) in enumerate(zip(rows, ids, strict=True)):
             if row.inserts:
-                masks = masks_at(
-                    [region for _, region in row.inserts],
-                    *session.cells,
-                    row.feather,
-                    session.cell_px,
-                )
+                inside, regions = zip(*row.inserts, strict=True)
+                masks = session.masks[list(regions)]
                 masks = masks if area is None else _cut(masks, area)
-                self.inserts.append((index, [s for s, _ in row.inserts], masks.to(x)))
-        self._rows = [index for index, slots, _ in self.inserts for _ in slots]
-        self._inside = torch.tensor(
-            [s for _, slots, _ in self.inserts for s in slots], dtype=torch.long, device=x.device
-        )
-        self._masks: dict[tuple[int, int], list[Tensor]] = {}
+                inserts.append(Insert(index, torch.tensor(inside, device=x.device), masks.to(x)))
+        self.inserts = Inserts(inserts)
+        self._rows = [insert.row for insert in inserts for _ in insert.slots]
+        self._inside = torch.cat([i.slots for i in inserts]) if inserts else self.slots[:0]
 
     @contextmanager
     def installed(self) -> Generator[None]:
-        """The branches on the projections' `forward`, for the length of one UNet call."""
+        """The updates on the linear layers' `forward`, for the length of one UNet call."""
         kept: list[tuple[Any, Any]] = []
         try:
-            for layer in self.layers:
-                for projection, branch in layer.branches.items():
-                    module = layer.module.get_submodule(projection)
-                    kept.append((module, module.__dict__.get("forward")))
-                    module.forward = self._with_branch(module.forward, branch)
+            for module, update in self._model.linears:
+                kept.append((module, module.__dict__.get("forward")))
+                module.forward = self._with_update(module.forward, update)
             yield
         finally:
             self._query = None
@@ -180,11 +193,11 @@ class _Call:
                 else:
                     module.forward = forward
 
-    def _with_branch(self, forward: Any, branch: Branch) -> Any:
+    def _with_update(self, forward: Any, update: LayerUpdate) -> Any:
         def projected(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             out = forward(x, *args, **kwargs)
             # A foreign node may call the projection for a batch of its own.
-            return out + branch(x, self._now) if len(x) == len(self._now) else out
+            return out + update(x, self._now) if len(x) == len(self._now) else out
 
         return projected
 
@@ -195,11 +208,11 @@ class _Call:
             return n, context, value
         if self.inserts:
             self._query = n
-        if all(slot is None for slot in self.context_slots):
+        if all(slot is None for slot in self._own):
             return n, context, value
         rows = [
             row if slot is None else _repeated(layer.contexts[slot], row)
-            for row, slot in zip(context, self.context_slots, strict=True)
+            for row, slot in zip(context, self._own, strict=True)
         ]
         own = torch.stack(rows)
         return n, own, own
@@ -209,34 +222,25 @@ class _Call:
         layer = self._layer(extra)
         if layer is None or self._query is None:
             return out
-        query = self._query[self._rows]
-        context = torch.stack(_of_one_length([layer.contexts[s] for s in self._inside.tolist()]))
+        held = [layer.contexts[slot] for slot in self._inside.tolist()]
+        context = torch.stack(_of_one_length([each for each in held if each is not None]))
         self._now = self._inside
         try:
-            inside = layer.module(query, context=context)
+            inside = layer.module(self._query[self._rows], context=context)
         finally:
             self._now = self.slots
+        parts = inside.split([len(insert.slots) for insert in self.inserts.inserts])
         height, width = extra["activations_shape"][-2:]
-        parts, start = list(out), 0
-        for (index, slots, _), masks in zip(
-            self.inserts, self._resized(height, width), strict=True
-        ):
-            own = inside[start : start + len(slots)]
-            parts[index] = attention.blend_regions(parts[index], own, masks)
-            start += len(slots)
-        return torch.stack(parts)
+        return self.inserts.blend(out, parts, (height, width))
 
     def _layer(self, extra: Mapping[str, Any]) -> _Layer | None:
         block = extra.get("block")
-        return self._by_place.get((*block, extra.get("block_index", 0))) if block else None
+        place = (*block, extra.get("block_index", 0)) if block else ()
+        return self._model.layers.get(place)
 
-    def _resized(self, height: int, width: int) -> list[Tensor]:
-        if (height, width) not in self._masks:
-            self._masks[height, width] = [
-                attention.resize_mask(masks, height, width).flatten(1)
-                for _, _, masks in self.inserts
-            ]
-        return self._masks[height, width]
+
+def _layered(text: TextContext | None) -> bool:
+    return text is not None and len(text.states) > 1
 
 
 def _place(path: str) -> tuple[Any, ...]:
@@ -252,9 +256,11 @@ def _cut(masks: Tensor, area: Sequence[int]) -> Tensor:
     return masks[:, y : y + height, x : x + width]
 
 
-def _repeated(context: Tensor, row: Tensor) -> Tensor:
+def _repeated(context: Tensor | None, row: Tensor) -> Tensor:
     """A context as long as the batch's; ComfyUI evens out lengths by repeating too."""
-    return context if len(context) == len(row) else context.repeat(len(row) // len(context), 1)
+    if context is None or len(context) == len(row):
+        return row if context is None else context
+    return context.repeat(len(row) // len(context), 1)
 
 
 def _of_one_length(contexts: Sequence[Tensor]) -> list[Tensor]:

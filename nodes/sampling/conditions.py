@@ -1,4 +1,4 @@
-"""From conditionings to row specifications: which prompt, weights and regions each row uses."""
+"""From conditionings to the rows of the UNet: each gets a slot, and the regions it attends to."""
 
 from __future__ import annotations
 
@@ -11,64 +11,46 @@ from torch import Tensor
 
 from ...cidm_core.concept import Concept
 from ...cidm_core.errors import HostError, PromptError
-from ...cidm_core.regions import Region
+from ...cidm_core.sampling.plan import Slot
+from ...cidm_core.text import Spans, TextContext
 from ..host.comfy import CONDRegular
 from ..host.model import ModelFacts
 from .text import PROMPT, ConceptPrompt
 
-INSERTS = "cidm_inserts"  # key of the regions a conditioning carries into cross-attention
-WEIGHED_BY = "cidm_weighed_by"  # key of another conditioning that sets the weights; None: picture
+REQUEST = "cidm_row"  # key of a `RowRequest` in a conditioning's options
+
+Entry = Sequence[Any]
+"""One entry of a CONDITIONING, `[tensor, options]`."""
 
 
 @dataclass(frozen=True, eq=False)
-class RegionInsert:
-    """A region put into a conditioning's cross-attention.
+class RowRequest:
+    """What a row does otherwise than a prompt by itself.
 
     Attributes:
-        region: Where.
-        conditioning: One entry of a CONDITIONING, `[tensor, options]`.
-        feather: Soft edge, share of the shorter side.
-        weighed_by_region: Whether the region's own prompt sets its weights, or the picture's.
+        weighed_by: The entry whose weights act; None: those of the picture.
+        inserts: For regional cross-attention: text, the entry that weighs it, number of the region.
     """
 
-    region: Region
-    conditioning: Sequence[Any]
-    feather: float
-    weighed_by_region: bool
+    weighed_by: Entry | None
+    inserts: tuple[tuple[Entry, Entry | None, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One kind of UNet row.
-
-    Attributes:
-        slot: Its weights.
-        context: Slot of its layer-wise context; None keeps the conditioning as it is.
-        inserts: (slot, region) of regional cross-attention.
-        feather: Soft edge of the regions.
-    """
+    """One kind of UNet row: its slot, and the (slot, region) pairs of regional cross-attention."""
 
     slot: int
-    context: int | None
-    inserts: tuple[tuple[int, Region], ...] = ()
-    feather: float = 0.0
+    inserts: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """All rows of a sampling run.
-
-    Attributes:
-        rows: By number.
-        concepts: Concepts taking part in any of them.
-        weights: (slots, layers, concepts).
-        contexts: Slot -> (layers or 1, tokens, dim).
-    """
+    """All rows of a sampling run, by number, and what they refer to."""
 
     rows: tuple[Row, ...]
     concepts: tuple[Concept, ...]
-    weights: Tensor
-    contexts: Mapping[int, Tensor]
+    slots: tuple[Slot, ...]
 
 
 class RowCond(CONDRegular):
@@ -101,7 +83,7 @@ def rows_of(conds: dict[str, list[dict[str, Any]]], facts: ModelFacts) -> Rows:
     """Number the conditionings of a guider and say what each number means.
 
     Unconditional conditionings get the weights of the picture's, as if these were merged into
-    the model. Conditionings without data of ours stay as they are.
+    the model. Conditionings without data of ours keep their text.
 
     Args:
         conds: ComfyUI's conditionings by role; each gets its `RowCond`.
@@ -114,59 +96,39 @@ def rows_of(conds: dict[str, list[dict[str, Any]]], facts: ModelFacts) -> Rows:
     prompts = {id(c): _prompt_of(c, facts) for listed in conds.values() for c in listed}
     _check_any(conds)
     table = _Slots(facts)
-    shared = table.shared(
-        [prompts[id(c)] for role, listed in conds.items() if role == "positive" for c in listed]
-    )
+    shared = table.mean([prompts[id(c)] for c in conds.get("positive", ())])
     rows: list[Row] = []
     for role, listed in conds.items():
         for cond in listed:
-            rows.append(_row(cond, prompts[id(cond)], "negative" in role, table, shared, facts))
+            prompt = prompts[id(cond)]
+            weights = shared if prompt is None or "negative" in role else table.by_name(prompt)
+            request: RowRequest | None = cond.get(REQUEST)
+            if request is not None:
+                weights = table.weights_by(request.weighed_by, shared)
+            slot = table.add(prompt.named if prompt else "", prompt and prompt.text, weights)
+            given = request.inserts if request else ()
+            inserts = [(table.entry(text, by, shared), region) for text, by, region in given]
+            rows.append(Row(slot, tuple(inserts)))
             number = RowCond(((len(rows) - 1, None),))
             cond["model_conds"] = {**cond.get("model_conds", {}), RowCond.KEY: number}
-    return table.finish(tuple(rows))
-
-
-def _row(
-    cond: Mapping[str, Any],
-    prompt: ConceptPrompt | None,
-    negative: bool,
-    table: _Slots,
-    shared: Mapping[str, Tensor],
-    facts: ModelFacts,
-) -> Row:
-    source = None if negative else prompt
-    if WEIGHED_BY in cond:
-        source = _of_entry(cond[WEIGHED_BY], facts)
-    weights = shared if source is None else table.by_name(source)
-    slot = table.add(weights, prompt.context if prompt else None)
-    context = slot if prompt is not None and len(prompt.context) > 1 else None
-    inserts: list[tuple[int, Region]] = []
-    given: Sequence[RegionInsert] = cond.get(INSERTS, ())
-    for insert in given:
-        own = _of_entry(insert.conditioning, facts)
-        weighed = table.by_name(own) if own and insert.weighed_by_region else shared
-        held = own.context if own else insert.conditioning[0].float()
-        inserts.append((table.add(weighed, held), insert.region))
-    return Row(slot, context, tuple(inserts), given[0].feather if given else 0.0)
+    return Rows(tuple(rows), *table.finish())
 
 
 class _Slots:
-    """Collects weights and contexts; concepts get their column when all are known."""
+    """Collects texts and weights; concepts get their column when all are known."""
 
     def __init__(self, facts: ModelFacts) -> None:
         self._facts = facts
         self._concepts: dict[str, Concept] = {}
-        self._weights: list[Mapping[str, Tensor]] = []
-        self._contexts: dict[int, Tensor] = {}
+        self._held: list[tuple[str, TextContext | None, Mapping[str, Tensor]]] = []
 
     def by_name(self, prompt: ConceptPrompt) -> dict[str, Tensor]:
         """Concept name -> weights (layers); the concepts become known."""
-        found = {c.name: prompt.weights[:, i] for i, c in enumerate(prompt.concepts)}
         for concept in prompt.concepts:
             self._concepts.setdefault(concept.name, concept)
-        return found
+        return {c.name: prompt.weights[:, i] for i, c in enumerate(prompt.concepts)}
 
-    def shared(self, prompts: Sequence[ConceptPrompt | None]) -> dict[str, Tensor]:
+    def mean(self, prompts: Sequence[ConceptPrompt | None]) -> dict[str, Tensor]:
         """Weights of the picture as a whole: the mean of its prompts."""
         held = [self.by_name(prompt) for prompt in prompts if prompt is not None]
         names = dict.fromkeys(name for weights in held for name in weights)
@@ -176,25 +138,35 @@ class _Slots:
             for name in names
         }
 
-    def add(self, weights: Mapping[str, Tensor], context: Tensor | None) -> int:
-        number = len(self._weights)
-        self._weights.append(weights)
-        if context is not None:
-            self._contexts[number] = context
-        return number
+    def weights_by(self, entry: Entry | None, shared: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights of an entry's prompt; the picture's without one."""
+        prompt = None if entry is None else self._prompt(entry)
+        return shared if prompt is None else self.by_name(prompt)
 
-    def finish(self, rows: tuple[Row, ...]) -> Rows:
+    def entry(self, text: Entry, weighed_by: Entry | None, shared: Mapping[str, Tensor]) -> int:
+        """The slot of an entry that a region puts into another's cross-attention."""
+        prompt = self._prompt(text)
+        context = prompt.text if prompt else TextContext(text[0].float(), None, Spans())
+        weights = self.weights_by(weighed_by, shared) if prompt else shared
+        return self.add(prompt.named if prompt else "", context, weights)
+
+    def add(self, named: str, text: TextContext | None, weights: Mapping[str, Tensor]) -> int:
+        self._held.append((named, text, weights))
+        return len(self._held) - 1
+
+    def finish(self) -> tuple[tuple[Concept, ...], tuple[Slot, ...]]:
+        """The concepts, and every slot with its weights (layers, concepts)."""
         names = list(self._concepts)
-        table = torch.zeros(len(self._weights), len(self._facts.layers), len(names))
-        for slot, weights in enumerate(self._weights):
+        slots: list[Slot] = []
+        for named, text, weights in self._held:
+            table = torch.zeros(len(self._facts.layers), len(names))
             for name, column in weights.items():
-                table[slot, :, names.index(name)] = column
-        return Rows(rows, tuple(self._concepts.values()), table, self._contexts)
+                table[:, names.index(name)] = column
+            slots.append(Slot(named, text, table, table))
+        return tuple(self._concepts.values()), tuple(slots)
 
-
-def _of_entry(entry: Sequence[Any] | None, facts: ModelFacts) -> ConceptPrompt | None:
-    """The concept prompt of an entry of a CONDITIONING, `[tensor, options]`."""
-    return None if entry is None else _prompt_of({"cross_attn": entry[0], **entry[1]}, facts)
+    def _prompt(self, entry: Entry) -> ConceptPrompt | None:
+        return _prompt_of({"cross_attn": entry[0], **entry[1]}, self._facts)
 
 
 def _prompt_of(cond: Mapping[str, Any], facts: ModelFacts) -> ConceptPrompt | None:
@@ -204,19 +176,19 @@ def _prompt_of(cond: Mapping[str, Any], facts: ModelFacts) -> ConceptPrompt | No
         return None
     if prompt.layers != facts.names:
         raise PromptError(
-            f"A prompt ({prompt.text or 'without concept words'}) was encoded for a model of "
+            f"A prompt ({prompt.named or 'without concept words'}) was encoded for a model of "
             f"{len(prompt.layers)} cross-attention layers, this one has {len(facts.names)}. Take "
             "MODEL and CLIP from the same Apply Concept Bank node."
         )
     now = cond.get("cross_attn")
     if now is prompt.plain or (now is not None and _same(now, prompt.plain)):
         return prompt
-    if not prompt.text or now is None or not now.any():
+    if not prompt.named or now is None or not now.any():
         return None  # nothing is lost: no concept was named, or the prompt was emptied on purpose
     raise PromptError(
-        f"The conditioning of the prompt with {prompt.text} was changed by {_changer(now, prompt)}"
-        ", which drops what its concept words mean in each layer. Put both texts into one CLIP "
-        "Text Encode node, or join them with Conditioning (Combine)."
+        f"The conditioning of the prompt with {prompt.named} was changed by "
+        f"{_changer(now, prompt)}, which drops what its concept words mean in each layer. Put both "
+        "texts into one CLIP Text Encode node, or join them with Conditioning (Combine)."
     )
 
 

@@ -20,17 +20,15 @@ from torch.nn.utils.rnn import pad_sequence
 from ...cidm_core.bank import Bank
 from ...cidm_core.concept import Concept
 from ...cidm_core.config import SampleConfig
-from ...cidm_core.errors import HostError
 from ...cidm_core.sampling.concept_weights import check_words, owners_of, participants, weigher
-from ...cidm_core.words import normalise, pattern
+from ...cidm_core.sampling.encoder_updates import encoder_deltas
+from ...cidm_core.storage.compatibility import check_concept
+from ...cidm_core.text import Spans, TextContext
 from ..host.model import ModelFacts
+from .tokens import Binding, Expanded, Tokens, phrase_of, spans_of, word_of
 
 PROMPT = "cidm_prompt"  # key of a `ConceptPrompt` in a conditioning's options
 _ENCODERS = {"l": "text_encoder", "g": "text_encoder_2"}  # ComfyUI's name -> ours
-# Ordinary words of one token each; one that the prompt does not use holds a concept word's place.
-_PLACEHOLDERS = ("castle", "forest", "garden", "window", "river", "bridge", "candle", "mountain")
-
-Tokens = dict[str, list[list[tuple[Any, ...]]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +36,8 @@ class ConceptPrompt:
     """What a conditioning says about concepts.
 
     Attributes:
-        text: The concept words named, for messages.
-        context: (layers, tokens, dim) float32; one layer where all are the same.
+        named: What of its text called a concept, for messages.
+        text: The prompt as cross-attention reads it, float32.
         plain: The conditioning as it left the text encoder, (1, tokens, dim).
         concepts: Concepts that can take part.
         weights: psi(M) of Eq. 3, (layers, concepts).
@@ -47,8 +45,8 @@ class ConceptPrompt:
         layers: diffusers paths of the cross-attention layers.
     """
 
-    text: str
-    context: Tensor
+    named: str
+    text: TextContext
     plain: Tensor
     concepts: tuple[Concept, ...]
     weights: Tensor
@@ -56,20 +54,19 @@ class ConceptPrompt:
     layers: tuple[str, ...]
 
 
-class _LayerTokens(dict[str, Any]):
-    """Tokens repeated for every layer, which the stock encoder takes as they are."""
-
-
 class _Held(Mapping[str, Concept]):
-    """A bank whose concepts are read from disk once; one prompt asks for each several times."""
+    """A bank whose concepts are read and checked once; one prompt asks for each several times."""
 
-    def __init__(self, bank: Bank) -> None:
-        self._bank = bank
+    def __init__(self, bank: Bank, facts: ModelFacts, config: SampleConfig) -> None:
+        self._bank, self._facts, self._config = bank, facts, config
         self._concepts: dict[str, Concept] = {}
 
     def __getitem__(self, name: str) -> Concept:
         if name not in self._concepts:
-            self._concepts[name] = self._bank[name]
+            concept = self._bank[name]
+            allowed = self._config.allow_other_base
+            check_concept(concept, self._facts, allow_other_base=allowed)
+            self._concepts[name] = concept
         return self._concepts[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -87,159 +84,133 @@ class ConceptText:
     facts: ModelFacts
     config: SampleConfig
     owners: Mapping[str, str] = field(init=False)
+    _binding: Binding = field(init=False)
     _held: _Held = field(init=False)
-    _tokens: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor], init=False)
+    _encoded: dict[Any, TextContext] = field(default_factory=dict[Any, TextContext], init=False)
 
     def __post_init__(self) -> None:
         self.owners = owners_of(self.bank)
-        self._held = _Held(self.bank)
-
-    # Binding
+        words = {word for entry in self.bank.entries() for word in entry.words}
+        self._binding = Binding(words, self.owners.keys() - words, self._rows)
+        self._held = _Held(self.bank, self.facts, self.config)
 
     def tokenize(self, clip: Any, text: str, **options: Any) -> Tokens:
         """The stock tokens of a text, with a tagged vector for every concept word.
-
-        Weights `(word:1.2)`, chunks of 77 tokens and word ids are the stock tokenizer's. The
-        vector is the mean over layers, so that a node that encodes tokens itself gets a fair
-        embedding; the tag says which word it is.
 
         Raises:
             PromptError: If a word looks like a concept's and is none.
         """
         check_words([text], self.owners)
-        plain = normalise(text)
-        # A pattern of all words of a large bank takes longer to build than a picture to begin.
-        likely = [word for word in self.owners if word in plain]
-        matches = list(pattern(likely).finditer(plain))
-        if not matches:
-            return clip.stock_tokenize(text, **options)
-        # Matching spans fit the text itself unless composing changed its length.
-        source = text if len(plain) == len(text) else plain
-        words = [match.group() for match in matches]
-        gaps = [
-            source[a:b]
-            for a, b in zip(
-                [0, *(m.end() for m in matches)], [*(m.start() for m in matches), None], strict=True
-            )
-        ]
-        holder, ids = self._placeholder(clip, " ".join(gaps))
-        tokens = clip.stock_tokenize(f" {holder} ".join(gaps), **options)
-        return {name: self._bound(name, rows, ids[name], words) for name, rows in tokens.items()}
+        return self._binding.tokenize(clip, text, **options)
 
-    def _placeholder(self, clip: Any, rest: str) -> tuple[str, dict[str, int]]:
-        """A word of one token that the rest of the prompt does not use, and its id by encoder."""
-        used = {
-            name: {token[0] for chunk in chunks for token in chunk if isinstance(token[0], int)}
-            for name, chunks in clip.stock_tokenize(rest).items()
-        }
-        ends = {name: chunks[0][1][0] for name, chunks in clip.stock_tokenize("").items()}
-        for word in _PLACEHOLDERS:
-            found = {name: chunks[0] for name, chunks in clip.stock_tokenize(word).items()}
-            ids = {name: chunk[1][0] for name, chunk in found.items()}
-            single = all(chunk[2][0] == ends[name] for name, chunk in found.items())
-            if single and all(ids[name] not in used[name] for name in ids):
-                return word, ids
-        raise HostError(
-            f"The prompt uses all of the words {', '.join(_PLACEHOLDERS)}, which hold the places "
-            "of concept words. Leave one of them out."
-        )
-
-    def _bound(
-        self, name: str, rows: list[list[tuple[Any, ...]]], holder: int, words: Sequence[str]
-    ) -> list[list[tuple[Any, ...]]]:
-        left = iter(words)
-
-        def put(token: tuple[Any, ...]) -> tuple[Any, ...]:
-            if not isinstance(token[0], int) or token[0] != holder:
-                return token
-            word = next(left)
-            vector = self._rows(name, word).mean(0)
-            vector.concept_word = word
-            return (vector, *token[1:])
-
-        return [[put(token) for token in chunk] for chunk in rows]
-
-    def _rows(self, name: str, word: str) -> Tensor:
-        """Embeddings of a concept word, (layers, dim)."""
+    def _rows(self, encoder: str, word: str) -> Tensor:
+        """Embeddings of a concept word in ComfyUI's encoder of that name, (layers or 1, dim)."""
         concept = self._held[self.owners[word]]
-        return concept.rows[_ENCODERS[name]][concept.words.index(word)].float()
+        return concept.rows[_ENCODERS[encoder]][concept.words.index(word)].float()
 
-    # Encoding
-
-    def expand(self, tokens: Tokens) -> tuple[Tokens, list[str]]:
-        """Repeat tokens for every layer, layer l with its own embeddings of the words."""
+    def encoding(self, clip: Any, tokens: Tokens) -> Encoding:
+        """The tokens for every layer, and the CLIP with what the named concepts change in it."""
         first = next(iter(tokens.values()))
-        words = [w for chunk in first for t in chunk if (w := _word_of(t)) is not None]
-        if not words:
-            return _LayerTokens(tokens), []
-        expanded = _LayerTokens()
-        for name, chunks in tokens.items():
-            rows = {word: self._rows(name, word) for word in set(words)}
-            expanded[name] = [
-                [(rows[w][layer], *t[1:]) if (w := _word_of(t)) is not None else t for t in chunk]
-                for layer in range(len(self.facts.layers))
-                for chunk in chunks
-            ]
-        return expanded, words
+        called = [c for chunk in first for t in chunk if (c := word_of(t) or phrase_of(t))]
+        names = dict.fromkeys(self.owners[each] for each in called)
+        deltas = encoder_deltas([self._held[name] for name in names], self.config.strength)
+        expanded = self._binding.expand(tokens, len(self.facts.layers))
+        changed = _with_deltas(clip, deltas) if deltas else clip
+        return Encoding(changed, expanded, spans_of(clip, first), tuple(called), tuple(names))
 
-    def prompt(self, clip: Any, encoded: Tensor, words: list[str]) -> ConceptPrompt:
+    def prompt(self, clip: Any, encoding: Encoding, encoded: Tensor) -> ConceptPrompt:
         """Weigh the concepts for one encoded prompt.
 
         Args:
             clip: The CLIP that encoded it.
+            encoding: What was encoded.
             encoded: (1, tokens or layers * tokens, dim).
-            words: Concept words in it, in order.
         """
-        layers = len(self.facts.layers) if words else 1
-        context = encoded.reshape(layers, -1, encoded.shape[-1]).float()
-        said = set(words)
-        named = tuple(dict.fromkeys(n for word, n in self.owners.items() if word in said))
+        text = encoding.context(encoded)
+        named = tuple(n for n in dict.fromkeys(self.owners.values()) if n in encoding.names)
         concepts = participants(self._held, named, self.config)
         present = torch.tensor([concept.name in named for concept in concepts])
         weigh = weigher(_Encoder(self, clip), concepts, self.config)
-        all_layers = context.expand(len(self.facts.layers), -1, -1)
+        all_layers = text.states.expand(len(self.facts.layers), -1, -1)
         relevance, weights = weigh(all_layers, present)
-        plain = encoded if layers == 1 else context.mean(0, keepdim=True).to(encoded)
-        text = ", ".join(dict.fromkeys(words))
-        return ConceptPrompt(text, context, plain, concepts, weights, relevance, self.facts.names)
+        single = len(text.states) == 1
+        plain = encoded if single else text.states.mean(0, keepdim=True).to(encoded)
+        called = ", ".join(dict.fromkeys(encoding.called))
+        names = self.facts.names
+        return ConceptPrompt(called, text, plain, concepts, weights, relevance, names)
 
-    def words_of(self, clip: Any, concepts: Sequence[Concept], joint: bool) -> Tensor:
-        """Encoded words of the concepts in one prompt, (layers, words, dim)."""
+    def triggers_of(self, clip: Any, concepts: Sequence[Concept]) -> TextContext:
+        """The triggers of some concepts, encoded in one prompt; kept for the next time."""
         text = " ".join(concept.trigger for concept in concepts)
-        patcher = clip.patcher
-        key = (text, joint, clip.layer_idx, getattr(patcher, "patches_uuid", None))
-        if key not in self._tokens:
-            tokens = self.tokenize(clip, text)
-            expanded, _ = self.expand(tokens)
-            encoded = clip.stock_encode(expanded)
-            context = encoded.reshape(len(self.facts.layers), -1, encoded.shape[-1]).float()
-            flat = [t for chunk in next(iter(tokens.values())) for t in chunk]
-            where = [i for i, token in enumerate(flat) if _word_of(token) is not None]
-            self._tokens[key] = context[:, where]
-        return self._tokens[key]
+        key = (text, clip.layer_idx, getattr(clip.patcher, "patches_uuid", None))
+        if key not in self._encoded:
+            encoding = self.encoding(clip, self.tokenize(clip, text))
+            encoded = encoding.clip.stock_encode(encoding.tokens)
+            self._encoded[key] = encoding.context(encoded)
+        return self._encoded[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A prompt on its way through the text encoder.
+
+    Attributes:
+        clip: What encodes it.
+        tokens: For the stock encoder: repeated for every layer where the layers differ.
+        spans: Where the prompt's words stand.
+        called: The concept words and phrases in it, in order.
+        names: The concepts they call.
+    """
+
+    clip: Any
+    tokens: Expanded
+    spans: Spans
+    called: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def context(self, encoded: Tensor) -> TextContext:
+        """What the encoder made of it, (1, tokens or layers * tokens, dim), as a context."""
+        states = encoded.reshape(self.tokens.copies, -1, encoded.shape[-1]).float()
+        return TextContext(states, None, self.spans)
 
 
 @dataclass(frozen=True)
 class _Encoder:
-    """`weighing.ConceptEncoder` on a ComfyUI CLIP."""
+    """`concept_weights.ConceptEncoder` on a ComfyUI CLIP."""
 
     text: ConceptText
     clip: Any
 
     def concept_tokens(self, concepts: Sequence[Concept], joint: bool) -> tuple[Tensor, Tensor]:
-        counts = [len(concept.words) for concept in concepts]
-        if joint:
-            together = self.text.words_of(self.clip, concepts, True)
-            parts = list(together.split(counts, dim=1))
-        else:
-            parts = [self.text.words_of(self.clip, [concept], False) for concept in concepts]
+        """Encoded triggers (concepts, layers, tokens, dim), padded, and (concepts, tokens)."""
+        together = self.text.triggers_of(self.clip, concepts) if joint else None
+        parts = [
+            self._rows(together or self.text.triggers_of(self.clip, [concept]), concept)
+            for concept in concepts
+        ]
+        counts = [part.shape[1] for part in parts]
         padded = pad_sequence([part.transpose(0, 1) for part in parts], batch_first=True)
         mask = torch.tensor([[i < n for i in range(max(counts))] for n in counts])
         return padded.transpose(1, 2), mask
 
+    def _rows(self, text: TextContext, concept: Concept) -> Tensor:
+        """A concept's tokens in an encoded text, (layers, tokens, dim)."""
+        at = [place for trigger in concept.triggers for place in text.spans.triggers[trigger]]
+        return text.states.expand(len(self.text.facts.layers), -1, -1)[:, at]
 
-def _word_of(token: tuple[Any, ...]) -> str | None:
-    return getattr(token[0], "concept_word", None)
+
+def _with_deltas(clip: Any, deltas: Mapping[str, Tensor]) -> Any:
+    """A copy of a CLIP whose text encoders have other weights; the host puts them in and out."""
+    changed = clip.clone()
+    # A model of one encoder says what it is called.
+    first = getattr(clip.cond_stage_model, "clip", "clip_l")
+    parts = {"text_encoder": first, "text_encoder_2": "clip_g"}
+    patches: dict[str, Any] = {}
+    for path, delta in deltas.items():
+        encoder, _, rest = path.partition(".")
+        patches[f"{parts[encoder]}.transformer.{rest}.weight"] = ("diff", (delta,))
+    changed.add_patches(patches, 1.0)
+    return changed
 
 
 class _KnowsConcepts:
@@ -253,8 +224,11 @@ class _KnowsConcepts:
     def stock_tokenize(self, text: str, **options: Any) -> Tokens:
         return super().tokenize(text, **options)  # type: ignore[misc]
 
-    def stock_encode(self, tokens: Tokens) -> Tensor:
-        return super().encode_from_tokens(tokens)  # type: ignore[misc]
+    def stock_encode(self, tokens: Tokens, **options: Any) -> Any:
+        return super().encode_from_tokens(tokens, **options)  # type: ignore[misc]
+
+    def stock_scheduled(self, tokens: Tokens, *args: Any, **kwargs: Any) -> Any:
+        return super().encode_from_tokens_scheduled(tokens, *args, **kwargs)  # type: ignore[misc]
 
     def tokenize(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens:
         return self.concept_text.tokenize(self, text, return_word_ids=return_word_ids, **kwargs)
@@ -262,22 +236,23 @@ class _KnowsConcepts:
     def encode_from_tokens(
         self, tokens: Tokens, return_pooled: Any = False, return_dict: bool = False
     ) -> Any:
-        stock = super().encode_from_tokens  # type: ignore[misc]
-        if isinstance(tokens, _LayerTokens):
-            return stock(tokens, return_pooled=return_pooled, return_dict=return_dict)
-        expanded, words = self.concept_text.expand(tokens)
-        found = stock(expanded, return_pooled=return_pooled, return_dict=True)
-        prompt = self.concept_text.prompt(self, found["cond"], words)
+        if isinstance(tokens, Expanded):  # the stock methods call one another
+            options = {"return_pooled": return_pooled, "return_dict": return_dict}
+            return self.stock_encode(tokens, **options)
+        encoding = self.concept_text.encoding(self, tokens)
+        found = encoding.clip.stock_encode(
+            encoding.tokens, return_pooled=return_pooled, return_dict=True
+        )
+        prompt = self.concept_text.prompt(self, encoding, found["cond"])
         if return_dict:
             return {**found, "cond": prompt.plain, PROMPT: prompt}
         return (prompt.plain, found["pooled_output"]) if return_pooled else prompt.plain
 
     def encode_from_tokens_scheduled(self, tokens: Tokens, *args: Any, **kwargs: Any) -> Any:
-        expanded, words = self.concept_text.expand(tokens)
-        stock = super().encode_from_tokens_scheduled  # type: ignore[misc]
+        encoding = self.concept_text.encoding(self, tokens)
         result: list[list[Any]] = []
-        for encoded, options in stock(expanded, *args, **kwargs):
-            prompt = self.concept_text.prompt(self, encoded, words)
+        for encoded, options in encoding.clip.stock_scheduled(encoding.tokens, *args, **kwargs):
+            prompt = self.concept_text.prompt(self, encoding, encoded)
             result.append([prompt.plain, {**options, PROMPT: prompt}])
         return result
 

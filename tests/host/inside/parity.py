@@ -69,12 +69,12 @@ class Remembering(pipeline.DiffusersEncoder):
     known: ClassVar[dict] = {}
 
     def prompts(self, prompts, concepts):
-        return torch.cat([self.remember(text, concepts) for text in prompts])
+        return [self.remember(text, concepts) for text in prompts]
 
     def remember(self, text, concepts):
         key = text, tuple(c.name for c in concepts if any(w in text for w in c.words))
         if key not in self.known:
-            self.known[key] = super().prompts([text], concepts)
+            (self.known[key],) = super().prompts([text], concepts)
         return self.known[key]
 
     def concept_tokens(self, concepts, joint):

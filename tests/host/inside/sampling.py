@@ -141,7 +141,7 @@ found["long"] = differ(long, draw(encode(words, "a red house on a hill " * 12 + 
 found["unknown word"] = error_of(encode, words, "a <v11> <v13> in a garden")
 found["other tags"] = error_of(encode, words, "a <lora:detail:0.8> cat")
 found["all placeholders"] = error_of(
-    encode, words, " ".join([*pack("nodes.sampling.text")._PLACEHOLDERS, ONE])
+    encode, words, " ".join([*pack("nodes.sampling.tokens").PLACEHOLDERS, ONE])
 )
 
 # Stock conditioning nodes.

@@ -1,0 +1,202 @@
+"""Concept words among ComfyUI's tokens: bound to tagged vectors, repeated for every layer, found.
+
+Weights `(word:1.2)`, chunks of 77 tokens and word ids are the stock tokenizer's. A concept word is
+a vector (the mean over layers, so that a node that encodes tokens itself gets a fair embedding)
+with a tag that says which word it is; a token of a trigger phrase is a number with such a tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...cidm_core.errors import HostError
+from ...cidm_core.text import Spans
+from ...cidm_core.words import contains, normalise, pattern
+
+# Ordinary words of one token each; one that the prompt does not use holds a concept word's place.
+PLACEHOLDERS = ("castle", "forest", "garden", "window", "river", "bridge", "candle", "mountain")
+
+Token = tuple[Any, ...]
+Tokens = dict[str, list[list[Token]]]
+Rows = Callable[[str, str], Tensor]
+"""Encoder's name in ComfyUI, concept word -> its embeddings (layers or 1, dim)."""
+
+
+class Expanded(dict[str, Any]):
+    """Tokens repeated for every layer, which the stock encoder takes as they are."""
+
+    copies = 1
+
+
+class _PhraseToken(int):
+    """A token of a trigger phrase."""
+
+    phrase = ""
+
+
+def word_of(token: Token) -> str | None:
+    """The concept word that a token stands for."""
+    return getattr(token[0], "concept_word", None)
+
+
+def phrase_of(token: Token) -> str | None:
+    """The trigger phrase that a token belongs to."""
+    return getattr(token[0], "phrase", None)
+
+
+class Binding:
+    """Puts concept words into tokens.
+
+    Args:
+        words: Concept words with rows of their own.
+        phrases: Plain words that call a concept without any.
+        rows: The words' embeddings.
+    """
+
+    def __init__(self, words: Collection[str], phrases: Collection[str], rows: Rows) -> None:
+        self._words, self._phrases, self._rows = words, phrases, rows
+
+    def tokenize(self, clip: Any, text: str, **options: Any) -> Tokens:
+        """The stock tokens of a text, with a tagged vector for every concept word."""
+        plain = normalise(text)
+        # A pattern of all words of a large bank takes longer to build than a picture to begin.
+        likely = [word for word in self._words if word in plain]
+        matches = list(pattern(likely).finditer(plain))
+        if not matches:
+            return self._tagged(clip, plain, clip.stock_tokenize(text, **options))
+        # Matching spans fit the text itself unless composing changed its length.
+        source = text if len(plain) == len(text) else plain
+        starts, ends = [m.start() for m in matches], [m.end() for m in matches]
+        gaps = [source[a:b] for a, b in zip([0, *ends], [*starts, None], strict=True)]
+        holder, ids = _placeholder(clip, " ".join(gaps))
+        tokens = clip.stock_tokenize(f" {holder} ".join(gaps), **options)
+        words = [match.group() for match in matches]
+        bound = {name: self._bound(name, rows, ids[name], words) for name, rows in tokens.items()}
+        return self._tagged(clip, plain, bound)
+
+    def _bound(
+        self, name: str, chunks: list[list[Token]], holder: int, words: Sequence[str]
+    ) -> list[list[Token]]:
+        left = iter(words)
+
+        def put(token: Token) -> Token:
+            if not isinstance(token[0], int) or token[0] != holder:
+                return token
+            word = next(left)
+            vector = self._rows(name, word).mean(0)
+            vector.concept_word = word
+            return (vector, *token[1:])
+
+        return [[put(token) for token in chunk] for chunk in chunks]
+
+    def _tagged(self, clip: Any, text: str, tokens: Tokens) -> Tokens:
+        """Tag the tokens of trigger phrases, longest phrase first."""
+        found = [p for p in self._phrases if p in text and contains(text, p)]
+        for phrase in sorted(found, key=len, reverse=True):
+            for name, ids in _ids_of(clip, phrase).items():
+                for chunk in tokens[name]:
+                    _tag(chunk, ids, phrase)
+        return tokens
+
+    def expand(self, tokens: Tokens, layers: int) -> Expanded:
+        """Repeat tokens for every layer, layer l with its own embeddings of the words."""
+        expanded = Expanded()
+        rows = {
+            name: {word: self._rows(name, word) for word in _words_in(chunks)}
+            for name, chunks in tokens.items()
+        }
+        held = [len(each) for of_encoder in rows.values() for each in of_encoder.values()]
+        expanded.copies = layers if any(n > 1 for n in held) else 1
+
+        def at(token: Token, layer: int, own: Mapping[str, Tensor]) -> Token:
+            word = word_of(token)
+            if word is None:
+                return token
+            return (own[word][min(layer, len(own[word]) - 1)], *token[1:])
+
+        for name, chunks in tokens.items():
+            expanded[name] = [
+                [at(token, layer, rows[name]) for token in chunk]
+                for layer in range(expanded.copies)
+                for chunk in chunks
+            ]
+        return expanded
+
+
+def spans_of(clip: Any, chunks: Sequence[Sequence[Token]]) -> Spans:
+    """Where words stand among the tokens of all chunks; start, end and padding are none.
+
+    Args:
+        clip: Whose tokens they are.
+        chunks: Of one encoder, before they were repeated for the layers.
+    """
+    end = _ends(clip)
+    triggers: dict[str, tuple[int, ...]] = {}
+    plain: list[int] = []
+    place = 0
+    for chunk in chunks:
+        last = next((i for i, t in enumerate(chunk) if i and _is(t, end)), len(chunk))
+        for i, token in enumerate(chunk):
+            trigger = word_of(token) or phrase_of(token)
+            if trigger is not None:
+                triggers[trigger] = (*triggers.get(trigger, ()), place + i)
+            elif 0 < i < last:
+                plain.append(place + i)
+        place += len(chunk)
+    return Spans(triggers, tuple(plain))
+
+
+def _is(token: Token, number: int) -> bool:
+    return isinstance(token[0], int) and token[0] == number
+
+
+def _words_in(chunks: Iterable[Iterable[Token]]) -> set[str]:
+    return {word for chunk in chunks for token in chunk if (word := word_of(token)) is not None}
+
+
+def _ends(clip: Any) -> int:
+    """The end token of the first encoder."""
+    return next(iter(clip.stock_tokenize("").values()))[0][1][0]
+
+
+def _ids_of(clip: Any, phrase: str) -> dict[str, list[int]]:
+    """Token numbers of a phrase by encoder, without start and end."""
+    empty = {name: chunks[0][1][0] for name, chunks in clip.stock_tokenize("").items()}
+    found: dict[str, list[int]] = {}
+    for name, chunks in clip.stock_tokenize(phrase).items():
+        ids = [token[0] for token in chunks[0][1:]]
+        found[name] = ids[: ids.index(empty[name])] if empty[name] in ids else ids
+    return found
+
+
+def _tag(chunk: list[Token], ids: Sequence[int], phrase: str) -> None:
+    numbers = [None if isinstance(t[0], _PhraseToken) else t[0] for t in chunk]
+    for start in range(len(chunk) - len(ids) + 1):
+        window = numbers[start : start + len(ids)]
+        if all(isinstance(n, int) and n == m for n, m in zip(window, ids, strict=True)):
+            for i in range(start, start + len(ids)):
+                tagged = _PhraseToken(chunk[i][0])
+                tagged.phrase = phrase
+                chunk[i] = (tagged, *chunk[i][1:])
+
+
+def _placeholder(clip: Any, rest: str) -> tuple[str, dict[str, int]]:
+    """A word of one token that the rest of the prompt does not use, and its id by encoder."""
+    used = {
+        name: {token[0] for chunk in chunks for token in chunk if isinstance(token[0], int)}
+        for name, chunks in clip.stock_tokenize(rest).items()
+    }
+    ends = {name: chunks[0][1][0] for name, chunks in clip.stock_tokenize("").items()}
+    for word in PLACEHOLDERS:
+        found = {name: chunks[0] for name, chunks in clip.stock_tokenize(word).items()}
+        ids = {name: chunk[1][0] for name, chunk in found.items()}
+        single = all(chunk[2][0] == ends[name] for name, chunk in found.items())
+        if single and all(ids[name] not in used[name] for name in ids):
+            return word, ids
+    raise HostError(
+        f"The prompt uses all of the words {', '.join(PLACEHOLDERS)}, which hold the places of "
+        "concept words. Leave one of them out."
+    )
