@@ -106,14 +106,14 @@ def test_every_field(bank, name):
 @pytest.mark.parametrize("name", CREATED)
 def test_every_tensor(bank, name):
     concept, (_, tensors) = bank[name], stored(name)
-    assert len(concept.factors) == 4 * len(concept.layers)
-    for path, pair in concept.factors.items():
+    assert len(concept.low_rank) == 4 * len(concept.layers)
+    for path, pair in concept.low_rank.items():
         key = "lora_unet_" + path.replace(".", "_")
         assert torch.equal(pair.down, tensors.pop(f"{key}.lora_down.weight"))
         assert torch.equal(pair.up, tensors.pop(f"{key}.lora_up.weight"))
         assert pair.alpha == tensors.pop(f"{key}.alpha").item()
-    (tokens,) = concept.tokens.values()
-    key = f"lora_unet_cidm_tokens_{next(iter(concept.tokens))}"
+    (tokens,) = concept.rows.values()
+    key = f"lora_unet_cidm_tokens_{next(iter(concept.rows))}"
     assert tokens.shape[:2] == (len(concept.words), len(concept.layers))
     assert torch.equal(tokens.flatten(0, 1), tensors.pop(f"{key}.lora_down.weight"))
     assert not tensors.pop(f"{key}.lora_up.weight").any()
