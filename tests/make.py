@@ -7,7 +7,17 @@ from cidm_core.families import PROJECTIONS
 from cidm_core.updates import LowRank
 
 
-def random_concept(model, words: str, seed: int, *, rank: int = 2, size: float = 0.3, **changes):
+def random_concept(
+    model,
+    words: str,
+    seed: int,
+    *,
+    rank: int = 2,
+    size: float = 0.3,
+    class_words: str = "thing",
+    kind: str = "object",
+    **changes,
+):
     """A concept of random factors and tokens that fits `model`."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -30,7 +40,7 @@ def random_concept(model, words: str, seed: int, *, rank: int = 2, size: float =
     }
     values = {
         "name": parts[0].strip("<>"),
-        "subjects": (Subject(parts, "thing"),),
+        "subjects": (Subject(parts, class_words, kind),),
         "family": model.family.name,
         "base": model.fingerprint,
         "layers": tuple(layer.path for layer in model.layers),

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError
+from ..families import PROJECTIONS
 from ..updates import (
     ALPHA,
     DIFF,
@@ -134,8 +135,7 @@ def decode(data: bytes, origin: str) -> Concept:
     try:
         words = sum(len(subject.words) for subject in record["subjects"])
         rows = _take_rows(tensors, words, len(record["layers"]))
-        values = _take_values(tensors)
-        updates = _take_updates(tensors) | values
+        updates = _ordered(_take_values(tensors) | _take_updates(tensors), record["layers"])
         for key in ("rank", "alpha", "tensor_bytes"):
             record.pop(key)
         concept = Concept(**record, updates=updates, rows=rows)
@@ -229,6 +229,14 @@ def _take_updates(tensors: dict[str, Tensor]) -> dict[str, Update]:
             raise ConceptError(f"{path} lacks its down, up or alpha.")
         updates[path] = LowRank(down, up, alpha.item())
     return updates
+
+
+def _ordered(updates: Mapping[str, Update], layers: tuple[str, ...]) -> dict[str, Update]:
+    """Cross-attention in execution order, then the rest: sums over layers keep their order."""
+    paths = [f"{layer}.{projection}" for layer in layers for projection in PROJECTIONS]
+    place = {path: i for i, path in enumerate(paths)}
+    ordered = sorted(updates, key=lambda path: (place.get(path, len(place)), path))
+    return {path: updates[path] for path in ordered}
 
 
 def _stem(name: str) -> str:

@@ -105,6 +105,8 @@ def conditioning(facts, concepts, seed):
     weights = torch.full((len(facts.layers), len(concepts)), 1 / max(1, len(concepts)))
     held = context if concepts else plain
     names = "words" if concepts else ""
+    encoded = pack("cidm_core.text")
+    held = encoded.TextContext(held, None, encoded.Spans())
     prompt = text.ConceptPrompt(names, held, plain, tuple(concepts), weights, weights, facts.names)
     return [[plain, {text.PROMPT: prompt}]]
 
@@ -151,7 +153,9 @@ def interleaved(variants, rounds):
 def overhead():
     model = sd15(OPTIONS["width"])
     facts = pack("nodes.host.model").facts_of(model)
-    taught = pack("nodes.sampling.attend").attach(model, facts, 1.0)
+    taught = pack("nodes.sampling.attend").attach(
+        model, facts, pack("cidm_core.config").SampleConfig()
+    )
     concepts = [concept(facts, n) for n in range(max(OPTIONS["concepts"]))]
     size, negative = OPTIONS["size"], conditioning(facts, (), 2)
     variants = {"bare": Timed(plain(model, [[negative[0][0], {}]], [[negative[0][0], {}]]), size)}

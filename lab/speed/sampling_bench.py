@@ -64,7 +64,8 @@ class Bench:
     def weighing(self, bank: Mapping[str, Concept]) -> Callable[[], Tensor]:
         """Relevance and weights of one encoded prompt, as the plan computes them."""
         encoder, concepts = DiffusersEncoder(self.base), list(bank.values())
-        context = encoder.prompts([PROMPT], concepts)[0].double()
+        [text] = encoder.prompts([PROMPT], concepts)
+        context = text.states.double()
         tokens, words = encoder.concept_tokens(concepts, joint=False)
         tokens = tokens.transpose(0, 1).double()
 
@@ -75,7 +76,9 @@ class Bench:
 
     def released(self, bank: Mapping[str, Concept]) -> Variant:
         encoder, concepts = DiffusersEncoder(self.base), list(bank.values())
-        contexts = encoder.prompts(["", PROMPT], concepts)
+        layers = len(self.base.layers)
+        texts = encoder.prompts(["", PROMPT], concepts)
+        contexts = torch.stack([text.states.expand(layers, -1, -1) for text in texts])
         tokens, _ = encoder.concept_tokens(concepts, joint=False)
         x = self.latents.expand(2, -1, -1, -1)
 

@@ -70,7 +70,7 @@ class PeftStep:
         self.rows = nn.Parameter(rows.clone())
         tokens = tokenise(base.tokenizers[0], prompt, words, 77)
         self.ids = torch.tensor([tokens.ids] * len(base.layers))
-        self.columns = torch.tensor([position for position, _ in tokens.positions])
+        self.columns = torch.tensor([position for position, _ in tokens.words])
         lora = [p for p in self.model.unet.parameters() if p.requires_grad]
         self.trained = [self.rows, *lora]
         groups = [{"params": [self.rows], "lr": LR_TOKENS}, {"params": lora, "lr": LR_LORA}]
@@ -154,7 +154,7 @@ class ReleasedStep:
     def _ids(base: Base, prompt: str, words: Sequence[str], first: int, layers: int) -> Tensor:
         tokens = tokenise(base.tokenizers[0], prompt, words, 77)
         ids = torch.tensor([tokens.ids] * layers)
-        for position, word in tokens.positions:
+        for position, word in tokens.words:
             ids[:, position] = first + list(words).index(word) * layers + torch.arange(layers)
         return ids
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from make import random_concept
 
-from cidm_core.config import TrainConfig
+from cidm_core.config import SampleConfig, TrainConfig
 from cidm_core.errors import TrainingError
 from cidm_core.families import FAMILIES
 from cidm_core.methods.base import Batch, Prediction, Task
@@ -290,7 +290,7 @@ def test_combined_factors_are_the_sum_or_average_of_the_deltas(share):
 def test_composite_guidance_is_the_mean_of_the_concepts_guided_estimates():
     seeded = torch.Generator().manual_seed(0)
     rows = torch.randn(6, 2, 3, 4, 4, generator=seeded)
-    plan = CompositePlan((), (), (), (), 4.0, 0.1, "partition", 1.0)
+    plan = CompositePlan((), (), (), (), torch.zeros(0), SampleConfig(guidance_scale=4.0))
     wished = [wide(rows[2 * i]) * (1 - 4.0) + 4.0 * wide(rows[2 * i + 1]) for i in range(3)]
     assert np.allclose(wide(plan.guide(rows)), np.mean(wished, axis=0), atol=1e-5)
 

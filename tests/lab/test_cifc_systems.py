@@ -296,7 +296,7 @@ def test_composite_asks_each_concept_alone():
     found = sample(base, composite_plan(base, bank, prompts, settings), noise, settings).double()
     alone = []
     for concept in learned:
-        drawn = {"o0": replace(learned[0], factors=concept.low_rank)}
+        drawn = {"o0": replace(learned[0], updates=concept.updates)}
         plan = make_plan(base, drawn, prompts, (), settings)
         alone.append(sample(base, plan, noise, settings).double())
     expected = torch.stack(alone).mean(0)

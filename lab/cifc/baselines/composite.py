@@ -17,7 +17,8 @@ from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.pipeline import draw_plan, make_plan
 from cidm_core.ops.guidance import classifier_free
-from cidm_core.sampling.plan import Plan, Scene
+from cidm_core.sampling.layout import Scene
+from cidm_core.sampling.plan import Plan
 
 
 class CompositePlan(Plan):
@@ -35,7 +36,7 @@ class CompositePlan(Plan):
         """
         del scene
         negative, prompt = estimates[0::2], estimates[1::2]
-        return classifier_free(prompt, negative, self.guidance_scale).mean(0)
+        return classifier_free(prompt, negative, self.config.guidance_scale).mean(0)
 
 
 def composite_plan(
@@ -58,22 +59,13 @@ def composite_plan(
     scenes = tuple(
         Scene(
             rows=tuple(row * count + i for i in range(count) for row in scene.rows),
-            regional=((),) * (count * len(scene.rows)),
-            masks=scene.masks,
+            inserts=((),) * (count * len(scene.rows)),
             negatives=(),
         )
         for scene in plan.scenes
     )
-    return CompositePlan(
-        concepts=plan.concepts,
-        layers=plan.layers,
-        slots=tuple(slots),
-        scenes=scenes,
-        guidance_scale=plan.guidance_scale,
-        alpha=plan.alpha,
-        region_mode=plan.region_mode,
-        strength=plan.strength,
-    )
+    layers, masks = plan.layers, plan.masks
+    return CompositePlan(plan.concepts, layers, tuple(slots), scenes, masks, plan.config)
 
 
 def draw_composite(
