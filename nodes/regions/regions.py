@@ -9,12 +9,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...cidm_core.errors import RegionError
+from ...cidm_core.importers.drawn_boxes import read_boxes, read_regions
 from ...cidm_core.regions import Region
 from ..host import comfy as host
 from ..host.pictures import shown, to_pictures, to_tensor
 from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket
 from ..sampling.text import PROMPT
-from .boxes import read_boxes, read_regions
 
 _SIZE = 512
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...cidm_core.errors import RegionError
-from ...cidm_core.regions import Box, Region, parse_region
+from ..errors import RegionError
+from ..regions import Box, Region, parse_region
 
 _GRID = 1000  # of an element's coordinates
 _FORM = (
