@@ -17,19 +17,22 @@ if TYPE_CHECKING:
     from .diffusers_host.train import train_concept
     from .errors import CidmError
     from .evaluation.evaluate import evaluate
+    from .methods.cidm import CidmConfig
     from .regions import Region
-    from .training.data import Photo
+    from .training.data import Photo, TrainingSubject
 
 __version__ = "0.1.0"
 __all__ = [
     "Bank",
     "Base",
+    "CidmConfig",
     "CidmError",
     "Concept",
     "Photo",
     "Region",
     "SampleConfig",
     "TrainConfig",
+    "TrainingSubject",
     "__version__",
     "evaluate",
     "generate",
@@ -51,7 +54,10 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-_LIGHT = ("Bank", "CidmError", "Concept", "Photo", "Region", "SampleConfig", "TrainConfig")
+_LIGHT = (
+    *("Bank", "CidmConfig", "CidmError", "Concept", "Photo", "Region", "SampleConfig"),
+    *("TrainConfig", "TrainingSubject"),
+)
 
 
 def _light(name: str) -> Any:
@@ -59,6 +65,8 @@ def _light(name: str) -> Any:
     match name:
         case "Bank":
             from .bank import Bank as found
+        case "CidmConfig":
+            from .methods.cidm import CidmConfig as found
         case "Concept":
             from .concept import Concept as found
         case "Photo":
@@ -69,6 +77,8 @@ def _light(name: str) -> Any:
             from .config import SampleConfig as found
         case "TrainConfig":
             from .config import TrainConfig as found
+        case "TrainingSubject":
+            from .training.data import TrainingSubject as found
         case _:
             from .errors import CidmError as found
     return found

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from . import __version__
 from .commands import bank, demo, evaluate, generate, train
 from .commands.console import Console
+from .commands.flags import CommandParser
 from .errors import CidmError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -47,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cidm {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
     for module in (demo, train, generate, bank, evaluate):
         module.add_parser(verbs)
     return parser

@@ -113,10 +113,10 @@ class Settings:
 
     @classmethod
     def for_family(
-        cls: type[AnySettings], recipe: Mapping[str, object], **given: object
+        cls: type[AnySettings], values: Mapping[str, object], **given: object
     ) -> AnySettings:
-        """A family's recipe (`Family.recipe`, `Family.sampling`), overridden by what was given."""
-        return cls.from_dict({**recipe, **given})
+        """A family's own values, overridden by what was given."""
+        return cls.from_dict({**values, **given})
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -124,69 +124,58 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
-    """How one concept is learned (CIDM section 4.1 and its public hyper-parameters)."""
+    """What learning needs for every method: the loop, the photos, the machine.
 
-    method: str = setting("cidm", "How a concept is learned.", choices=("cidm",))
-    steps: int = setting(800, "Optimiser steps.", low=1, high=100_000, advanced=False)
+    Each method has settings of its own that extend these (`CidmConfig`, ...).
+    """
+
+    steps: int = setting(
+        800, "Optimiser steps, of all stages together.", low=1, high=100_000, advanced=False
+    )
     batch_size: int = setting(
         1, "Pictures per optimiser micro-step, over all processes together.", low=1, high=256
     )
-    accumulation: int = setting(1, "Micro-steps summed into one optimiser step.", low=1, high=256)
-    rank: int = setting(4, "Width of each LoRA.", low=1, high=128, advanced=False)
-    alpha: float | None = setting(
-        None,
-        "LoRA alpha; a weight changes by alpha / rank * up * down. Default: the rank.",
-        low=1e-3,
+    accumulation: int = setting(
+        1, "Micro-steps that are summed into one optimiser step.", low=1, high=256
     )
-    lr_tokens: float = setting(1e-3, "Learning rate of the concept tokens.", low=0.0, high=1.0)
-    lr_lora: float = setting(1e-4, "Learning rate of the low-rank weights.", low=0.0, high=1.0)
-    weight_decay: float = setting(0.01, "AdamW weight decay.", low=0.0, high=1.0)
-    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0: never.", low=0.0)
-    seed: int = setting(0, "Same seed and inputs: same concept.", low=0, high=2**53, advanced=False)
+    weight_decay: float = setting(0.01, "Weight decay of AdamW.", low=0.0, high=1.0)
+    max_grad_norm: float = setting(
+        1.0, "Gradients are clipped to this norm; 0 never clips.", low=0.0
+    )
+    seed: int = setting(
+        0,
+        "The same seed and the same inputs give the same concept.",
+        low=0,
+        high=2**53,
+        advanced=False,
+    )
     resolution_px: int | None = setting(
-        None, "Training size; whole latent cells. Default: the family's.", low=8, high=4096
+        None,
+        "Side of the training square, in whole latent cells. By default it is the family's.",
+        low=8,
+        high=4096,
     )
     variants: int = setting(
         16, "Augmented variants of each photo whose latents are cached.", low=1, high=1024
     )
     crop_probability: float = setting(
-        0.5, "Chance of a random square crop; else the photo is fitted whole.", low=0.0, high=1.0
+        0.5,
+        "Chance of a random square crop; otherwise the photo is fitted whole.",
+        low=0.0,
+        high=1.0,
     )
-    noise_offset: float = setting(0.01, "Size of the per-channel noise offset.", low=0.0, high=1.0)
-    token_init_std: float = setting(0.013, "Spread of the first token's start.", low=0.0, high=10.0)
-    token_norm_limit: float = setting(
-        0.55, "Tokens stop learning for good once their mean norm reaches this.", low=0.0, high=1e3
-    )
-    gamma1: float = setting(0.1, "Weight of R1, subspace orthogonality (Eq. 2).", low=0.0, high=1e3)
-    gamma2: float = setting(1.0, "Weight of R2, the common subspace (Eq. 2).", low=0.0, high=1e3)
-    # Off by default: concepts that are kept apart at drawing gain nothing from keeping apart while
-    # they are learned, and lose likeness (benchmarks/results/cifc).
-    orthogonality: str = setting(
-        "none",
-        "Form of R1: the paper's intent, its squares, the released code's, by projection, or none.",
-        choices=("subspace", "energy", "released", "projection", "none"),
-    )
-    directions: int = setting(
-        64,
-        "R1 by energy or projection: strongest directions of earlier concepts kept per layer.",
-        low=1,
-        high=4096,
-    )
-    common_subspace: str = setting(
-        "none",
-        "Form of R2: truncated SVD once, the paper's two-step gradient, or none.",
-        choices=("closed_form", "gradient", "none"),
-    )
-    common_rank: int = setting(16, "Rank k of the common subspace W*.", low=1, high=512)
-    use_concept_masks: bool = setting(True, "Restrict the loss to concept masks where given.")
-    attention_weight: float = setting(
-        0.01, "Weight of the attention regulariser; needs concept masks.", low=0.0, high=10.0
-    )
+    noise_offset: float = setting(0.0, "Size of the per-channel noise offset.", low=0.0, high=1.0)
     precision: str = setting("fp32", "Arithmetic of the model.", choices=("fp32", "bf16", "fp16"))
-    gradient_checkpointing: bool = setting(False, "Less memory, about a fifth slower.")
-    save_every: int = setting(100, "Steps between saved states; 0: only when interrupted.", low=0)
-    preview_every: int = setting(0, "Steps between sample previews; 0: none.", low=0)
-    preview_prompt: str = setting("", "Prompt of the previews. Default: the concept's own words.")
+    gradient_checkpointing: bool = setting(
+        False, "Recompute activations: less memory, about a fifth slower."
+    )
+    save_every: int = setting(
+        100, "Steps between two saved states; 0 saves only when interrupted.", low=0
+    )
+    preview_every: int = setting(0, "Steps between two sample previews; 0 draws none.", low=0)
+    preview_prompt: str = setting(
+        "", "Prompt of the previews. By default it is the concept's own words."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,10 @@ class TextEncoderRow:
 
 @dataclass(frozen=True)
 class Family:
-    """What all models of a kind have in common. `recipe` overrides training defaults."""
+    """What all models of a kind have in common.
+
+    `training` (by method) and `sampling` hold settings that suit its size better than the defaults.
+    """
 
     name: str
     geometry: Geometry
@@ -81,7 +84,9 @@ class Family:
     latent_px: int  # pixels per latent cell
     resolution_px: int
     modelspec: str
-    recipe: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    training: Mapping[str, Mapping[str, object]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
     sampling: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -127,18 +132,20 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             latent_px=4,
             resolution_px=32,
             modelspec="mini-sd",
-            recipe=MappingProxyType(
-                # Its embeddings are 1.1 long (CLIP-L's 0.4), so tokens start and stop longer.
+            # Its embeddings are 1.1 long (CLIP-L's 0.4), so tokens start and stop longer. R1 and R2
+            # are sums over layers; beside this small loss they need to be less.
+            training=MappingProxyType(
                 {
-                    "steps": 500,
-                    "batch_size": 4,
-                    "lr_lora": 2e-3,
-                    "lr_tokens": 1e-2,
-                    "token_init_std": 0.1,
-                    "token_norm_limit": 4.0,
-                    # R1 and R2 are sums over layers; beside this small loss they need to be less.
-                    "gamma1": 0.01,
-                    "gamma2": 0.03,
+                    "cidm": {
+                        "steps": 500,
+                        "batch_size": 4,
+                        "lr_lora": 2e-3,
+                        "lr_tokens": 1e-2,
+                        "token_init_std": 0.1,
+                        "token_norm_limit": 4.0,
+                        "gamma1": 0.01,
+                        "gamma2": 0.03,
+                    }
                 }
             ),
             sampling=MappingProxyType({"steps": 30, "guidance_scale": 4.0}),

@@ -10,9 +10,9 @@ import torch
 from tools.make_checkpoint import write_diffusers
 
 from cidm_core.bank import Bank
-from cidm_core.config import TrainConfig
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.diffusers_host.train import train_concept
+from cidm_core.methods.cidm import CidmConfig
 from cidm_core.training.data import Photo
 
 CAPTIONS = ("a photo of a dog, sitting", "a dog in the street", "a dog, red house, tree")
@@ -46,7 +46,7 @@ def photos(count=3, size=(40, 32), masks=False, seed=0):
 def config(**given):
     values = {"steps": 6, "batch_size": 1, "resolution_px": 32, "variants": 2, "save_every": 0}
     values |= {"lr_lora": 1e-3, "token_norm_limit": 100.0}
-    return TrainConfig(**{**values, **given})
+    return CidmConfig(**{**values, **given})
 
 
 def learn(folder, words="<dog1> <dog2>", base=None, given=None, **options):

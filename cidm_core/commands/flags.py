@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, fields
 from typing import Any, get_args, get_type_hints
 
-from ..config import SampleConfig, TrainConfig
+from ..config import Settings
 
-SettingsClass = type[TrainConfig] | type[SampleConfig]
 _MARK = "setting."  # keeps settings apart from a command's own flags in the namespace
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser some of whose flags depend on others on the command line.
+
+    Attributes:
+        complete: Adds the rest of the flags when the command is used, given its words.
+    """
+
+    complete: Callable[[CommandParser, Sequence[str]], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        if self.complete is not None:
+            complete, self.complete = self.complete, None
+            complete(self, sys.argv[1:] if args is None else list(args))
+        return super().parse_known_args(args, namespace)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +67,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, settings: SettingsClass, leave_out: tuple[str, ...] = ()
+    parser: argparse.ArgumentParser, settings: type[Settings], leave_out: tuple[str, ...] = ()
 ) -> None:
     """One flag per field: --lr-lora for `lr_lora`, --width (or --width-px) for `width_px`."""
     simple = parser.add_argument_group("settings", "The default is in brackets; see also below.")
@@ -60,19 +77,25 @@ def add_settings(
         if f.name in leave_out:
             continue
         group = advanced if f.metadata["advanced"] else simple
-        _add_setting(group, f.name, _plain_type(types[f.name]), f.default, f.metadata)
+        _add_setting(group, f, _plain_type(types[f.name]), settings.recipes)
 
 
-def _add_setting(group: Any, name: str, kind: type, default: object, meta: Any) -> None:
-    flags = [f"--{name.removesuffix('_px').replace('_', '-')}"]
-    if name.endswith("_px"):
-        flags.append(f"--{name.replace('_', '-')}")
-    options: dict[str, Any] = {"dest": _MARK + name, "default": argparse.SUPPRESS}
+def _flags_of(f: Field[Any]) -> list[str]:
+    """Both spellings of a length in pixels."""
+    names = [f.name.removesuffix("_px"), f.name] if f.name.endswith("_px") else [f.name]
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def _add_setting(
+    group: Any, f: Field[Any], kind: type, recipes: Mapping[str, Mapping[str, object]]
+) -> None:
+    flags, meta = _flags_of(f), f.metadata
+    options: dict[str, Any] = {"dest": _MARK + f.name, "default": argparse.SUPPRESS}
     if kind is bool:
-        shown = f"{meta['help']} [{'yes' if default else 'no'}]"
+        shown = f"{meta['help']} [{'yes' if f.default else 'no'}]"
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, help=shown, **options)
         return
-    options |= {"type": kind, "help": _help(default, meta)}
+    options |= {"type": kind, "help": _help(f, recipes)}
     if meta["choices"]:
         options["choices"] = meta["choices"]
     else:
@@ -80,8 +103,11 @@ def _add_setting(group: Any, name: str, kind: type, default: object, meta: Any) 
     group.add_argument(*flags, **options)
 
 
-def _help(default: object, meta: Any) -> str:
+def _help(f: Field[Any], recipes: Mapping[str, Mapping[str, object]]) -> str:
+    meta, default = f.metadata, f.default
     notes = [str(default)] if default not in (None, "") else []
+    if meta["by_recipe"]:
+        notes = [f"{name}: {values[f.name]}" for name, values in recipes.items()]
     low, high = meta["min"], meta["max"]
     if low is not None and high is not None:
         notes.append(f"{low:g} to {_whole(high)}")
@@ -89,6 +115,25 @@ def _help(default: object, meta: Any) -> str:
         notes.append(f"at least {low:g}")
     text = f"{meta['help']} [{'; '.join(notes)}]" if notes else str(meta["help"])
     return text.replace("%", "%%")
+
+
+def refuse_foreign(
+    parser: argparse.ArgumentParser,
+    words: Sequence[str],
+    method: str,
+    settings: type[Settings],
+    others: Mapping[str, type[Settings]],
+) -> None:
+    """End with code 2 if a flag on the command line is a setting of another method alone."""
+    own = {flag for f in fields(settings) for flag in _flags_of(f)}
+    for word in words:
+        flag = word.partition("=")[0]
+        positive = f"--{flag[5:]}" if flag.startswith("--no-") else flag
+        if {flag, positive} & own:
+            continue
+        for other, config in others.items():
+            if positive in {known for f in fields(config) for known in _flags_of(f)}:
+                parser.error(f"{flag} is a setting of the method {other}, not of {method}.")
 
 
 def _whole(number: float) -> str:

@@ -26,7 +26,10 @@ class ProgressBar:
         self._printed = -math.inf
 
     def __call__(self, event: Progress) -> None:
-        self.update(event.step, event.steps, details(event), _VERBS.get(event.phase, event.phase))
+        verb = _VERBS.get(event.phase, event.phase)
+        if event.stage_steps not in (0, event.steps):
+            verb = f"{verb} ({event.stage})"
+        self.update(event.step, event.steps, details(event), verb)
 
     def update(self, step: int, steps: int, details: str = "", verb: str = "") -> None:
         """Work done so far.

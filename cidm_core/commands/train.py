@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..config import TrainConfig
 from ..errors import CidmError
 from ..training.presets import PRESET_HELP, PRESETS
 from .console import Console
-from .flags import add_model, add_output, add_settings, given
+from .flags import CommandParser, add_model, add_output, add_settings, given, refuse_foreign
+
+if TYPE_CHECKING:
+    from ..methods.base import MethodClass
+
+DEFAULT_METHOD = "cidm"
 
 _EPILOG = """\
 examples:
@@ -24,16 +28,17 @@ examples:
   cidm train --bank bank --photos photos/cat --options options/cat.yml      options of the CIFC code
   accelerate launch --num_processes 2 -m cidm_core train --bank bank ...    two GPUs or processes
 
-Captions: dog1.txt beside dog1.jpg, or --captions. The class words in a caption become the concept
-words; without captions, "a photo of a <dog1> <dog2>" and the like are used.
-Ctrl-C keeps the state; the same command goes on where it stopped. Log and loss picture of a run
-are in BANK/.runs/NAME/. A family's own recipe (mini-sd: 300 steps of 4 pictures) comes before the
-defaults in brackets, then --options, then --preset, then single flags.
+Captions stand in dog1.txt beside dog1.jpg, or where --captions says. The class words in a caption
+become the concept words; without captions, "a photo of a <dog1> <dog2>" and the like are used.
+Ctrl-C keeps the state; the same command goes on where it stopped. The log and the loss picture of a
+run are in BANK/.runs/NAME/. The defaults in brackets give way to those of the model's family
+(mini-sd: 500 steps of 4 pictures), these to --options, then to --preset, then to single flags. A
+recipe gives way to all of them.
 """
 
 
 def add_parser(verbs: Any) -> None:
-    parser: argparse.ArgumentParser = verbs.add_parser(
+    parser: CommandParser = verbs.add_parser(
         "train",
         usage="cidm train --bank DIR --photos DIR --words WORDS --class-words WORDS [options]",
         help="teach a concept from a folder of photos",
@@ -43,24 +48,64 @@ def add_parser(verbs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    # The settings depend on --method, and to know the methods takes a second.
+    parser.complete = _add_arguments
+    parser.set_defaults(run=run)
+
+
+def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
+    """All flags of the method that the command line names."""
+    from ..methods import METHODS
+
+    name = _method_in(words)
+    method = METHODS.get(name, METHODS[DEFAULT_METHOD])
+    _add_concept(parser, tuple(METHODS), method)
+    add_model(parser)
+    add_settings(parser, method.Config)
+    add_output(parser)
+    others = {other: row.Config for other, row in METHODS.items() if other != name}
+    refuse_foreign(parser, words, name, method.Config, others)
+
+
+def _method_in(words: Sequence[str]) -> str:
+    for word, following in zip(words, (*words[1:], ""), strict=False):
+        if word == "--method":
+            return following
+        if word.startswith("--method="):
+            return word.partition("=")[2]
+    return DEFAULT_METHOD
+
+
+def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: MethodClass) -> None:
     what = parser.add_argument_group("concept")
     what.add_argument(
-        "--bank", required=True, metavar="DIR", help="Folder of concepts; may be new."
+        "--bank", required=True, metavar="DIR", help="Folder of concepts; it may be new."
     )
     what.add_argument("--photos", metavar="DIR", help="Folder of photos.")
-    what.add_argument(
-        "--words", metavar="WORDS", help='New words for it, noun last: "<dog1> <dog2>".'
-    )
+    if method.words != "unused":
+        what.add_argument(
+            "--words", metavar="WORDS", help='New words for it, noun last: "<dog1> <dog2>".'
+        )
     what.add_argument("--class-words", metavar="WORDS", help='What it is in plain words: "dog".')
     what.add_argument(
         "--kind", choices=("object", "style", "human"), help="What is learned [object]."
     )
-    what.add_argument("--name", help="Its name in the bank. Default: from the words.")
+    what.add_argument("--name", help="Its name in the bank. By default it is made from the words.")
     what.add_argument(
         "--captions", metavar="PATH", help="Folder of .txt files, or one captions file."
     )
     what.add_argument(
         "--masks", metavar="DIR", help="Folder of same-named masks, white on the concept."
+    )
+    if method.prior != "unused":
+        what.add_argument(
+            "--prior", metavar="DIR", help="Folder of pictures of other things of the class."
+        )
+    what.add_argument(
+        "--method",
+        choices=methods,
+        default=DEFAULT_METHOD,
+        help=f"How it is learned [{DEFAULT_METHOD}]. With --help, the settings of that method.",
     )
     what.add_argument(
         "--options", metavar="YML", help="Options file of the public CIFC code; flags go before it."
@@ -69,14 +114,10 @@ def add_parser(verbs: Any) -> None:
     what.add_argument(
         "--no-resume", action="store_true", help="Start over even if a state of this run is there."
     )
-    add_model(parser)
-    add_settings(parser, TrainConfig)
-    add_output(parser)
-    parser.set_defaults(run=run)
 
 
 @dataclass(frozen=True)
-class Wish:
+class Request:
     """What to learn, from an options file and the flags, which go first."""
 
     photos: str | Path
@@ -86,19 +127,26 @@ class Wish:
     name: str | None
     captions: str | Path | None
     masks: str | Path | None
+    prior: str | Path | None
     mapping: Mapping[str, str] | None
     settings: Mapping[str, object]
     notes: tuple[str, ...]
 
 
-def read_wish(args: argparse.Namespace) -> Wish:
+_NAMES = ("photos", "words", "class_words", "kind", "name", "captions", "masks", "prior")
+
+
+def read_request(args: argparse.Namespace) -> Request:
     """Options file, preset and flags as one.
 
     Raises:
         CidmError: If something needed is given by none of them.
     """
+    from ..methods import method_called
+
     found: dict[str, Any] = {"notes": (), "mapping": None}
     settings: Mapping[str, object] = {}
+    flags = {key: getattr(args, key, None) for key in _NAMES}
     if args.options:
         from ..importers.cifc_options import read_options
 
@@ -108,16 +156,15 @@ def read_wish(args: argparse.Namespace) -> Wish:
         found |= {"class_words": file.class_words, "name": file.name, "notes": file.notes}
         found |= {"captions": file.captions_dir, "masks": file.masks_dir}
         # Replacements name the file's words: other words on the command line end them.
-        found["mapping"] = file.mapping or None if not args.words else None
-    flags = {key: getattr(args, key) for key in ("photos", "words", "class_words", "kind", "name")}
-    flags |= {"captions": args.captions, "masks": args.masks}
+        found["mapping"] = file.mapping or None if not flags["words"] else None
     found |= {key: value for key, value in flags.items() if value is not None or key not in found}
-    for key in ("photos", "words", "class_words"):
+    with_words = method_called(args.method).words == "needed"
+    for key in ("photos", *(("words",) if with_words else ()), "class_words"):
         if not found[key]:
             raise CidmError(f"--{key.replace('_', '-')} is missing. Give it, or an --options file.")
     preset = PRESETS[args.preset] if args.preset else {}
-    found |= {"kind": found["kind"] or "object", "settings": {**settings, **preset, **given(args)}}
-    return Wish(**found)
+    found |= {"kind": found["kind"] or "object", "words": found["words"] or ""}
+    return Request(**found, settings={**settings, **preset, **given(args)})
 
 
 def own_device(asked: str | None) -> str | None:
@@ -136,9 +183,12 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     Raises:
         CidmError: Anything the user can mend.
     """
-    wish = read_wish(args)
-    TrainConfig.from_dict(wish.settings)  # a wrong number is told before the model is loaded
-    for note in wish.notes:
+    from ..methods import config_for, method_called
+
+    request = read_request(args)
+    # A wrong number is told before the model is loaded.
+    method_called(args.method).Config.from_dict(request.settings)
+    for note in request.notes:
         console.note(f"{args.options}: {note}")
 
     from ..bank import Bank
@@ -148,27 +198,31 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from .progress_bar import ProgressBar, duration
 
     started = time.monotonic()
-    photos = Photo.from_folder(wish.photos, wish.captions, wish.masks)
+    photos = Photo.from_folder(request.photos, request.captions, request.masks)
+    prior = Photo.from_folder(request.prior) if request.prior else []
     bank = Bank(args.bank)
     device = own_device(args.device)
     base = load_base(args.model, device=device, dtype=args.dtype, tokenizer=args.tokenizer)
-    config = TrainConfig.for_family(base.family.recipe, **wish.settings)
+    config = config_for(args.method, base.family, **request.settings)
+    becomes = f" become {request.words!r}" if request.words else ""
     console.note(
-        f"{len(photos)} photos of {wish.class_words!r} become {wish.words!r}: {config.steps} steps "
-        f"on {base.name} ({base.family.name}, {base.device})"
+        f"{len(photos)} photos of {request.class_words!r}{becomes}: {config.steps} steps of "
+        f"{args.method} on {base.name} ({base.family.name}, {base.device})"
     )
     with ProgressBar(enabled=console.shows_progress) as bar:
         concept = train_concept(
             base,
             bank,
             photos,
-            words=wish.words,
-            class_words=wish.class_words,
-            kind=wish.kind,
-            name=wish.name,
+            words=request.words,
+            class_words=request.class_words,
+            kind=request.kind,
+            name=request.name,
+            method=args.method,
             config=config,
+            prior=prior,
             on_progress=bar,
-            mapping=wish.mapping,
+            mapping=request.mapping,
             resume=not args.no_resume,
         )
     seconds = time.monotonic() - started
@@ -183,6 +237,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         "words": concept.words,
         "class_words": concept.class_words,
         "kind": concept.kind,
+        "method": concept.method,
         "file": path,
         "seconds": round(seconds, 2),
         "facts": concept.facts,

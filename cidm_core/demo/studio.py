@@ -17,6 +17,7 @@ from ..config import SampleConfig, TrainConfig
 from ..diffusers_host.base import Base
 from ..diffusers_host.pipeline import generate
 from ..diffusers_host.train import train_concept
+from ..methods import config_for
 from ..mini.draw import draw
 from ..mini.looks import CONCEPTS, reference_scene
 from ..pictures.files import make_folder, save_picture
@@ -76,8 +77,7 @@ class Studio:
     @property
     def training(self) -> TrainConfig:
         few: dict[str, object] = {"steps": 6, "variants": 2, "save_every": 0} if self.quick else {}
-        recipe = self.base.family.recipe
-        return TrainConfig.for_family(recipe, **{"seed": self.seed, **few})
+        return config_for("cidm", self.base.family, **{"seed": self.seed, **few})
 
     @property
     def sampling(self) -> SampleConfig:

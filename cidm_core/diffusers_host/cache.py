@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..errors import HostError
-from ..methods.start import generator
+from ..ops.seeds import generator
 from ..training.augment import Variant, augment, to_latent_mask
 from ..training.batches import Latents
 from ..training.data import Photo
@@ -30,6 +30,7 @@ def cache_latents(
     config: TrainConfig,
     size_px: int,
     on_photo: Callable[[int], None] | None = None,
+    label: str = "look",
 ) -> Latents:
     """Augment and encode.
 
@@ -41,6 +42,7 @@ def cache_latents(
         config: Settings. A run too short to see all variants gets fewer.
         size_px: Side of the training square.
         on_photo: Called with the number of photos done.
+        label: Keeps the draws of different sets of photos apart.
 
     Raises:
         PhotoError: If a photo cannot be read.
@@ -56,7 +58,7 @@ def cache_latents(
         held = photo.loaded()
         variants = [
             augment(
-                held, size_px, config.crop_probability, generator(config.seed, "look", number, i)
+                held, size_px, config.crop_probability, generator(config.seed, label, number, i)
             )
             for i in range(count)
         ]

@@ -1,7 +1,8 @@
 """What learning puts into a diffusers model, and how all of it is taken out again.
 
-peft LoRA on the layers a method named, each layer's own context for every attn2, gradients for the
-method's parameters alone. Afterwards: the same modules, the same weights, the same flags.
+peft LoRA on the layers that learn at low rank, hooks on those that learn whole matrices or value
+residuals, each layer's own context for every attn2, gradients for the method's parameters alone.
+Afterwards: the same modules, the same weights, the same flags.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import HostError
-from ..methods.base import Adapter
+from ..updates import FullRank, LowRank, Update, ValueResidual
 from .base import Base
+from .encode import encoder_path
 
 ADAPTER = "cidm"
 _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
@@ -68,12 +71,16 @@ def checkpoint_activations(modules: Sequence[nn.Module]) -> None:
                 part.training = True
 
 
+_TEXT_SIDE = ("attn2.to_k", "attn2.to_v")  # these layers see the tokens of the prompt
+
+
 class Injection:
-    """Adapters and contexts in a UNet.
+    """Live updates and contexts in a model.
 
     Args:
         base: The model.
         context: Gives a layer's text context in the forward pass under way.
+        at_triggers: Gives 1 at the tokens of the triggers, (batch, tokens, 1), 0 elsewhere.
         record: Takes a layer's attention probabilities, mean over heads (batch, cells, tokens).
     """
 
@@ -81,49 +88,86 @@ class Injection:
         self,
         base: Base,
         context: Callable[[int], Tensor],
+        at_triggers: Callable[[], Tensor],
         record: Callable[[int, Tensor], None],
     ) -> None:
-        self._unet, self._context, self._record = base.unet, context, record
+        self._base, self._context, self._record = base, context, record
+        self._at_triggers = at_triggers
         self._attentions = [base.unet.get_submodule(layer.path) for layer in base.layers]
         self._watching = False
         self._processors = [module.processor for module in self._attentions]
         self._hooks: list[Any] = []
+        self._adding: list[tuple[nn.Module, FullRank | ValueResidual]] = []
         self._swaps: list[tuple[nn.Module, str, nn.Module]] = []
         self._injected: list[nn.Module] = []
+        self._wrapped: list[Any] = []
 
-    def build(self, adapters: Mapping[str, Adapter]) -> None:
-        """Let peft wrap the layers, and give it our parameters instead of its own.
+    def build(self, updates: Mapping[str, Update]) -> None:
+        """Put live updates on their layers.
+
+        Args:
+            updates: By path of a linear layer of the UNet or of a text encoder.
 
         Raises:
-            HostError: If the UNet carries another LoRA already.
+            HostError: If the model carries another LoRA already, or a value residual is for a layer
+                that does not see the prompt's tokens.
         """
-        if hasattr(self._unet, "peft_config"):
-            raise HostError(
-                "The UNet already carries a LoRA put in by peft. Take it out (unload_lora) first."
-            )
-        self._swaps = [
-            (*_parent(self._unet, key), self._unet.get_submodule(key)) for key in adapters
-        ]
-        first = next(iter(adapters.values()))
+        for name, root in (("UNet", self._base.unet), *self._encoders()):
+            if hasattr(root, "peft_config"):
+                raise HostError(
+                    f"The {name} already carries a LoRA put in by peft. Take it out (unload_lora) "
+                    "first."
+                )
+        low: dict[int, tuple[Any, dict[str, LowRank]]] = {}
+        for path, update in updates.items():
+            root, inner = self._locate(path)
+            if isinstance(update, LowRank):
+                low.setdefault(id(root), (root, {}))[1][inner] = update
+            elif isinstance(update, FullRank) or path.endswith(_TEXT_SIDE):
+                self._adding.append((root.get_submodule(inner), update))
+            else:
+                raise HostError(
+                    f"A value residual cannot act on {path}: that layer does not see the tokens of "
+                    "the prompt. Use attn2.to_v or attn2.to_k."
+                )
+        for root, held in low.values():
+            self._wrap(root, held)
+        self._injected = [getattr(parent, name) for parent, name, _ in self._swaps]
+        self.enter()
+
+    def _encoders(self) -> list[tuple[str, Any]]:
+        rows = self._base.family.encoders
+        return [(r.name, e) for r, e in zip(rows, self._base.text_encoders, strict=True)]
+
+    def _locate(self, path: str) -> tuple[Any, str]:
+        """The model that a path belongs to, and the path inside it."""
+        if path.partition(".")[0] in [row.name for row in self._base.family.encoders]:
+            return encoder_path(self._base, path)
+        return self._base.unet, path
+
+    def _wrap(self, root: Any, updates: Mapping[str, LowRank]) -> None:
+        """Let peft wrap the layers, and give it our parameters and scales instead of its own."""
+        self._swaps += [(*_parent(root, path), root.get_submodule(path)) for path in updates]
+        self._wrapped.append(root)
         config = LoraConfig(
-            r=first.down.shape[0],
-            lora_alpha=first.alpha,  # type: ignore[arg-type] - a float divides as well
-            target_modules="|".join(re.escape(key) for key in adapters),
+            r=1,
+            target_modules="|".join(re.escape(path) for path in updates),
             init_lora_weights=False,
         )
         # Making its own weights, peft would draw from the global generator.
         with torch.random.fork_rng(devices=[]):
-            inject_adapter_in_model(config, self._unet, ADAPTER)
-        for key, adapter in adapters.items():
-            layer: Any = self._unet.get_submodule(key)
-            layer.lora_A[ADAPTER].weight = adapter.down
-            layer.lora_B[ADAPTER].weight = adapter.up
-        self._injected = [getattr(parent, name) for parent, name, _ in self._swaps]
-        self.enter()
+            inject_adapter_in_model(config, root, ADAPTER)
+        for path, update in updates.items():
+            layer: Any = root.get_submodule(path)
+            layer.lora_A[ADAPTER].weight = update.down
+            layer.lora_B[ADAPTER].weight = update.up
+            layer.scaling[ADAPTER] = update.scale
 
     def enter(self) -> None:
         for (parent, name, _), module in zip(self._swaps, self._injected, strict=True):
             setattr(parent, name, module)
+        for module, update in self._adding:
+            self._hooks.append(module.register_forward_hook(partial(self._add, update)))
         for index, attention in enumerate(self._attentions):
             hook = partial(self._swap_context, index)
             self._hooks.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
@@ -143,10 +187,21 @@ class Injection:
         self._hooks.clear()
         for parent, name, original in self._swaps:
             setattr(parent, name, original)
-        if self._swaps and hasattr(self._unet, "peft_config"):
-            del self._unet.peft_config
+        for root in self._wrapped:
+            if hasattr(root, "peft_config"):
+                del root.peft_config
         for module, processor in zip(self._attentions, self._processors, strict=True):
             module.processor = processor
+
+    def _add(
+        self, update: FullRank | ValueResidual, module: nn.Module, args: Any, output: Tensor
+    ) -> Tensor:
+        del module
+        if isinstance(update, FullRank):
+            added = functional.linear(args[0].to(update.delta.dtype), update.delta)
+        else:
+            added = self._at_triggers() * update.vector
+        return output + added.to(output.dtype)
 
     def _swap_context(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

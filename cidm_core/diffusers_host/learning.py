@@ -11,10 +11,11 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from ..errors import HostError
-from ..methods.base import Adapter, Batch, Prediction
+from ..methods.base import Batch, Prediction
 from ..ops.diffusion import add_noise
+from ..updates import Update, ValueResidual
 from .base import Base
-from .encode import encode, word_positions
+from .encode import encode, tokenise, word_positions
 from .injection import Flags, Injection, checkpoint_activations
 from .patches import layer_size
 
@@ -25,22 +26,25 @@ class LearningHost:
     Args:
         base: The model.
         words: Concept words; `tokens` in `predict` holds one row of embeddings for each.
+        phrases: Class words of subjects without words of their own, which call them.
 
     Raises:
         HostError: If the model predicts neither noise nor v.
     """
 
-    def __init__(self, base: Base, words: Sequence[str]) -> None:
+    def __init__(self, base: Base, words: Sequence[str], phrases: Sequence[str] = ()) -> None:
         if base.prediction_type not in ("epsilon", "v_prediction"):
             raise HostError(
                 f"{base.name} predicts {base.prediction_type!r}; learning needs a model that "
                 "predicts 'epsilon' or 'v_prediction'. Use another checkpoint."
             )
-        self._base, self._words = base, tuple(words)
+        self._base, self._words, self._phrases = base, tuple(words), tuple(phrases)
         schedule: Any = DDPMScheduler.from_config(base.scheduler_config)
         self._alphas: Tensor = schedule.alphas_cumprod.to(base.device)
         self._injection: Injection | None = None
         self._contexts: tuple[Tensor, ...] = ()
+        self._has_residuals = False
+        self._at_triggers: Tensor | None = None
         self._columns: Tensor | None = None
         self._latent_size = (0, 0)
         self._maps: dict[int, Tensor] = {}
@@ -74,6 +78,8 @@ class LearningHost:
         self._contexts = (
             encode(base, batch.prompts, embeddings).transpose(0, 1).contiguous().unbind()
         )
+        if self._has_residuals:
+            self._at_triggers = self._trigger_tokens(batch.prompts)
         if watch and self._injection is not None:
             self._injection.watch()
         self._columns = self._word_columns(batch.prompts) if watch else None
@@ -103,6 +109,20 @@ class LearningHost:
                     columns[row, place, self._words.index(word)] = 1 / len(places)
         return columns.to(self.device)
 
+    def _trigger_tokens(self, prompts: Sequence[str]) -> Tensor:
+        """1 at the tokens of words and phrases, (batch, tokens, 1), 0 elsewhere."""
+        tokenizer, limit = self._base.tokenizers[0], self._base.family.encoders[0].max_tokens
+        marks = torch.zeros(len(prompts), limit, 1)
+        for row, prompt in enumerate(prompts):
+            spans = tokenise(tokenizer, prompt, self._words, limit, self._phrases).spans
+            for places in spans.triggers.values():
+                marks[row, list(places)] = 1
+        return marks.to(self.device)
+
+    def _marks(self) -> Tensor:
+        assert self._at_triggers is not None
+        return self._at_triggers
+
     def _record(self, index: int, probabilities: Tensor) -> None:
         """Keep a layer's attention (batch, cells, tokens) to the concept words, if wanted."""
         if self._columns is not None:
@@ -112,26 +132,28 @@ class LearningHost:
 
     @contextmanager
     def attached(
-        self, adapters: Mapping[str, Adapter], *, checkpointing: bool = False
+        self, updates: Mapping[str, Update], *, checkpointing: bool = False
     ) -> Generator[None]:
-        """Put adapters into the UNet and make the model ready to learn; undone on leaving.
+        """Put live updates into the model and make it ready to learn; undone on leaving.
 
         Args:
-            adapters: Low-rank weights by path of a linear layer.
+            updates: By path of a linear layer of the UNet or of a text encoder.
             checkpointing: Recompute activations in the backward pass instead of keeping them.
 
         Raises:
-            HostError: If the UNet carries another LoRA already.
+            HostError: If the model carries another LoRA already, or an update does not fit its
+                layer.
         """
         base = self._base
         modules = (base.unet, base.vae, *base.text_encoders)
         flags = Flags(modules)
-        injection = Injection(base, lambda index: self._contexts[index], self._record)
+        injection = Injection(base, lambda index: self._contexts[index], self._marks, self._record)
+        self._has_residuals = any(isinstance(each, ValueResidual) for each in updates.values())
         try:
             for module in modules:
                 module.requires_grad_(False)
                 module.eval()
-            injection.build(adapters)
+            injection.build(updates)
             if checkpointing:
                 checkpoint_activations((base.unet, *base.text_encoders))
             self._injection = injection
@@ -140,7 +162,7 @@ class LearningHost:
             self._injection = None
             injection.leave()
             flags.restore()
-            self._contexts, self._columns = (), None
+            self._contexts, self._columns, self._at_triggers = (), None, None
             self._maps.clear()
 
     @contextmanager

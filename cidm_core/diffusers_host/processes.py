@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import HostError
 
 
-class Launched:
+class LaunchedProcesses:
     """This process and those it was launched with; alone without `accelerate launch`.
 
     Args:

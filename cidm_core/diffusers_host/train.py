@@ -14,18 +14,18 @@ from ..concept import Concept
 from ..config import TrainConfig
 from ..errors import HostError
 from ..methods.base import MakeMethod, Method
-from ..training.batches import CachedSource, Draws
-from ..training.data import Photo
+from ..training.batches import CachedPhotos, Draws, PhotoSources
+from ..training.data import Photo, TrainingSubject
 from ..training.loop import Loop, Stopped
 from ..training.processes import Processes
 from ..training.progress import Hooks, OnProgress, Progress
 from ..training.state import RunFolder, final_loss
 from .base import Base
 from .cache import cache_latents, parked
-from .job import Job, check_caption, prepare
+from .job import Job, Lesson, PhotoSet, check_caption, prepare
 from .learning import LearningHost
 from .previews import OnPreview, Previews, Render, default_render
-from .processes import Launched
+from .processes import LaunchedProcesses
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +35,14 @@ def train_concept(
     bank: Bank,
     photos: Sequence[Photo],
     *,
-    words: str | Sequence[str],
+    words: str | Sequence[str] = (),
     class_words: str,
     kind: str = "object",
     name: str | None = None,
+    method: str = "cidm",
     config: TrainConfig | None = None,
+    subjects: Sequence[TrainingSubject] = (),
+    prior: Sequence[Photo] = (),
     on_progress: OnProgress | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_preview: OnPreview | None = None,
@@ -60,18 +63,24 @@ def train_concept(
         base: The model.
         bank: Where the concept goes; its earlier concepts are consolidated with (Eq. 2).
         photos: 3 to 5 are enough; `Photo.from_folder`.
-        words: Concept words, identity first, class noun last: "<dog1> <dog2>".
+        words: Concept words, identity first, class noun last: "<dog1> <dog2>". Methods that teach
+            no words are called by the class words.
         class_words: The plain words they stand for in the captions: "dog".
         kind: "object", "style" or "human"; chooses the caption templates.
-        name: Name in the bank. Default: made from the words.
-        config: Settings. Default: the family's recipe.
+        name: Name in the bank. By default it is made from the words.
+        method: How it is learned; a name in `cidm_core.methods.METHODS`.
+        config: Settings of the method, or a `TrainConfig` for those that all methods share. By
+            default they are the method's own for the model's family.
+        subjects: Further subjects, for methods that teach several at once.
+        prior: Pictures of other things of the class, for methods that preserve what the model knows
+            of it.
         on_progress: Called after every step, and after every encoded photo before.
         should_stop: Asked before every step; True ends the run with `Stopped`.
         on_preview: Called with step and pictures every `config.preview_every` steps.
         preview: Makes those pictures. Default: `generate` with the concept as learned so far.
         mapping: Replacements in captions instead of class words by words.
         resume: Go on from a saved state of this very run if there is one.
-        make: Builds the method instead of `config.method`. Its repr belongs to the run's name:
+        make: Builds the method instead of the one named. Its repr belongs to the run's name:
             what it shows must say all that matters, and be the same in the next process.
         processes: Those that share this run. Default: all of `accelerate launch`; `Alone()` learns
             in this one process whatever the others do.
@@ -81,18 +90,19 @@ def train_concept(
 
     Raises:
         BankError: Name or words are taken, or the bank cannot be written.
+        CidmError: The method is unknown, or the settings are of another one.
         ConceptError: The words cannot be used.
         FamilyError: The bank's concepts were learned on another model.
         HostError: The machine cannot do what was asked, or memory ran out.
         PhotoError: A photo or caption cannot be used.
         PromptError: A caption's concept word lies beyond the text encoder's limit.
-        TrainingError: Loss or gradients stay NaN, or (`Stopped`) the caller stopped the run.
+        TrainingError: The method cannot teach this, loss or gradients stay NaN, or (`Stopped`) the
+            caller stopped the run.
     """
-    config = config or TrainConfig.for_family(base.family.recipe)
-    processes = processes or Launched(base.device)
-    job = prepare(
-        base, bank, photos, config, processes, words, class_words, kind, name, mapping, make
-    )
+    processes = processes or LaunchedProcesses(base.device)
+    first = TrainingSubject(photos, words, class_words, kind, mapping)
+    lesson = Lesson.of(base, first, subjects, prior, method, config, make)
+    job = prepare(base, bank, lesson, name, processes)
     render = preview or default_render(base, bank, job.config)
     hooks = Hooks(on_progress, should_stop) if processes.rank == 0 else Hooks()
     try:
@@ -116,36 +126,51 @@ def _learn(
     job.processes.wait()  # nor may it clear that away before all have read it
     if state is None:
         job.folder.start_over()
-    host = LearningHost(base, job.task.words)
+    host = LearningHost(base, job.task.words, job.task.phrases)
     with ExitStack() as stack:
-        latents = cache_latents(base, job.photos, config, job.size_px, _teller(job, hooks))
+        sources = _sources(job, host, hooks)
         stack.enter_context(parked(base))
         method = job.make(job.task, config, job.bank.values(), host)
         stack.enter_context(
-            host.attached(method.adapters, checkpointing=config.gradient_checkpointing)
-        )
-        source = CachedSource(
-            latents,
-            [photo.caption for photo in job.photos],
-            Draws(
-                seed=config.seed,
-                size=config.batch_size,
-                kind=job.task.kind,
-                timesteps=host.timesteps,
-                noise_offset=config.noise_offset,
-            ),
-            base.device,
-            job.processes,
-            lambda caption: check_caption(base, caption, job.task.words),
+            host.attached(method.updates, checkpointing=config.gradient_checkpointing)
         )
         previews = Previews(base, host, method, render, on_preview, job.folder)
         hooks = Hooks(hooks.on_progress, hooks.should_stop, previews.show)
-        loop = Loop(method, source, config, job.folder, base.device, hooks, job.processes)
+        loop = Loop(method, sources.open, config, job.folder, base.device, hooks, job.processes)
         if state is not None:
             loop.resume(state)
-            logger.info("Going on at step %d of %d.", loop.step, config.steps)
+            logger.info("Going on at step %d of %d.", loop.step, loop.steps)
         loop.run()
     return _store(job, method, loop, previews)
+
+
+def _sources(job: Job, host: LearningHost, hooks: Hooks) -> PhotoSources:
+    """Everything encoded that batches are drawn from."""
+    base, config, tell = job.base, job.config, _teller(job, hooks)
+
+    def cached(held: PhotoSet, label: str, draws: str, before: int) -> CachedPhotos:
+        latents = cache_latents(
+            base, held.photos, config, job.size_px, lambda done: tell(before + done), label
+        )
+        return CachedPhotos(latents, held.captions, held.kinds, draws)
+
+    photos = cached(job.photos, "look", "concept", 0)
+    prior = None
+    if job.prior.photos:
+        prior = cached(job.prior, "prior look", "prior", len(job.photos.photos))
+    return PhotoSources(
+        photos,
+        prior,
+        Draws(
+            seed=config.seed,
+            size=config.batch_size,
+            timesteps=host.timesteps,
+            noise_offset=config.noise_offset,
+        ),
+        base.device,
+        job.processes,
+        lambda caption: check_caption(base, caption, job.task.words),
+    )
 
 
 def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
@@ -156,13 +181,13 @@ def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
             "final_loss": final_loss(job.folder.rows),
             "seconds": round(loop.seconds, 1),
             "skipped": loop.skipped,
-            "photos": len(job.photos),
+            "photos": len(job.photos.photos),
             "base_name": job.base.name,
             "taught": job.taught,
             "version": __version__,
         }
         try:
-            picture = previews.last or job.photos[0].image
+            picture = previews.last or job.photos.photos[0].image
             stored = job.bank.add(method.result(facts), picture)
         except BaseException:
             job.folder.save(loop.state())
@@ -176,10 +201,11 @@ def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
 
 def _teller(job: Job, hooks: Hooks) -> Callable[[int], None]:
     """Progress while photos are encoded."""
+    total = len(job.photos.photos) + len(job.prior.photos)
 
     def tell(done: int) -> None:
         if hooks.on_progress is not None:
-            hooks.on_progress(Progress(done, len(job.photos), phase="preparing"))
+            hooks.on_progress(Progress(done, total, phase="preparing"))
         # Several processes agree on stopping in the loop only.
         if job.processes.count == 1 and hooks.should_stop is not None and hooks.should_stop():
             raise Stopped("Stopped while the photos were prepared; nothing was learned yet.")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import TrainConfig
 from ..errors import CidmError
+from ..methods.cidm import CidmConfig
 from ..training.folders import list_photos
 from ..words import parse_words
 from .options_file import Options, load
@@ -48,7 +48,7 @@ class ImportedOptions:
         photos_dir: Folder of the photos.
         captions_dir: Folder of their captions; None: none are used.
         masks_dir: Folder of their masks; None: none are used.
-        settings: For `TrainConfig.from_dict`, which accepts them.
+        settings: For `CidmConfig.from_dict`, which accepts them.
         notes: What was understood in another way, and what was left out.
     """
 
@@ -107,7 +107,7 @@ def read_options(
         notes=options.closing_notes(_WITHOUT_COUNTERPART),
     )
     try:
-        TrainConfig.from_dict(settings)
+        CidmConfig.from_dict(settings)
     except CidmError as error:
         raise CidmError(f"Options '{path}': {error}") from error
     return imported

@@ -1,21 +1,26 @@
-"""What a method is: named parameters, the losses of a batch, penalties of its own, a concept.
+"""What a method is: live updates and tokens, learned in stages, and a concept at the end.
 
-The loop (`training.loop`) drives any `Method`; a `Host` answers its questions about the model.
-Neither knows the other, and neither does a method know which host it runs on.
+The loop (`training.loop`) runs the stages of any `Method` one after another; a `Host` answers a
+method's questions about the model. Neither knows the other, and neither does a method know which
+host it runs on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..concept import Concept
+from ..concept import Concept, Subject
 from ..config import TrainConfig
 from ..families import CrossAttention
+from ..ops.schedules import Schedule, constant
+from ..updates import Update
+
+Demand = Literal["needed", "optional", "unused"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,60 @@ class Task:
     """The concept to be learned and the model it is learned on (see `Concept`)."""
 
     name: str
-    words: tuple[str, ...]
-    class_words: str
-    kind: str
+    subjects: tuple[Subject, ...]
     family: str
     base: str
     layers: tuple[CrossAttention, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of all subjects, in the order of their rows."""
+        return tuple(word for subject in self.subjects for word in subject.words)
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """The class words that call subjects without words."""
+        held = [subject.triggers for subject in self.subjects if not subject.words]
+        return tuple(trigger for triggers in held for trigger in triggers)
+
+    def concept(
+        self,
+        method: str,
+        config: TrainConfig,
+        facts: Mapping[str, object],
+        updates: Mapping[str, Update],
+        rows: Mapping[str, Tensor],
+    ) -> Concept:
+        """What has been learned so far, on the CPU, apart from what goes on learning.
+
+        Args:
+            method: Name of the method.
+            config: Its settings.
+            facts: Provenance.
+            updates: Live updates by path of a linear layer.
+            rows: Live embeddings of the words by encoder, (words, layers or 1, dim).
+        """
+        return Concept(
+            name=self.name,
+            subjects=self.subjects,
+            family=self.family,
+            base=self.base,
+            layers=tuple(layer.path for layer in self.layers),
+            updates={path: _kept_update(update) for path, update in updates.items()},
+            rows={encoder: _kept(tensor) for encoder, tensor in rows.items()},
+            method=method,
+            config=config.to_dict(),
+            facts=facts,
+        )
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone()
+
+
+def _kept_update(update: Update) -> Update:
+    tensors = {f.name: getattr(update, f.name) for f in fields(update)}
+    return replace(update, **{k: _kept(t) for k, t in tensors.items() if isinstance(t, Tensor)})
 
 
 @dataclass(frozen=True)
@@ -42,6 +95,7 @@ class Batch:
         prompts: One per picture; repeats are encoded once.
         image_masks: 1 where the picture is, 0 on padding, (batch, height, width).
         concept_masks: 1 where the concept is; None if no picture of the batch has a mask.
+        is_prior: True for prior pictures, (batch,) bool; None if the stage asked for none.
     """
 
     latents: Tensor
@@ -50,6 +104,7 @@ class Batch:
     prompts: tuple[str, ...]
     image_masks: Tensor
     concept_masks: Tensor | None = None
+    is_prior: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,15 +123,6 @@ class Prediction:
     attention: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """Trainable low-rank factors on one linear layer: down (rank, in), up (out, rank)."""
-
-    down: nn.Parameter
-    up: nn.Parameter
-    alpha: float
-
-
 class Host(Protocol):
     """What a method may ask of the model."""
 
@@ -92,7 +138,7 @@ class Host(Protocol):
 
         Args:
             batch: Noisy pictures.
-            tokens: Concept embeddings, encoder -> (words, layers, dim).
+            tokens: Concept embeddings, encoder -> (words, layers or 1, dim); none without words.
             watch: Whether the attention of the concept words is wanted too.
         """
         ...
@@ -105,8 +151,8 @@ class Group:
     instead of one per tensor. `tensors` are views of the buffer, and so are their gradients.
     """
 
-    def __init__(self, name: str, lr: float, tensors: Mapping[str, Tensor]) -> None:
-        self.name, self.lr = name, lr
+    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self.name = name
         self.flat = nn.Parameter(
             torch.cat([t.detach().float().flatten() for t in tensors.values()])
         )
@@ -124,44 +170,83 @@ class Group:
     def freeze(self) -> None:
         """Stop learning for good."""
         self.frozen = True
+        self.learn(False)
+
+    def learn(self, wanted: bool) -> None:
+        """Ask for gradients, or for none, from now on; a frozen group never gets any."""
         for tensor in self.tensors.values():
-            tensor.requires_grad_(False)
+            tensor.requires_grad_(wanted and not self.frozen)
+
+
+class Source(Protocol):
+    """Where batches come from; the same index always gives the same batch."""
+
+    def batch(self, index: int) -> Any:
+        """The micro-batch with this number, counted over the whole run."""
+        ...
+
+
+@dataclass(frozen=True)
+class PhotoBatches:
+    """The usual source: `Batch`es of the photos of all subjects, in shuffled rounds.
+
+    Attributes:
+        size: Photos per micro-step over all processes together; None: `config.batch_size`.
+        prior: "mixed": each picture is a photo or a prior picture by an even chance; "paired":
+            as many prior pictures follow the photos.
+    """
+
+    size: int | None = None
+    prior: Literal["none", "mixed", "paired"] = "none"
+
+
+def _no_terms() -> dict[str, Tensor]:
+    return {}
+
+
+def _nothing(_: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the loop inside a method. A new optimiser begins with each.
+
+    Attributes:
+        name: In progress and log.
+        steps: Optimiser steps.
+        groups: What learns, and each group's learning rate.
+        losses: Weighted terms of a batch of `source`, each normalised as the stage wants it; their
+            sum is what is minimised.
+        source: A `Source` of the method's own, or the photos.
+        schedule: Factor of the learning rates at each step.
+        penalties: Weighted terms that need no batch; added once per optimiser step.
+        measure: Numbers the method wants to see before each update, read with the losses.
+        before_update: Decides on what `measure` gave, for example to freeze a group.
+        after_update: Whatever follows an optimiser step; takes the schedule's factor.
+    """
+
+    name: str
+    steps: int
+    groups: Mapping[Group, float]
+    losses: Callable[[Any], dict[str, Tensor]]
+    source: PhotoBatches | Source = PhotoBatches()
+    schedule: Schedule = constant
+    penalties: Callable[[], dict[str, Tensor]] = _no_terms
+    measure: Callable[[], dict[str, Tensor]] = _no_terms
+    before_update: Callable[[Mapping[str, float]], None] = _nothing
+    after_update: Callable[[float], None] = _nothing
 
 
 class Method(Protocol):
     """How a concept is learned. New methods implement this; the loop does not change."""
 
-    prior_weight: float
-    """Weight of prior preservation; above 0 the run needs prior photos (Custom Diffusion)."""
-
     @property
-    def groups(self) -> Sequence[Group]:
-        """All parameters, one group per learning rate."""
+    def updates(self) -> Mapping[str, Update]:
+        """Live updates by path of a linear layer: their tensors are the parameters that learn."""
         ...
 
-    @property
-    def adapters(self) -> Mapping[str, Adapter]:
-        """Low-rank weights by path of the linear layer, all of one rank and alpha."""
-        ...
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Weighted loss terms of a batch; their sum is what is minimised."""
-        ...
-
-    def penalties(self) -> dict[str, Tensor]:
-        """Weighted terms that need no batch; added once per optimiser step."""
-        ...
-
-    def gauges(self) -> dict[str, Tensor]:
-        """Numbers the method wants to see before each update (read with the losses, one sync)."""
-        ...
-
-    def before_update(self, gauges: Mapping[str, float]) -> None:
-        """Decide on the gauges, for example to freeze a group."""
-        ...
-
-    def after_update(self, factor: float) -> None:
-        """Whatever follows an optimiser step; `factor` is the learning rate's decay."""
+    def stages(self) -> Sequence[Stage]:
+        """What is learned one after another."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -176,8 +261,26 @@ class Method(Protocol):
 
 
 class MakeMethod(Protocol):
-    """A row of METHODS: builds a method for a task from settings, earlier concepts and a host."""
+    """Builds a method for a task from settings, earlier concepts and a host."""
 
-    def __call__(
-        self, task: Task, config: TrainConfig, old: Collection[Concept], host: Host
-    ) -> Method: ...
+    def __call__(self, task: Task, config: Any, old: Collection[Concept], host: Host) -> Method: ...
+
+
+class MethodClass(MakeMethod, Protocol):
+    """A row of `METHODS`: builds the method, and says what it can be asked for.
+
+    Attributes:
+        Config: Its settings.
+        words: Whether subjects have words of their own.
+        prior: Whether it learns from prior pictures as well.
+        several: Whether it teaches several subjects at once.
+    """
+
+    @property
+    def Config(self) -> type[TrainConfig]: ...
+    @property
+    def words(self) -> Demand: ...
+    @property
+    def prior(self) -> Demand: ...
+    @property
+    def several(self) -> bool: ...

@@ -8,18 +8,131 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..concept import Concept, Subject
-from ..config import TrainConfig
+from ..concept import Concept
+from ..config import TrainConfig, recipe_setting, setting
 from ..ops.attention import resize_mask
 from ..ops.consolidation_model import CommonSubspace, Orthogonality, Projection
 from ..ops.diffusion import attention_penalty, masked_mse
+from ..ops.schedules import linear_decay
+from ..ops.seeds import generator
 from ..updates import LowRank
-from .base import Adapter, Batch, Group, Host, Task
-from .start import generator, start_factors, start_tokens
+from .base import Batch, Demand, Group, Host, Stage, Task
+from .initial_values import initial_factors, initial_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class CidmConfig(TrainConfig):
+    """How CIDM learns a concept (section 4.1 and its public hyper-parameters).
+
+    The recipe decides the choices in which paper and released code differ. The paper has both
+    terms of Eq. 2, no noise offset, no attention regulariser and no end to the learning of the
+    tokens; the released code has its own form of R1, no R2, and a denoising loss that is four times
+    as large (it forgets the latent's channels), which R1 is weighed against. Ours leaves R1 and R2
+    out: concepts that are kept apart when they are drawn gain nothing from being kept apart while
+    they are learned, and lose likeness.
+    """
+
+    recipes = MappingProxyType(
+        {
+            "ours": {
+                "orthogonality": "none",
+                "common_subspace": "none",
+                "loss_scale": "mean",
+                "noise_offset": 0.01,
+                "attention_weight": 0.01,
+                "token_norm_limit": 0.55,
+            },
+            "paper": {
+                "orthogonality": "subspace",
+                "common_subspace": "gradient",
+                "loss_scale": "mean",
+                "noise_offset": 0.0,
+                "attention_weight": 0.0,
+                "token_norm_limit": 1e3,
+            },
+            "released": {
+                "orthogonality": "released",
+                "common_subspace": "none",
+                "loss_scale": "channel_sum",
+                "noise_offset": 0.01,
+                "attention_weight": 0.01,
+                "token_norm_limit": 0.55,
+            },
+        }
+    )
+
+    recipe: str = recipe_setting("learning")
+    rank: int = setting(4, "Width of each LoRA.", low=1, high=128, advanced=False)
+    alpha: float | None = setting(
+        None,
+        "LoRA alpha: a weight changes by alpha / rank * up * down. By default it is the rank.",
+        low=1e-3,
+    )
+    lr_tokens: float = setting(1e-3, "Learning rate of the concept tokens.", low=0.0, high=1.0)
+    lr_lora: float = setting(1e-4, "Learning rate of the low-rank weights.", low=0.0, high=1.0)
+    noise_offset: float = setting(
+        None, "Size of the per-channel noise offset.", by_recipe=True, low=0.0, high=1.0
+    )
+    token_init_std: float = setting(
+        0.013, "Spread of the first token at the start.", low=0.0, high=10.0
+    )
+    token_norm_limit: float = setting(
+        None,
+        "The tokens stop learning for good once their mean norm reaches this.",
+        by_recipe=True,
+        low=0.0,
+        high=1e3,
+    )
+    gamma1: float = setting(
+        0.1, "Weight of R1, the orthogonality of subspaces (Eq. 2).", low=0.0, high=1e3
+    )
+    gamma2: float = setting(1.0, "Weight of R2, the common subspace (Eq. 2).", low=0.0, high=1e3)
+    orthogonality: str = setting(
+        None,
+        "Form of R1: inner products as the paper means them (subspace), their squares (energy), as "
+        "in the released code, by projection without a loss, or none.",
+        choices=("subspace", "energy", "released", "projection", "none"),
+        by_recipe=True,
+    )
+    directions: int = setting(
+        64,
+        "With R1 by energy or projection, so many of the strongest directions of earlier concepts "
+        "are kept for each layer.",
+        low=1,
+        high=4096,
+    )
+    common_subspace: str = setting(
+        None,
+        "Form of R2: a truncated SVD once (closed_form), the paper's two steps (gradient), or "
+        "none.",
+        choices=("closed_form", "gradient", "none"),
+        by_recipe=True,
+    )
+    common_rank: int = setting(16, "Rank k of the common subspace W*.", low=1, high=512)
+    loss_scale: str = setting(
+        None,
+        "Size of the denoising loss: the mean over the masked latent, or the sum over its channels "
+        "of such means, as in the released code.",
+        choices=("mean", "channel_sum"),
+        by_recipe=True,
+    )
+    use_concept_masks: bool = setting(
+        True, "Where photos have concept masks, the loss looks inside them only."
+    )
+    attention_weight: float = setting(
+        None,
+        "Weight of the attention regulariser, which needs concept masks.",
+        by_recipe=True,
+        low=0.0,
+        high=10.0,
+    )
 
 
 class Cidm:
@@ -33,20 +146,23 @@ class Cidm:
     """
 
     name = "cidm"  # kept with the concept
-    prior_weight = 0.0
+    Config: ClassVar[type[CidmConfig]] = CidmConfig
+    words: ClassVar[Demand] = "needed"
+    prior: ClassVar[Demand] = "unused"
+    several: ClassVar[bool] = False
 
     def __init__(
-        self, task: Task, config: TrainConfig, old: Collection[Concept], host: Host
+        self, task: Task, config: CidmConfig, old: Collection[Concept], host: Host
     ) -> None:
         self._task, self._config, self._old, self._host = task, config, old, host
         self._alpha = config.alpha or float(config.rank)
         self._tokens = {
             encoder: self._token_group(encoder, rows)
-            for encoder, rows in host.embeddings(task.class_words).items()
+            for encoder, rows in host.embeddings(task.subjects[0].class_words).items()
         }
         self._lora = self._lora_group()
-        self.adapters: Mapping[str, Adapter] = {
-            key.removesuffix(".up"): Adapter(
+        self.updates: Mapping[str, LowRank] = {
+            key.removesuffix(".up"): LowRank(
                 self._lora.tensors[f"{key.removesuffix('.up')}.down"],
                 up,
                 self._alpha,
@@ -54,7 +170,7 @@ class Cidm:
             for key, up in self._lora.tensors.items()
             if key.endswith(".up")
         }
-        self._ups = {key: pair.up for key, pair in self.adapters.items()}
+        self._ups = {key: pair.up for key, pair in self.updates.items()}
         self._r1: Orthogonality | None = None
         self._r2: CommonSubspace | None = None
         self._projection: Projection | None = None
@@ -64,16 +180,16 @@ class Cidm:
     def _token_group(self, encoder: str, class_rows: Tensor) -> Group:
         rows = self._first_tokens(class_rows, generator(self._config.seed, "tokens", encoder))
         held = {"rows": rows.to(self._host.device)}
-        return Group(f"tokens.{encoder}", self._config.lr_tokens, held)
+        return Group(f"tokens.{encoder}", held)
 
     def _first_tokens(self, class_rows: Tensor, source: torch.Generator) -> Tensor:
         """Where the tokens of an encoder start, (words, layers, dim)."""
         words, layers = len(self._task.words), len(self._task.layers)
-        return start_tokens(class_rows, words, layers, self._config.token_init_std, source)
+        return initial_tokens(class_rows, words, layers, self._config.token_init_std, source)
 
     def _first_factors(self, source: torch.Generator) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Where the low-rank weights start: down (rank, in) and up (out, rank) by path."""
-        return start_factors(self._task.layers, self._config.rank, source)
+        return initial_factors(self._task.layers, self._config.rank, source)
 
     def _lora_group(self) -> Group:
         held: dict[str, Tensor] = {}
@@ -81,7 +197,7 @@ class Cidm:
         for key, (down, up) in first.items():
             held[f"{key}.down"] = down.to(self._host.device)
             held[f"{key}.up"] = up.to(self._host.device)
-        return Group("lora", self._config.lr_lora, held)
+        return Group("lora", held)
 
     def _consolidate(self) -> None:
         """Prepare R1 and R2 of Eq. 2 from the earlier concepts."""
@@ -98,9 +214,22 @@ class Cidm:
             rank, mode = config.common_rank, config.common_subspace
             self._r2 = CommonSubspace.prepare(old, rank, mode, device)
 
-    @property
-    def groups(self) -> Sequence[Group]:
-        return [*self._tokens.values(), self._lora]
+    def stages(self) -> Sequence[Stage]:
+        """One: tokens and low-rank weights together, their learning rates falling to 0."""
+        rates = {group: self._config.lr_tokens for group in self._tokens.values()}
+        return [
+            Stage(
+                "concept",
+                self._config.steps,
+                rates | {self._lora: self._config.lr_lora},
+                self.losses,
+                schedule=linear_decay,
+                penalties=self.penalties,
+                measure=self.token_norms,
+                before_update=self.stop_long_tokens,
+                after_update=self.after_update,
+            )
+        ]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss and, where there are concept masks, the attention regulariser."""
@@ -110,6 +239,8 @@ class Cidm:
         prediction = self._host.predict(batch, tokens, watch)
         seen = self._seen(batch)
         terms = {"denoise": masked_mse(prediction.value, prediction.target, seen)}
+        if config.loss_scale == "channel_sum":
+            terms["denoise"] = batch.latents.shape[1] * terms["denoise"]
         if watch and masks is not None:
             penalty = _attention_loss(prediction.attention, masks)
             terms["attention"] = config.attention_weight * penalty
@@ -134,10 +265,10 @@ class Cidm:
         scale = self._alpha / self._config.rank
         return {
             key: (pair.up if scale == 1 else scale * pair.up, pair.down)
-            for key, pair in self.adapters.items()
+            for key, pair in self.updates.items()
         }
 
-    def gauges(self) -> dict[str, Tensor]:
+    def token_norms(self) -> dict[str, Tensor]:
         """Mean norm of the token rows of each encoder."""
         return {
             group.name: group.tensors["rows"].detach().norm(dim=-1).mean()
@@ -145,10 +276,10 @@ class Cidm:
             if not group.frozen
         }
 
-    def before_update(self, gauges: Mapping[str, float]) -> None:
+    def stop_long_tokens(self, norms: Mapping[str, float]) -> None:
         """The norm stop: rows that have grown long enough never learn again."""
         for group in self._tokens.values():
-            if gauges.get(group.name, 0.0) >= self._config.token_norm_limit:
+            if norms.get(group.name, 0.0) >= self._config.token_norm_limit:
                 group.freeze()
 
     def after_update(self, factor: float) -> None:
@@ -167,22 +298,8 @@ class Cidm:
 
     def result(self, facts: Mapping[str, object]) -> Concept:
         """The concept as learned so far, on the CPU."""
-        task = self._task
-        return Concept(
-            name=task.name,
-            subjects=(Subject(task.words, task.class_words, task.kind),),
-            family=task.family,
-            base=task.base,
-            layers=tuple(layer.path for layer in task.layers),
-            updates={
-                key: LowRank(_kept(pair.down), _kept(pair.up), self._alpha)
-                for key, pair in self.adapters.items()
-            },
-            rows={name: _kept(group.tensors["rows"]) for name, group in self._tokens.items()},
-            method=self.name,
-            config=self._config.to_dict(),
-            facts=facts,
-        )
+        rows = {name: group.tensors["rows"] for name, group in self._tokens.items()}
+        return self._task.concept(self.name, self._config, facts, self.updates, rows)
 
 
 class _Factors:
@@ -207,7 +324,3 @@ def _attention_loss(maps: Sequence[Tensor], masks: Tensor) -> Tensor:
         for size, layers in sizes.items()
     ]
     return torch.stack(penalties).mean()
-
-
-def _kept(tensor: nn.Parameter) -> Tensor:
-    return tensor.detach().cpu().clone()

@@ -19,6 +19,7 @@ _MAIN_TERMS = ("denoise", "denoising", "loss")
 _TITLES = {"denoise": "denoising loss", "denoising": "denoising loss"}
 _NO_TERMS = frozenset({
     "step", "steps", "seconds", "skipped", "steps_per_second", "remaining_seconds", "grad_norm",
+    "stage", "stage_step",
 })  # fmt: skip
 _LABELS = {"r1": "R1 orthogonality", "r2": "R2 common subspace"}
 _LEFT, _RIGHT = 76, 24

@@ -91,12 +91,12 @@ def bind(
 
     Args:
         caption: Any text.
-        words: Concept words, "<dog1> <dog2>".
+        words: Concept words, "<dog1> <dog2>"; without any the caption stays as it is.
         class_words: The phrase they stand for, "dog". Plurals do not count.
         mapping: Replacements to make instead (`replace_mapping` of the public options).
     """
     caption = concept_words.normalise(" ".join(caption.split()))
-    if holds_concept(caption, words, class_words):
+    if not words or holds_concept(caption, words, class_words):
         return caption
     if not mapping:
         mapping = {class_words: " ".join(concept_words.parse_words(words))}
@@ -108,8 +108,11 @@ def bind(
 def holds_concept(caption: str, words: str | Sequence[str], class_words: str) -> bool:
     """Whether a concept word stands in the caption on token boundaries.
 
-    Of "sks dog", made from "dog", only "sks" tells the concept from its class.
+    Of "sks dog", made from "dog", only "sks" tells the concept from its class. Without words the
+    class words call it.
     """
+    if not words:
+        return concept_words.contains(caption, " ".join(class_words.split()))
     parsed = concept_words.parse_words(words)
     own = [word for word in parsed if not concept_words.contains(class_words, word)]
     return any(concept_words.contains(caption, word) for word in own or parsed)
@@ -123,18 +126,19 @@ def bind_all(
 ) -> list[str]:
     """Bind every caption of one concept; each of the results holds a concept word.
 
-    An empty caption becomes the concept words alone (`caption_variant` makes a sentence of them).
+    Without concept words the class words stand for them. An empty caption becomes these words
+    alone (`caption_variant` makes a sentence of them).
     A caption without the class words gets the concept words put before it, "<dog1> <dog2>, ...":
     its picture shows the concept, whatever its words say.
 
     Raises:
         PhotoError: If none of the written captions names the concept: a wrong class word.
     """
-    trigger = " ".join(concept_words.parse_words(words))
+    trigger = " ".join(concept_words.parse_words(words) if words else class_words.split())
     bound = [bind(caption, words, class_words, mapping) or trigger for caption in captions]
     missing = [caption for caption in bound if not holds_concept(caption, words, class_words)]
     if missing and len(missing) == sum(bool(caption.strip()) for caption in captions):
-        sought = ", ".join(repr(key) for key in (mapping or {class_words: trigger}))
+        sought = ", ".join(repr(key) for key in (mapping or (class_words,)))
         shown = "; ".join(f"'{caption[:60]}'" for caption in missing[:5])
         raise PhotoError(
             f"The concept word is missing from every caption: neither {sought} nor {trigger} is in "

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..concept import Subject
 from ..errors import PhotoError
+from ..words import parse_words
 from .caption_files import clean
 from .captions import bind_all
 from .folders import list_photos, masks_in, match_captions, some
@@ -148,6 +150,46 @@ class Photo:
             values = to_mask(from_pixels(mask, "Mask in memory"), "Mask in memory")
             values = _fitted(values, picture.size, "Mask in memory")
         return cls(None, clean(caption, "Caption"), None, picture, values)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSubject:
+    """A subject and the photos it is learned from.
+
+    Attributes:
+        photos: 3 to 5 are enough; `Photo.from_folder`.
+        words: Concept words, identity first, class noun last; may be none where a method allows it.
+        class_words: The plain words they stand for in the captions.
+        kind: "object", "style" or "human"; chooses the caption templates.
+        mapping: Replacements in captions instead of class words by words.
+    """
+
+    photos: Sequence[Photo]
+    words: str | Sequence[str] = ()
+    class_words: str = ""
+    kind: str = "object"
+    mapping: Mapping[str, str] | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """What the concept will say of it.
+
+        Raises:
+            ConceptError: The words cannot be used.
+        """
+        return Subject(parse_words(self.words) if self.words else (), self.class_words, self.kind)
+
+    def bound(self) -> list[Photo]:
+        """The photos with captions that hold the words.
+
+        Raises:
+            PhotoError: If there are no photos, or no caption names the subject.
+        """
+        if not self.photos:
+            raise PhotoError(
+                "There are no photos to learn from. Give three to five of the concept."
+            )
+        return bind_photos(self.photos, self.words, self.class_words, self.mapping)
 
 
 def bind_photos(

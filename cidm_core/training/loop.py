@@ -1,8 +1,9 @@
 """The only training loop: any method, any host, one process or several.
 
-Every step draws from generators seeded by (seed, step), so resuming needs no generator state and
-the number of processes changes nothing but rounding. A step whose numbers are not finite changes
-nothing and is counted; three in a row end the run.
+It runs the stages of a method one after another. Every step draws from generators seeded by (seed,
+step), so resuming needs no generator state and the number of processes changes nothing but
+rounding. A step whose numbers are not finite changes nothing and is counted; three in a row end the
+run.
 """
 
 from __future__ import annotations
@@ -11,37 +12,31 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..config import TrainConfig
 from ..errors import TrainingError
-from ..methods.base import Batch, Method
-from .optimiser import LossScale, Optimiser, clip_factor, linear_decay, total_norm
+from ..methods.base import Method, PhotoBatches, Source, Stage
+from .interrupts import uninterrupted
+from .optimiser import LossScale, Optimiser, clip_factor, total_norm
 from .processes import Alone, Processes
 from .progress import Hooks, Pace, event
 from .state import Row, RunFolder, State
 
 logger = logging.getLogger(__name__)
 
-MAX_UNLUCKY = 3
+MAX_BAD_STEPS = 3
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+OpenSource = Callable[[PhotoBatches | Source], Source]
 
 
 class Stopped(TrainingError):
     """The caller asked the run to stop; its state is kept."""
-
-
-class Source(Protocol):
-    """Where batches come from; the same index always gives the same batch."""
-
-    def batch(self, index: int) -> Batch:
-        """The micro-batch with this number, counted over the whole run."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -61,43 +56,55 @@ class Reading:
 
 
 class Loop:
-    """One run of a method; `run` returns when all steps are done.
+    """One run of a method; `run` returns when all steps of all stages are done.
 
     Args:
         method: What is trained.
-        source: Batches of the concept.
+        open_source: Makes the source of what a stage asks for.
         config: Settings.
         folder: Where state and log go.
         device: Of the model.
         hooks: Callbacks.
         processes: Who else learns along.
-        prior: Batches of prior pictures, for methods with `prior_weight` above 0.
     """
 
     def __init__(
         self,
         method: Method,
-        source: Source,
+        open_source: OpenSource,
         config: TrainConfig,
         folder: RunFolder,
         device: torch.device,
         hooks: Hooks | None = None,
         processes: Processes | None = None,
-        prior: Source | None = None,
     ) -> None:
-        if method.prior_weight > 0 and prior is None:
-            raise TrainingError("This method preserves the prior, but no prior photos were given.")
-        self.method, self.source, self.prior = method, source, prior
-        self.config, self.folder, self.device = config, folder, device
+        self.method, self.config, self.folder, self.device = method, config, folder, device
         self.hooks, self.processes = hooks or Hooks(), processes or Alone()
-        self.optimiser = Optimiser(method.groups, config.weight_decay)
+        self.stages = [stage for stage in method.stages() if stage.steps > 0]
+        self.steps = sum(stage.steps for stage in self.stages)
+        self._sources = [open_source(stage.source) for stage in self.stages]
+        self._groups = list(dict.fromkeys(g for stage in self.stages for g in stage.groups))
         self.scale = LossScale.for_precision(config.precision)
         self.step = 0
         self.skipped = 0
-        self._unlucky = 0
+        self._bad_in_a_row = 0
         self._seconds_before = 0.0
         self._started = time.monotonic()
-        self._safe: State | None = None
+        self._is_torn = False
+        self._enter(0)
+
+    def _enter(self, number: int) -> None:
+        """Begin a stage: its groups learn, the others rest."""
+        self._number = number
+        self._first_step = sum(stage.steps for stage in self.stages[:number])
+        for group in self._groups:
+            group.learn(group in self.stage.groups)
+        self.optimiser = Optimiser(self.stage.groups, self.config.weight_decay)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage under way; the last one after the end."""
+        return self.stages[self._number]
 
     @property
     def seconds(self) -> float:
@@ -108,13 +115,15 @@ class Loop:
         """Continue where a state was taken."""
         facts = state.facts
         self.step, self.skipped = int(facts["step"]), int(facts["skipped"])
-        self._unlucky, self._seconds_before = int(facts["unlucky"]), float(facts["seconds"])
+        self._bad_in_a_row, self._seconds_before = int(facts["bad"]), float(facts["seconds"])
         self.scale.value, self.scale.good = float(facts["scale"]), int(facts["good"])
-        self.optimiser.load_state(_part(state.tensors, "optimiser."))
-        self.method.load_state(_part(state.tensors, "method."))
-        for group in self.method.groups:
+        for group in self._groups:
+            group.flat.data.copy_(state.tensors[f"values.{group.name}"])
             if group.name in facts["frozen"]:
                 group.freeze()
+        self._enter([stage.name for stage in self.stages].index(facts["stage"]))
+        self.optimiser.load_state(_part(state.tensors, "optimiser."))
+        self.method.load_state(_part(state.tensors, "method."))
 
     def run(self) -> None:
         """Learn until all steps are done; whatever ends it earlier leaves a state to resume from.
@@ -126,10 +135,11 @@ class Loop:
         self.folder.open_log()
         pace = Pace()
         try:
-            while self.step < self.config.steps:
+            while self.step < self.steps:
                 self._ask_to_stop()
+                stage = self.stage
                 row = self._one_step()
-                self._tell(row, pace.tick())
+                self._tell(row, stage, pace.tick())
                 self._save_and_preview()
         except BaseException as error:
             self._flush(error)
@@ -145,63 +155,66 @@ class Loop:
             wanted = bool(flag.item() > 0)
         if wanted:
             raise Stopped(
-                f"Stopped at step {self.step} of {self.config.steps}. The state is kept; run the "
-                "same command again to go on."
+                f"Stopped at step {self.step} of {self.steps}. The state is kept; run the same "
+                "command again to go on."
             )
 
     def _one_step(self) -> Row:
-        factor = linear_decay(self.step, self.config.steps)
+        stage = self.stage
+        factor = stage.schedule(self.step - self._first_step, stage.steps)
         self.optimiser.zero()
         reading = self._read(self._gradients())
-        # Ctrl-C may strike between two tensors: until the step is whole, this copy counts.
-        self._safe = self.state().copy() if self.folder.writes else None
-        if reading.is_finite:
-            self._update(factor, reading.norm)
-        else:
-            self._skip()
-        row = self._row(reading, factor)
-        self.folder.log(row)
-        self.step += 1
-        self._safe = None
-        if self._unlucky >= MAX_UNLUCKY:
+        # Ctrl-C waits, and whatever else breaks off here has torn the weights: until the step is
+        # whole there is no state to save. A copy of it before every step would be too dear.
+        with uninterrupted():
+            self._is_torn = True
+            if reading.is_finite:
+                self._update(factor, reading.norm)
+            else:
+                self._skip()
+            row = self._row(reading, factor)
+            self.step += 1
+            if self.step == self._first_step + stage.steps and self.step < self.steps:
+                self._enter(self._number + 1)
+            self.folder.log(row)
+            self._is_torn = False
+        if self._bad_in_a_row >= MAX_BAD_STEPS:
             raise TrainingError(
-                f"Loss or gradient was not finite in {MAX_UNLUCKY} steps in a row, up to step "
-                f"{self.step} of {self.config.steps}. The last good weights are kept. Lower the "
+                f"Loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row, up to step "
+                f"{self.step} of {self.steps}. The last good weights are kept. Lower the "
                 "learning rates, or use precision fp32 or bf16."
             )
         return row
 
     def _row(self, reading: Reading, factor: float) -> Row:
-        rates = {f"lr_{g.name}": 0.0 if g.frozen else g.lr * factor for g in self.method.groups}
-        row: Row = {"step": self.step + 1, "loss": reading.loss, **reading.terms, **rates}
+        stage, step = self.stage, self.step + 1
+        rates = {
+            f"lr_{group.name}": 0.0 if group.frozen else lr * factor
+            for group, lr in stage.groups.items()
+        }
+        row: Row = {"step": step, "stage": stage.name, "stage_step": step - self._first_step}
+        row |= {"loss": reading.loss, **reading.terms, **rates}
         row |= {"grad_norm": reading.norm, "seconds": round(self.seconds, 3)}
         return row | {"skipped": not reading.is_finite}
 
     def _gradients(self) -> dict[str, Tensor]:
         """Backward through all micro-steps; returns the terms, averaged over them."""
+        stage, source = self.stage, self._sources[self._number]
         share = 1.0 / self.config.accumulation
         totals: dict[str, Tensor] = {}
         for micro in range(self.config.accumulation):
+            with self._autocast():
+                batch = source.batch(self.step * self.config.accumulation + micro)
+                terms = stage.losses(batch)
             # Each batch goes backward before the next goes forward: recomputed activations read
             # the contexts that the host holds for the batch under way.
-            for terms in self._losses(self.step * self.config.accumulation + micro):
-                self._backward(terms, share)
-                for name, term in terms.items():
-                    part = term.detach().float() * share
-                    totals[name] = totals[name] + part if name in totals else part
-        penalties = self.method.penalties()
+            self._backward(terms, share)
+            for name, term in terms.items():
+                part = term.detach().float() * share
+                totals[name] = totals[name] + part if name in totals else part
+        penalties = stage.penalties()
         self._backward(penalties, 1.0)
         return totals | {name: term.detach().float() for name, term in penalties.items()}
-
-    def _losses(self, index: int) -> Iterator[dict[str, Tensor]]:
-        """Terms of a micro-step's batch and, for methods that want it, of a prior batch."""
-        with self._autocast():
-            terms = self.method.losses(self.source.batch(index))
-        yield terms
-        if self.prior is not None and self.method.prior_weight > 0:
-            with self._autocast():
-                prior = self.method.losses(self.prior.batch(index))
-            yield {"prior": self.method.prior_weight * _total(prior)}
 
     def _backward(self, terms: Mapping[str, Tensor], share: float) -> None:
         if terms and (loss := _total(terms)).requires_grad:
@@ -212,23 +225,22 @@ class Loop:
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _read(self, terms: dict[str, Tensor]) -> Reading:
-        """Average over processes, read all numbers in one go, let the method see its gauges."""
-        groups = [group for group in self.method.groups if not group.frozen]
+        """Average over processes, read all numbers in one go, let the method see its own."""
+        groups = [group for group in self.stage.groups if not group.frozen]
         for group in groups:
             self.processes.mean_(group.grad)
         values = torch.stack(list(terms.values()))
         self.processes.mean_(values)
-        gauges = self.method.gauges()
+        measured = self.stage.measure()
         norms = [group.grad.norm() for group in groups]
-        others = [t.detach().float().to(values.device) for t in (*gauges.values(), *norms)]
-        numbers: list[float] = torch.cat([values, torch.stack(others)]).tolist()
+        others = [t.detach().float().to(values.device) for t in (*measured.values(), *norms)]
+        numbers: list[float] = torch.cat([values, *(t[None] for t in others)]).tolist()
         losses = dict(zip(terms, numbers, strict=False))
-        watched = dict(zip(gauges, numbers[len(terms) :], strict=False))
-        self.method.before_update(watched)
+        self.stage.before_update(dict(zip(measured, numbers[len(terms) :], strict=False)))
         # A group that has just been frozen takes no part in the update any more.
         kept = [
             norm / self.scale.value
-            for norm, group in zip(numbers[len(terms) + len(gauges) :], groups, strict=True)
+            for norm, group in zip(numbers[len(terms) + len(measured) :], groups, strict=True)
             if not group.frozen
         ]
         return Reading(losses, total_norm(kept))
@@ -236,23 +248,23 @@ class Loop:
     def _update(self, factor: float, norm: float) -> None:
         clip = clip_factor(norm, self.config.max_grad_norm)
         self.optimiser.update(factor, clip / self.scale.value)
-        self.method.after_update(factor)
+        self.stage.after_update(factor)
         self.scale.success()
-        self._unlucky = 0
+        self._bad_in_a_row = 0
 
     def _skip(self) -> None:
         self.skipped += 1
         if not self.scale.overflow():
-            self._unlucky += 1
+            self._bad_in_a_row += 1
         logger.warning("Step %d was not finite and is left out.", self.step + 1)
 
-    def _tell(self, row: Row, speed: float) -> None:
+    def _tell(self, row: Row, stage: Stage, speed: float) -> None:
         if self.processes.rank == 0 and self.hooks.on_progress is not None:
-            self.hooks.on_progress(event(row, self.config.steps, speed, self.skipped))
+            self.hooks.on_progress(event(row, self.steps, speed, self.skipped, stage.steps))
 
     def _save_and_preview(self) -> None:
         every, shown = self.config.save_every, self.config.preview_every
-        if every and self.step % every == 0 and self.step < self.config.steps:
+        if every and self.step % every == 0 and self.step < self.steps:
             try:
                 self.folder.save(self.state())
             except TrainingError as error:
@@ -267,20 +279,25 @@ class Loop:
 
     def _flush(self, error: BaseException) -> None:
         """Save what is there before an error goes on; never replace the error by another."""
+        if self._is_torn:
+            logger.warning("Step %d broke off; the state saved before it stays.", self.step + 1)
+            return
         try:
-            self.folder.save(self._safe or self.state())
+            self.folder.save(self.state())
             logger.info("%s: state kept at step %d.", type(error).__name__, self.step)
         except (TrainingError, OSError, RuntimeError) as second:
             logger.warning("The state of this run could not be kept: %s", second)
 
     def state(self) -> State:
         """The run between two steps; the tensors are those in use, not copies."""
-        tensors = {f"optimiser.{key}": t for key, t in self.optimiser.state().items()}
+        tensors = {f"values.{group.name}": group.flat.data for group in self._groups}
+        tensors |= {f"optimiser.{key}": t for key, t in self.optimiser.state().items()}
         tensors |= {f"method.{key}": t for key, t in self.method.state().items()}
-        frozen = [group.name for group in self.method.groups if group.frozen]
-        facts = {"step": self.step, "skipped": self.skipped, "unlucky": self._unlucky % MAX_UNLUCKY}
-        facts |= {"frozen": frozen, "seconds": self.seconds}
-        return State(tensors, facts | {"scale": self.scale.value, "good": self.scale.good})
+        frozen = [group.name for group in self._groups if group.frozen]
+        facts = {"step": self.step, "stage": self.stage.name, "skipped": self.skipped}
+        facts |= {"bad": self._bad_in_a_row % MAX_BAD_STEPS, "frozen": frozen}
+        facts |= {"seconds": self.seconds, "scale": self.scale.value, "good": self.scale.good}
+        return State(tensors, facts)
 
 
 def _total(terms: Mapping[str, Tensor]) -> Tensor:

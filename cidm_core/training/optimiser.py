@@ -1,4 +1,4 @@
-"""AdamW on flat groups, linear decay, clipping, and the loss scale that fp16 needs."""
+"""AdamW on flat groups, clipping, and the loss scale that fp16 needs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Optimiser:
-    """AdamW (betas 0.9, 0.999) with one learning rate per group (CIDM hyper-parameters)."""
+    """AdamW (betas 0.9, 0.999) with one learning rate per group (CIDM hyper-parameters).
 
-    def __init__(self, groups: Sequence[Group], weight_decay: float) -> None:
-        self.groups = groups
+    Args:
+        rates: The groups that learn, and their learning rates.
+        weight_decay: AdamW's.
+    """
+
+    def __init__(self, rates: Mapping[Group, float], weight_decay: float) -> None:
+        self.rates = rates
         self._adamw = torch.optim.AdamW(
-            [{"params": [group.flat], "lr": group.lr} for group in groups],
+            [{"params": [group.flat], "lr": lr} for group, lr in rates.items()],
             betas=BETAS,
             weight_decay=weight_decay,
         )
 
     def zero(self) -> None:
-        for group in self.groups:
+        for group in self.rates:
             group.grad.zero_()
 
     def update(self, factor: float, coefficient: float) -> None:
@@ -37,8 +42,8 @@ class Optimiser:
             factor: Multiplies every group's learning rate.
             coefficient: Multiplies every gradient (clipping and loss scale in one).
         """
-        for group, row in zip(self.groups, self._adamw.param_groups, strict=True):
-            row["lr"] = group.lr * factor
+        for (group, lr), row in zip(self.rates.items(), self._adamw.param_groups, strict=True):
+            row["lr"] = lr * factor
             # Without a gradient AdamW leaves a frozen group alone, weight decay included.
             group.flat.grad = None if group.frozen else group.grad
             if coefficient != 1.0 and not group.frozen:
@@ -46,29 +51,23 @@ class Optimiser:
         self._adamw.step()
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters and moments by `"{group}.{what}"`."""
-        tensors: dict[str, Tensor] = {}
-        for group in self.groups:
-            tensors[f"{group.name}.value"] = group.flat.data
-            for what in _MOMENTS:
-                if what in self._adamw.state[group.flat]:
-                    tensors[f"{group.name}.{what}"] = self._adamw.state[group.flat][what]
-        return tensors
+        """AdamW's moments by `"{group}.{what}"`; the tensors are those in use."""
+        states = {group.name: self._adamw.state[group.flat] for group in self.rates}
+        return {
+            f"{name}.{what}": state[what]
+            for name, state in states.items()
+            for what in _MOMENTS
+            if what in state
+        }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        for group in self.groups:
-            group.flat.data.copy_(tensors[f"{group.name}.value"])
+        for group in self.rates:
             for what in _MOMENTS:
                 found = tensors.get(f"{group.name}.{what}")
                 if found is not None:
                     # The step counter lives on the CPU, as AdamW makes it.
                     device = torch.device("cpu") if what == "step" else group.flat.device
                     self._adamw.state[group.flat][what] = found.to(device, copy=True)
-
-
-def linear_decay(step: int, steps: int) -> float:
-    """Factor of the learning rate at a step (counted from 0): 1 falling to 0."""
-    return 1.0 - step / steps
 
 
 def clip_factor(norm: float, limit: float) -> float:

@@ -18,15 +18,18 @@ class Progress:
     """State of a run after a step.
 
     Attributes:
-        step: Steps done; in phase "preparing", photos encoded.
+        step: Steps done, over all stages; in phase "preparing", photos encoded.
         steps: Steps, or photos, in all.
         loss: Sum of the terms; NaN when the step was skipped or nothing was computed yet.
-        terms: Loss terms of Eq. 2 by name, weighted as they enter the sum.
+        terms: Loss terms by name, weighted as they enter the sum (Eq. 2).
         lr: The highest learning rate at work.
         steps_per_second: Over the last steps; 0 when not known yet.
         remaining_seconds: Estimate; NaN when not known yet.
         skipped: Steps left out because of numbers that were not finite.
         phase: One of `PHASES`.
+        stage: Name of the method's stage the step belongs to.
+        stage_step: Steps done in it.
+        stage_steps: Its steps in all.
     """
 
     step: int
@@ -38,13 +41,18 @@ class Progress:
     remaining_seconds: float = math.nan
     skipped: int = 0
     phase: str = "learning"
+    stage: str = ""
+    stage_step: int = 0
+    stage_steps: int = 0
 
 
 OnProgress = Callable[[Progress], None]
-_NOT_TERMS = ("step", "loss", "grad_norm", "seconds", "skipped")
+_NOT_TERMS = ("step", "loss", "grad_norm", "seconds", "skipped", "stage", "stage_step")
 
 
-def event(row: Mapping[str, Any], steps: int, speed: float, skipped: int) -> Progress:
+def event(
+    row: Mapping[str, Any], steps: int, speed: float, skipped: int, stage_steps: int = 0
+) -> Progress:
     """The event of a step from its row in the log."""
     rates = [value for key, value in row.items() if key.startswith("lr_")]
     left = steps - int(row["step"])
@@ -57,6 +65,9 @@ def event(row: Mapping[str, Any], steps: int, speed: float, skipped: int) -> Pro
         steps_per_second=speed,
         remaining_seconds=left / speed if speed else math.nan,
         skipped=skipped,
+        stage=str(row.get("stage", "")),
+        stage_step=int(row.get("stage_step", 0)),
+        stage_steps=stage_steps,
     )
 
 

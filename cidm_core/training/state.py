@@ -25,7 +25,7 @@ from ..storage.atomic import explain, write_atomic
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "1"
+FORMAT = "2"
 LOG_NAME = "log.jsonl"
 # No ending of model files: programs that search the folder must not list it as a LoRA.
 _SUFFIX = ".cidm"
@@ -47,13 +47,10 @@ def run_id(config: Mapping[str, object], **inputs: object) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """A run between two steps: tensors by name, and plain facts such as the step."""
+    """A run between two steps: tensors by name, and plain facts such as stage and step."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
-
-    def copy(self) -> State:
-        return State({key: t.detach().clone() for key, t in self.tensors.items()}, dict(self.facts))
 
 
 class RunFolder:

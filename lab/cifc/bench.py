@@ -15,6 +15,7 @@ from cidm_core.config import SampleConfig, TrainConfig
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.pipeline import make_plan
 from cidm_core.evaluation.prompts import fill, write_back
+from cidm_core.methods import config_for
 from cidm_core.pictures.files import make_folder, save_picture
 from cidm_core.pictures.sheets import enlarge
 from cidm_core.storage.names import file_stem
@@ -94,7 +95,7 @@ class Bench:
     @property
     def training(self) -> TrainConfig:
         overrides: dict[str, Any] = {"seed": self.seed, **self.sizes.training}
-        return TrainConfig.for_family(self.base.family.recipe, **overrides)
+        return config_for("cidm", self.base.family, **overrides)
 
     def _learner(self, recipe: Recipe, order: Sequence[int], task: Task) -> Callable[[], Result]:
         def work() -> Result:

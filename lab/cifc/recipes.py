@@ -121,7 +121,7 @@ def learn(
         recipe: How; of a recipe that is not `order_free`, each order needs a folder of its own.
         folder: The bank's folder; a baseline's memory lies in it, too.
         task: What to learn.
-        config: Settings that all recipes share, such as `TrainConfig.for_family`.
+        config: Settings that all recipes share, such as `methods.config_for`.
         on_progress: Called after every step.
         should_stop: Asked before every step; True ends the run with `Stopped`.
 

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from cidm_core.bank import Bank
-from cidm_core.config import TrainConfig
+from cidm_core.concept import Subject
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.methods.base import Batch, Task
-from cidm_core.methods.cidm import Cidm
+from cidm_core.methods.cidm import Cidm, CidmConfig
 from cidm_core.ops.consolidation_model import CommonSubspace, Orthogonality
 from cidm_core.training.data import Photo
 
@@ -68,9 +68,7 @@ def side_by_side(
     cached = torch.cat([released.latents() for _ in range(PHOTOS)])
     peft = PeftStep(base, cached, PROMPT, WORDS, rows)
     turns = Turns({PEFT: peft, RELEASED: released}, rounds)
-    config = TrainConfig(
-        steps=turns.steps, resolution_px=8 * size.cells, variants=1, **CONSOLIDATED
-    )
+    config = CidmConfig(steps=turns.steps, resolution_px=8 * size.cells, variants=1, **CONSOLIDATED)
     with tempfile.TemporaryDirectory() as folder:
         bank = Bank(folder)
         for concept in old.values():
@@ -93,7 +91,7 @@ def agreement(base: Base, size: Proportions) -> dict[str, float]:
     host = LearningHost(base, WORDS)
     mask = torch.ones(1, size.cells, size.cells)
     batch = Batch(latents, noise, timestep, (PROMPT,), mask)
-    with torch.no_grad(), host.attached(method(base, host, {}).adapters):
+    with torch.no_grad(), host.attached(method(base, host, {}).updates):
         ours = host.predict(batch, {"text_encoder": rows}, watch=False).value
         theirs = {PEFT: peft, RELEASED: released}
         return {
@@ -107,20 +105,18 @@ def agreement(base: Base, size: Proportions) -> dict[str, float]:
 def method(base: Base, host: LearningHost, old: Mapping) -> Cidm:
     task = Task(
         name="new",
-        words=WORDS,
-        class_words=CLASS,
-        kind="object",
+        subjects=(Subject(WORDS, CLASS),),
         family=base.family.name,
         base=base.fingerprint,
         layers=base.layers,
     )
-    return Cidm(task, TrainConfig(**CONSOLIDATED), list(old.values()), host)
+    return Cidm(task, CidmConfig(**CONSOLIDATED), list(old.values()), host)
 
 
 def parts(base: Base, peft: PeftStep, released: ReleasedStep) -> dict[str, Variant]:
     """What stands beside the UNet in a step, each alone, forward and backward."""
     ours = method(base, LearningHost(base, WORDS), make_concepts(base, EARLIER))
-    leaves = [tensor for pair in ours.adapters.values() for tensor in (pair.up, pair.down)]
+    leaves = [tensor for pair in ours.updates.values() for tensor in (pair.up, pair.down)]
 
     def penalty() -> Tensor:
         return torch.stack(list(ours.penalties().values())).sum()

@@ -14,6 +14,8 @@ from comfy_api.latest import io
 
 from ...cidm_core.config import TrainConfig
 from ...cidm_core.families import FAMILIES, Family
+from ...cidm_core.methods import config_for
+from ...cidm_core.methods.cidm import CidmConfig
 from ...cidm_core.training.presets import PRESETS
 from ..host import comfy as host
 from ..host.inputs import given, inputs_of
@@ -22,29 +24,27 @@ AUTO = "auto"
 MAIN = ("steps", "rank", "seed")
 PREVIEWS = 8  # per run, unless the user says otherwise
 LABELS: Mapping[str, str] = {"Low VRAM": "low-vram", "Balanced": "balanced", "Best": "best"}
-_FIELDS = {f.name: f for f in fields(TrainConfig)}
-_LEFT_OUT = ("method",)  # there is one so far
-_DECIDED = frozenset(
-    {"preview_every"}.union(*PRESETS.values(), *(row.recipe for row in FAMILIES.values()))
-)
+_FIELDS = {f.name: f for f in fields(CidmConfig)}
+_BY_FAMILY = {row.name: row.training.get("cidm", {}) for row in FAMILIES.values()}
+_DECIDED = frozenset({"preview_every"}.union(*PRESETS.values(), *_BY_FAMILY.values()))
 
 
 def main_inputs() -> list[io.Input]:
     """Steps, rank and seed."""
-    return [_with_auto(i) for i in inputs_of(TrainConfig, MAIN)]
+    return [_with_auto(i) for i in inputs_of(CidmConfig, MAIN)]
 
 
 def advanced_inputs() -> list[io.Input]:
     """All other settings, folded away."""
-    return [_with_auto(i) for i in inputs_of(TrainConfig, leave_out=(*MAIN, *_LEFT_OUT))]
+    return [_with_auto(i) for i in inputs_of(CidmConfig, leave_out=MAIN)]
 
 
 def asked(values: Mapping[str, object]) -> dict[str, object]:
-    """The settings that the user decided on, as `TrainConfig` takes them."""
+    """The settings that the user decided on, as `CidmConfig` takes them."""
     found = {name: value for name, value in values.items() if not _is_auto(name, value)}
     if "gradient_checkpointing" in found:
         found["gradient_checkpointing"] = found["gradient_checkpointing"] in (True, "on")
-    return given(TrainConfig, found)
+    return given(CidmConfig, found)
 
 
 def precision_of(settings: Mapping[str, object]) -> str:
@@ -57,14 +57,14 @@ def precision_of(settings: Mapping[str, object]) -> str:
 
 
 def config_of(settings: Mapping[str, object], preset: str, family: Family) -> TrainConfig:
-    """A family's recipe, then the preset, then what was asked for.
+    """A family's own values, then the preset, then what was asked for.
 
     Raises:
         CidmError: If a value is out of its limits.
     """
     merged = {**PRESETS[LABELS.get(preset, "balanced")], **settings}
     merged["precision"] = precision_of(settings)
-    config = TrainConfig.for_family(family.recipe, **merged)
+    config = config_for("cidm", family, **merged)
     if "preview_every" not in settings:
         config = replace(config, preview_every=config.steps // PREVIEWS)
     return config
@@ -106,7 +106,7 @@ def _usual(name: str) -> str:
     default = _FIELDS[name].default
     word = AUTO if isinstance(default, bool) else _none_of(name)
     parts = [f"{_shown(default)}"]
-    parts += [f"{row.name} {row.recipe[name]}" for row in FAMILIES.values() if name in row.recipe]
+    parts += [f"{family} {row[name]}" for family, row in _BY_FAMILY.items() if name in row]
     parts += [
         f"{label} {_shown(PRESETS[key][name])}"
         for label, key in LABELS.items()

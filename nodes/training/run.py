@@ -12,7 +12,7 @@ import torch
 
 from ...cidm_core.bank import Bank
 from ...cidm_core.concept import Concept
-from ...cidm_core.config import TrainConfig
+from ...cidm_core.methods.cidm import CidmConfig
 from ..host import comfy as host
 from ..host.base import base_of, glance_at, lora_notes
 from .inputs import config_of, precision_of
@@ -79,7 +79,7 @@ def learn(wish: Wish, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Repor
     from ...cidm_core.diffusers_host.job import folder_of
     from ...cidm_core.training.state import read_log
 
-    TrainConfig.from_dict(wish.settings)  # a wrong number is told before anything is unloaded
+    CidmConfig.from_dict(wish.settings)  # a wrong number is told before anything is unloaded
     model, clip, _ = sockets
     notes = lora_notes(model, clip)
     for note in notes:

@@ -22,9 +22,10 @@ from cidm_core.cli import FAILED, INTERRUPTED, OK, build_parser, main
 from cidm_core.commands import flags
 from cidm_core.commands.console import Console
 from cidm_core.commands.progress_bar import ProgressBar, details, duration
-from cidm_core.commands.train import own_device, read_wish
-from cidm_core.config import SampleConfig, TrainConfig
+from cidm_core.commands.train import own_device, read_request
+from cidm_core.config import SampleConfig
 from cidm_core.errors import CidmError
+from cidm_core.methods.cidm import CidmConfig
 from cidm_core.training.progress import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,7 @@ def test_help_is_enough_to_use_it(verb, capsys):
     assert f"cidm {verb}" in text
 
 
-@pytest.mark.parametrize(("verb", "settings"), [("train", TrainConfig), ("generate", SampleConfig)])
+@pytest.mark.parametrize(("verb", "settings"), [("train", CidmConfig), ("generate", SampleConfig)])
 def test_help_tells_every_setting_its_default_and_limits(verb, settings, capsys):
     with pytest.raises(SystemExit):
         main([verb, "--help"])
@@ -120,7 +121,7 @@ def test_help_tells_every_setting_its_default_and_limits(verb, settings, capsys)
     assert shown in text
 
 
-@pytest.mark.parametrize("settings", [TrainConfig, SampleConfig])
+@pytest.mark.parametrize("settings", [CidmConfig, SampleConfig])
 def test_every_setting_can_be_given_and_nothing_else_is(settings):
     parser = argparse.ArgumentParser()
     flags.add_settings(parser, settings)
@@ -497,7 +498,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
 
 
 def wish(*words):
-    return read_wish(build_parser().parse_args(["train", "--bank", "b", *words]))
+    return read_request(build_parser().parse_args(["train", "--bank", "b", *words]))
 
 
 def test_flags_go_before_presets_before_options(tmp_path):

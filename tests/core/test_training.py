@@ -19,7 +19,7 @@ from learning_samples import (
 from make import random_concept
 
 from cidm_core.bank import Bank
-from cidm_core.concept import Concept
+from cidm_core.concept import Concept, Subject
 from cidm_core.diffusers_host import encode as encode_module
 from cidm_core.diffusers_host import injection, learning
 from cidm_core.diffusers_host.load import load_base
@@ -120,7 +120,7 @@ def test_same_seed_same_bits_and_another_seed_others(taught, tmp_path):
     torch.manual_seed(99)  # the global generator must not matter
     same_concept(concept, learn(tmp_path / "a", given={"steps": 8}))
     other = learn(tmp_path / "b", given={"steps": 8, "seed": 1})
-    assert not torch.equal(other.tokens["text_encoder"], concept.rows["text_encoder"])
+    assert not torch.equal(other.rows["text_encoder"], concept.rows["text_encoder"])
 
 
 def test_tokens_start_at_the_class_word(tmp_path):
@@ -134,9 +134,25 @@ def test_tokens_start_at_the_class_word(tmp_path):
     assert all(not pair.up.any() for pair in concept.low_rank.values())
 
 
+SUBJECT = Subject(("<d1>", "<d2>"), "dog")
+
+
+def groups_of(method):
+    (stage,) = method.stages()
+    return list(stage.groups)
+
+
+def tokens_of(method):
+    return groups_of(method)[0]
+
+
+def low_rank_of(method):
+    return groups_of(method)[1]
+
+
 def make_method(given=None, old=(), masks=False):
     base = small_base()
-    task = Task("dog", ("<d1>", "<d2>"), "dog", "object", "MINI", base.fingerprint, base.layers)
+    task = Task("dog", (SUBJECT,), "MINI", base.fingerprint, base.layers)
     host = learning.LearningHost(base, task.words)
     return Cidm(task, config(**(given or {})), list(old), host), host
 
@@ -167,8 +183,8 @@ def run_loop(tmp_path, method, host, given, source=None, **options):
     folder = RunFolder(tmp_path, "test")
     folder.prepare()
     batches = source or Always(make_batch())
-    loop = Loop(method, batches, settings, folder, host.device, **options)
-    with host.attached(method.adapters, checkpointing=settings.gradient_checkpointing):
+    loop = Loop(method, lambda _: batches, settings, folder, host.device, **options)
+    with host.attached(method.updates, checkpointing=settings.gradient_checkpointing):
         loop.run()
     return folder.rows
 
@@ -183,8 +199,8 @@ def test_loss_falls_when_memorising_one_batch(tmp_path):
 def test_layers_read_their_own_context():
     method, host = make_method()
     batch = make_batch()
-    tokens = {"text_encoder": method.groups[0].tensors["rows"]}
-    with host.attached(method.adapters), torch.no_grad():
+    tokens = {"text_encoder": tokens_of(method).tensors["rows"]}
+    with host.attached(method.updates), torch.no_grad():
         start = host.predict(batch, tokens, watch=False).value
         for layer in range(len(small_base().layers)):
             moved = {"text_encoder": tokens["text_encoder"].clone()}
@@ -203,14 +219,14 @@ def test_gradient_checkpointing_gives_the_same_gradients(monkeypatch):
     monkeypatch.setattr(injection, "checkpoint", counted)
     for checkpointing in (False, True):
         method, host = make_method()
-        for pair in method.adapters.values():
+        for pair in method.updates.values():
             torch.nn.init.normal_(pair.up, generator=torch.Generator().manual_seed(0))
         before = weights(base)
-        with host.attached(method.adapters, checkpointing=checkpointing):
+        with host.attached(method.updates, checkpointing=checkpointing):
             sum(method.losses(make_batch()).values()).backward()
             assert bool(recomputed) == checkpointing
         same_weights(before, weights(base))
-        grads.append([group.grad.clone() for group in method.groups])
+        grads.append([group.grad.clone() for group in groups_of(method)])
     assert any("CLIP" in repr(run) for run in recomputed)  # the text encoder too
     assert not base.unet.is_gradient_checkpointing
     assert all(grad.abs().max() > 0 for grad in grads[0])
@@ -233,7 +249,7 @@ def test_accumulation_is_a_larger_batch(tmp_path):
                 return parts[index]
 
         run_loop(tmp_path / str(size), method, host, given, Parts())
-        grads.append(method.groups[1].grad.clone())
+        grads.append(low_rank_of(method).grad.clone())
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-6)
 
 
@@ -274,8 +290,8 @@ def test_v_prediction_has_its_own_target():
     alphas = host._alphas[batch.timesteps][:, None, None, None]
     base.scheduler_config["prediction_type"] = "v_prediction"
     try:
-        with host.attached(method.adapters), torch.no_grad():
-            tokens = {"text_encoder": method.groups[0].tensors["rows"]}
+        with host.attached(method.updates), torch.no_grad():
+            tokens = {"text_encoder": tokens_of(method).tensors["rows"]}
             target = host.predict(batch, tokens, watch=False).target
     finally:
         base.scheduler_config["prediction_type"] = "epsilon"
@@ -291,8 +307,8 @@ def test_loss_sees_only_the_masks():
     masks = torch.zeros(2, 8, 8)
     masks[:, :4] = 1
     batch = make_batch(masks=masks)
-    with host.attached(method.adapters), torch.no_grad():
-        tokens = {"text_encoder": method.groups[0].tensors["rows"]}
+    with host.attached(method.updates), torch.no_grad():
+        tokens = {"text_encoder": tokens_of(method).tensors["rows"]}
         found = host.predict(batch, tokens, watch=False)
         error = (found.value - found.target)[:, :, :4].square().mean()
         torch.testing.assert_close(method.losses(batch)["denoise"], error)
@@ -323,9 +339,9 @@ def test_attention_regulariser_appears_with_masks_only(tmp_path):
 
 def test_recording_attention_changes_nothing_and_sums_right():
     method, host = make_method()
-    tokens = {"text_encoder": method.groups[0].tensors["rows"]}
+    tokens = {"text_encoder": tokens_of(method).tensors["rows"]}
     batch = make_batch(prompts=("a <d1> <d2>", "<d2> with <d2>"))
-    with host.attached(method.adapters), torch.no_grad():
+    with host.attached(method.updates), torch.no_grad():
         plain = host.predict(batch, tokens, watch=False)
         watched = host.predict(batch, tokens, watch=True)
     torch.testing.assert_close(watched.value, plain.value, rtol=1e-4, atol=1e-5)
@@ -342,9 +358,9 @@ def test_attention_regulariser_moves_the_tokens():
     method, host = make_method()
     masks = torch.zeros(2, 8, 8)
     masks[:, :, :4] = 1
-    with host.attached(method.adapters):
+    with host.attached(method.updates):
         method.losses(make_batch(masks=masks))["attention"].backward()
-    assert method.groups[0].grad.abs().max() > 0
+    assert tokens_of(method).grad.abs().max() > 0
 
 
 # Consolidation
@@ -370,7 +386,7 @@ def overlap(method, old):
         orthogonality(
             pair.up.detach(), torch.stack([concept.low_rank[key].up for concept in old])
         ).item()
-        for key, pair in method.adapters.items()
+        for key, pair in method.updates.items()
     )
 
 
@@ -400,7 +416,7 @@ def test_projection_makes_r1_zero(tmp_path):
     projected, rows = trained(tmp_path / "b", old, orthogonality="projection")
     assert "R1" not in rows[0]
     assert overlap(projected, old) < 1e-5 * overlap(free, old)
-    assert all(pair.up.abs().max() > 0 for pair in projected.adapters.values())
+    assert all(pair.up.abs().max() > 0 for pair in projected.updates.values())
 
 
 def test_r1_makes_the_overlap_smaller(tmp_path):
@@ -409,7 +425,7 @@ def test_r1_makes_the_overlap_smaller(tmp_path):
         given = {"steps": 6, "gamma1": gamma1, "lr_lora": 1e-2, **CONSOLIDATED}
         method, host = make_method(given, old)
         with torch.no_grad():
-            for pair in method.adapters.values():
+            for pair in method.updates.values():
                 pair.up.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
         run_loop(tmp_path / str(gamma1), method, host, given)
         found.append(overlap(method, old))
@@ -428,15 +444,15 @@ def test_every_mode_of_consolidation_runs(tmp_path, mode, common):
 def test_the_second_step_of_gradient_mode_moves_only_h_and_w(tmp_path):
     method, _ = make_method({"common_subspace": "gradient", "lr_lora": 0.1}, old_concepts())
     with torch.no_grad():
-        for pair in method.adapters.values():
+        for pair in method.updates.values():
             pair.up.fill_(0.1)
-    before = [group.flat.detach().clone() for group in method.groups]
+    before = [group.flat.detach().clone() for group in groups_of(method)]
     state = {key: tensor.clone() for key, tensor in method.state().items()}
     first = method.penalties()["R2"].item()
     method.after_update(1.0)
     assert method.penalties()["R2"].item() < first
     assert any(not torch.equal(state[key], tensor) for key, tensor in method.state().items())
-    for group, value in zip(method.groups, before, strict=True):
+    for group, value in zip(groups_of(method), before, strict=True):
         assert torch.equal(group.flat, value)
 
 
@@ -522,7 +538,7 @@ def test_the_vae_is_off_the_device_while_learning(tmp_path, monkeypatch):
 def test_tokens_stop_for_good_at_the_norm_limit(tmp_path):
     given = {"steps": 6, "lr_tokens": 0.05, "token_init_std": 0.0, "seed": 3}
     method, host = make_method(given)
-    start = method.gauges()["tokens.text_encoder"].item()
+    start = method.token_norms()["tokens.text_encoder"].item()
     limit = start + 0.2
     given["token_norm_limit"] = limit
     method, host = make_method(given)
@@ -531,8 +547,8 @@ def test_tokens_stop_for_good_at_the_norm_limit(tmp_path):
     stopped = rates.index(0.0)
     assert 0 < stopped < 6
     assert all(rate == 0 for rate in rates[stopped:])
-    assert method.groups[0].frozen
-    rows_now = method.groups[0].tensors["rows"]
+    assert tokens_of(method).frozen
+    rows_now = tokens_of(method).tensors["rows"]
     assert rows_now.norm(dim=-1).mean() >= limit
 
 
@@ -556,7 +572,7 @@ def poisoned(bad, given):
 
     Bad.bad, Bad.calls = bad, 0
     base = small_base()
-    task = Task("dog", ("<d1>", "<d2>"), "dog", "object", "MINI", base.fingerprint, base.layers)
+    task = Task("dog", (SUBJECT,), "MINI", base.fingerprint, base.layers)
     host = learning.LearningHost(base, task.words)
     return Bad(task, config(**given), [], host), host
 
@@ -568,7 +584,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path):
 
     def watch(event):
         events.append(event)
-        values.append(method.groups[1].flat.detach().clone())
+        values.append(low_rank_of(method).flat.detach().clone())
 
     rows = run_loop(tmp_path, method, host, given, hooks=Hooks(on_progress=watch))
     assert [row["skipped"] for row in rows] == [False, True, False, True, False]
@@ -586,51 +602,25 @@ def test_three_bad_steps_in_a_row_end_the_run_with_the_last_good_state(tmp_path)
 
     def keep(event):
         if not math.isnan(event.loss):
-            good[:] = [method.groups[1].flat.detach().clone()]
+            good[:] = [low_rank_of(method).flat.detach().clone()]
 
     with pytest.raises(TrainingError, match="not finite in 3 steps in a row, up to step 5 of 9"):
         run_loop(tmp_path, method, host, given, hooks=Hooks(on_progress=keep))
     state = RunFolder(tmp_path, "test").load()
     assert state.facts["skipped"] == 3
-    assert torch.equal(state.tensors["optimiser.lora.value"], good[0])
+    assert torch.equal(state.tensors["values.lora"], good[0])
     assert all(torch.isfinite(tensor).all() for tensor in state.tensors.values())
 
 
 def test_nan_in_a_gradient_counts_too(tmp_path):
     given = {"steps": 3}
     method, host = make_method(given)
-    pair = next(iter(method.adapters.values()))
+    pair = next(iter(method.updates.values()))
     shots = iter([True, False, False])
     pair.up.register_hook(lambda grad: grad * torch.nan if next(shots) else grad)
     rows = run_loop(tmp_path, method, host, given)
     assert [row["skipped"] for row in rows] == [True, False, False]
     assert math.isfinite(rows[0]["loss"])
-
-
-def test_prior_preservation_adds_its_own_batches(tmp_path):
-    """The hook for later methods: a second source and a weight."""
-
-    class WithPrior(Cidm):
-        prior_weight = 0.5
-
-    base, given = small_base(), {"steps": 1}
-    task = Task("dog", ("<d1>", "<d2>"), "dog", "object", "MINI", base.fingerprint, base.layers)
-    host = learning.LearningHost(base, task.words)
-    method = WithPrior(task, config(**given), [], host)
-    with pytest.raises(TrainingError, match="no prior photos"):
-        run_loop(tmp_path, method, host, given)
-    prior = Always(make_batch(seed=5, prompts=("a dog", "a photo of a dog")))
-    with host.attached(method.adapters), torch.no_grad():
-        expected = 0.5 * method.losses(prior.batch(0))["denoise"].item()
-    rows = run_loop(tmp_path, method, host, given, prior=prior)
-    assert rows[0]["prior"] == pytest.approx(expected)
-    assert rows[0]["loss"] == pytest.approx(rows[0]["denoise"] + expected)
-    # Recomputed activations must belong to their own batch.
-    again = WithPrior(task, config(**given), [], host)
-    checkpointed = {**given, "gradient_checkpointing": True}
-    run_loop(tmp_path / "recomputed", again, host, checkpointed, prior=prior)
-    for one, other in zip(method.groups, again.groups, strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
 
 
 # Previews
@@ -786,10 +776,10 @@ def test_a_concept_that_cannot_be_stored_can_be_taken_up_again(tmp_path, monkeyp
 
 def test_group_names_are_the_state_s_keys():
     method, _ = make_method()
-    assert [group.name for group in method.groups] == ["tokens.text_encoder", "lora"]
-    assert all(isinstance(group, Group) for group in method.groups)
+    assert [group.name for group in groups_of(method)] == ["tokens.text_encoder", "lora"]
+    assert all(isinstance(group, Group) for group in groups_of(method))
 
 
-def test_unknown_method_is_refused_by_the_settings():
-    with pytest.raises(CidmError, match="choose one of cidm"):
-        config(method="magic")
+def test_an_unknown_method_is_refused_by_name(tmp_path):
+    with pytest.raises(CidmError, match="no method 'magic'; choose one of cidm"):
+        learn(tmp_path, method="magic")

@@ -10,9 +10,11 @@ from cidm_core.config import TrainConfig
 from cidm_core.errors import BankError, ConceptError, PromptError, TrainingError
 from cidm_core.families import CrossAttention
 from cidm_core.methods.base import Group
-from cidm_core.methods.start import generator, start_factors, start_tokens
-from cidm_core.training.batches import CachedSource, Draws, Latents
-from cidm_core.training.optimiser import LossScale, Optimiser, clip_factor, linear_decay, total_norm
+from cidm_core.methods.initial_values import initial_factors, initial_tokens
+from cidm_core.ops.schedules import constant, linear_decay
+from cidm_core.ops.seeds import generator
+from cidm_core.training.batches import CachedPhotos, CachedSource, Draws, Latents
+from cidm_core.training.optimiser import LossScale, Optimiser, clip_factor, total_norm
 from cidm_core.training.processes import Alone
 from cidm_core.training.progress import Pace, event
 from cidm_core.training.state import RunFolder, State, final_loss, run_id
@@ -35,7 +37,7 @@ def rows(*values):
     ],
 )
 def test_tokens_start_random_first_and_at_the_class_words_last(class_rows, words, expected):
-    start = start_tokens(class_rows, words, 5, 0.01, generator(0, "tokens"))
+    start = initial_tokens(class_rows, words, 5, 0.01, generator(0, "tokens"))
     assert start.shape == (words, 5, 2)
     assert (start == start[:, :1]).all()  # all layers start alike
     for row, value in zip(start[:, 0], expected, strict=True):
@@ -46,18 +48,18 @@ def test_tokens_start_random_first_and_at_the_class_words_last(class_rows, words
 
 
 def test_random_tokens_have_the_spread_asked_for():
-    start = start_tokens(torch.zeros(1, 50_000), 2, 1, 0.013, generator(3, "tokens"))
+    start = initial_tokens(torch.zeros(1, 50_000), 2, 1, 0.013, generator(3, "tokens"))
     assert start[0].std().item() == pytest.approx(0.013, rel=0.02)
 
 
 def test_no_class_tokens_is_an_error():
     with pytest.raises(ConceptError, match="class words are empty"):
-        start_tokens(torch.zeros(0, 4), 2, 1, 0.01, generator(0))
+        initial_tokens(torch.zeros(0, 4), 2, 1, 0.01, generator(0))
 
 
 def test_factors_start_with_a_delta_of_zero():
     layer = CrossAttention("mid.attn2", width=8, context_dim=16)
-    factors = start_factors([layer], 3, generator(0, "lora"))
+    factors = initial_factors([layer], 3, generator(0, "lora"))
     assert set(factors) == {f"mid.attn2.{p}" for p in ("to_q", "to_k", "to_v", "to_out.0")}
     down, up = factors["mid.attn2.to_k"]
     assert down.shape == (3, 16)
@@ -76,7 +78,7 @@ def test_generators_depend_on_every_label_and_leave_the_global_one_alone():
 
 
 def test_group_is_one_buffer_with_views_for_values_and_gradients():
-    group = Group("lora", 0.1, {"a": torch.ones(2, 3), "b": torch.full((4,), 2.0)})
+    group = Group("lora", {"a": torch.ones(2, 3), "b": torch.full((4,), 2.0)})
     (group.tensors["a"].sum() * 2 + (group.tensors["b"] ** 2).sum()).backward()
     assert group.grad.tolist() == [2.0] * 6 + [4.0] * 4
     (group.tensors["a"].sum()).backward()  # accumulates into the same buffer
@@ -87,8 +89,8 @@ def test_group_is_one_buffer_with_views_for_values_and_gradients():
 
 def test_flat_adamw_is_torch_adamw_of_each_tensor():
     values = {"a": torch.randn(3, 2), "b": torch.randn(5)}
-    group = Group("all", 0.1, values)
-    ours = Optimiser([group], weight_decay=0.01)
+    group = Group("all", values)
+    ours = Optimiser({group: 0.1}, weight_decay=0.01)
     theirs = [torch.nn.Parameter(v.clone()) for v in values.values()]
     adamw = torch.optim.AdamW(theirs, lr=0.1, betas=(0.9, 0.999), weight_decay=0.01)
     for step in range(4):
@@ -106,8 +108,8 @@ def test_flat_adamw_is_torch_adamw_of_each_tensor():
 
 
 def test_a_frozen_group_does_not_even_decay():
-    group = Group("tokens", 0.1, {"a": torch.ones(3)})
-    optimiser = Optimiser([group], weight_decay=0.5)
+    group = Group("tokens", {"a": torch.ones(3)})
+    optimiser = Optimiser({group: 0.1}, weight_decay=0.5)
     group.grad.fill_(1.0)
     group.freeze()
     optimiser.update(1.0, 1.0)
@@ -117,6 +119,7 @@ def test_a_frozen_group_does_not_even_decay():
 
 def test_decay_and_clipping():
     assert [linear_decay(s, 4) for s in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert {constant(s, 4) for s in range(4)} == {1.0}
     assert clip_factor(0.5, 1.0) == 1.0
     assert clip_factor(4.0, 1.0) == pytest.approx(0.25, rel=1e-5)
     assert clip_factor(100.0, 0.0) == 1.0
@@ -153,10 +156,11 @@ class Part(Alone):
 
 
 def source(processes=None, size=4, check=lambda _: None, captions=None, **given):
-    draws = Draws(seed=1, size=size, kind="object", timesteps=1000, noise_offset=0.1)
+    draws = Draws(seed=1, size=size, timesteps=1000, noise_offset=0.1)
     texts = captions or [f"a <d1> <d2>, number {i}" for i in range(3)]
     device = torch.device("cpu")
-    return CachedSource(latents(**given), texts, draws, device, processes or Alone(), check)
+    cached = CachedPhotos(latents(**given), texts, ["object"] * 3)
+    return CachedSource(cached, draws, device, processes or Alone(), check)
 
 
 def test_the_same_index_gives_the_same_batch_and_another_index_another():
@@ -205,7 +209,7 @@ def test_concept_masks_come_with_the_batch_when_there_are_any():
 
 
 def state(step=3):
-    return State({"optimiser.lora.value": torch.arange(4.0)}, {"step": step, "skipped": 0})
+    return State({"values.lora": torch.arange(4.0)}, {"step": step, "skipped": 0})
 
 
 def test_state_round_trip(tmp_path):
@@ -215,7 +219,7 @@ def test_state_round_trip(tmp_path):
     folder.save(state())
     found = RunFolder(tmp_path / "run", "abc").load()
     assert found.facts["step"] == 3
-    assert torch.equal(found.tensors["optimiser.lora.value"], torch.arange(4.0))
+    assert torch.equal(found.tensors["values.lora"], torch.arange(4.0))
 
 
 def test_the_state_of_another_run_is_moved_aside(tmp_path, caplog):
@@ -243,7 +247,7 @@ def test_every_bit_flip_of_a_state_is_noticed(tmp_path):
 def test_numbers_that_are_not_finite_are_never_written(tmp_path):
     folder = RunFolder(tmp_path, "run")
     folder.save(state(3))
-    broken = State({"optimiser.lora.value": torch.tensor([1.0, math.nan])}, {"step": 9})
+    broken = State({"values.lora": torch.tensor([1.0, math.nan])}, {"step": 9})
     with pytest.raises(TrainingError, match="no longer finite"):
         folder.save(broken)
     assert folder.load().facts["step"] == 3

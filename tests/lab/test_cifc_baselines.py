@@ -8,10 +8,12 @@ import pytest
 import torch
 from make import random_concept
 
-from cidm_core.config import SampleConfig, TrainConfig
+from cidm_core.concept import Subject
+from cidm_core.config import SampleConfig
 from cidm_core.errors import TrainingError
 from cidm_core.families import FAMILIES
 from cidm_core.methods.base import Batch, Prediction, Task
+from cidm_core.methods.cidm import CidmConfig
 from cidm_core.regions import Region
 from lab.cifc.baselines.c_lora import CLora
 from lab.cifc.baselines.class_kept import ClassKept
@@ -34,7 +36,7 @@ class LinearHost:
     device = torch.device("cpu")
 
     def __init__(self):
-        self.adapters = {}
+        self.updates = {}
 
     def embeddings(self, text):
         row = MINI.encoders[0]
@@ -42,14 +44,14 @@ class LinearHost:
         return {row.name: torch.randn(1, row.dim, generator=seeded)}
 
     def predict(self, batch, tokens, watch):
-        size = sum(pair.down.sum() + pair.up.square().sum() for pair in self.adapters.values())
+        size = sum(pair.down.sum() + pair.up.square().sum() for pair in self.updates.values())
         shift = sum(rows.sum() for rows in tokens.values())
         return Prediction(batch.latents * size + shift, batch.noise)
 
 
 def task(words="<new1> <new2>"):
     parts = tuple(words.split())
-    return Task("new", parts, "dog", "object", MINI.name, MODEL.fingerprint, MINI.layers)
+    return Task("new", (Subject(parts, "dog"),), MINI.name, MODEL.fingerprint, MINI.layers)
 
 
 def olds(count, rank=4):
@@ -70,15 +72,15 @@ def batch(seed=0, shape=(2, 8, 4, 4)):
 
 def made(kind, old, host=None, **options):
     host = host or LinearHost()
-    method = kind(task(), TrainConfig(rank=4), old, host, **options)
-    host.adapters = method.adapters
+    method = kind(task(), CidmConfig(rank=4), old, host, **options)
+    host.updates = method.updates
     return method
 
 
 def moved(method, seed=5):
     """The method with other low-rank weights than it started with."""
     seeded = torch.Generator().manual_seed(seed)
-    for pair in method.adapters.values():
+    for pair in method.updates.values():
         for tensor in (pair.down, pair.up):
             tensor.data.add_(0.1 * torch.randn(tensor.shape, generator=seeded))
     return method
@@ -92,8 +94,8 @@ def test_sequential_goes_on_with_the_last_tasks_weights_and_new_tokens():
     old = olds(2)
     method, last = made(Sequential, old), list(old)[-1]
     for path, pair in last.low_rank.items():
-        assert torch.equal(method.adapters[path].down, pair.down)
-        assert torch.equal(method.adapters[path].up, pair.up)
+        assert torch.equal(method.updates[path].down, pair.down)
+        assert torch.equal(method.updates[path].up, pair.up)
     rows = method.result({}).rows["text_encoder"]
     assert not torch.equal(rows, last.rows["text_encoder"])
     assert method.penalties() == {}
@@ -125,7 +127,7 @@ def test_ewc_penalty(tmp_path):
     memory, tensors = remembered(tmp_path, old)
     method = moved(made(Ewc, old, weight=7.0, memory=memory))
     before, expected = list(old)[-1].low_rank, 0.0
-    for path, pair in method.adapters.items():
+    for path, pair in method.updates.items():
         for side in ("down", "up"):
             gap = wide(getattr(pair, side)) - wide(getattr(before[path], side))
             expected += 7.0 / 2 * (wide(tensors[f"{path}.{side}"]) * gap**2).sum()
@@ -137,7 +139,7 @@ def test_ewc_pulls_back_with_lambda_times_fisher(tmp_path):
     memory, tensors = remembered(tmp_path, old)
     method = moved(made(Ewc, old, weight=7.0, memory=memory))
     method.penalties()["ewc"].backward()
-    path, pair = next(iter(method.adapters.items()))
+    path, pair = next(iter(method.updates.items()))
     gap = wide(pair.up) - wide(next(iter(old)).low_rank[path].up)
     expected = 7.0 * wide(tensors[f"{path}.up"]) * gap
     assert np.allclose(wide(pair.up.grad), expected, rtol=1e-4, atol=1e-7)
@@ -159,7 +161,7 @@ def test_ewc_refuses_a_memory_of_other_tasks(tmp_path):
 def test_lwf_distils_the_model_before_with_an_earlier_concepts_tokens():
     old = olds(3)
     method = moved(made(Lwf, old, weight=2.5))
-    held = {path: (wide(p.down), wide(p.up)) for path, p in method.adapters.items()}
+    held = {path: (wide(p.down), wide(p.up)) for path, p in method.updates.items()}
     data = batch()
     terms = method.losses(data)
     concepts = list(old)
@@ -176,7 +178,7 @@ def test_lwf_distils_the_model_before_with_an_earlier_concepts_tokens():
     error = ((now - then) ** 2).mean(1) * wide(data.image_masks)
     expected = 2.5 * (error.sum((1, 2)) / wide(data.image_masks).sum((1, 2))).mean()
     assert float(terms["distil"].detach()) == pytest.approx(expected, rel=1e-4)
-    for path, pair in method.adapters.items():
+    for path, pair in method.updates.items():
         assert np.array_equal(wide(pair.down), held[path][0])
         assert np.array_equal(wide(pair.up), held[path][1])
 
@@ -190,13 +192,13 @@ def test_lwf_teaches_the_weights_but_not_the_teacher():
     method, data = moved(made(Lwf, olds(1), weight=1.0)), batch()
     before = next(iter(olds(1))).low_rank
     then = sum(wide(p.down).sum() + (wide(p.up) ** 2).sum() for p in before.values())
-    now = sum(wide(p.down).sum() + (wide(p.up) ** 2).sum() for p in method.adapters.values())
+    now = sum(wide(p.down).sum() + (wide(p.up) ** 2).sum() for p in method.updates.values())
     method.losses(data)["distil"].backward()
     # mean of L^2 (now - then)^2 over the mask, L the latents; the shift by tokens cancels out
     mask = wide(data.image_masks)
     squares = (wide(data.latents) ** 2).mean(1) * mask
     slope = 2 * (now - then) * (squares.sum((1, 2)) / mask.sum((1, 2))).mean()
-    for pair in method.adapters.values():
+    for pair in method.updates.values():
         assert np.allclose(wide(pair.up.grad), slope * 2 * wide(pair.up), rtol=1e-3)
         assert np.allclose(wide(pair.down.grad), slope, rtol=1e-3)
 
@@ -210,7 +212,7 @@ def test_lwf_refuses_what_it_cannot_do():
     with pytest.raises(TrainingError, match="as many"):
         made(Lwf, one, weight=1.0)
     with pytest.raises(TrainingError, match="gradient_checkpointing"):
-        Lwf(task(), TrainConfig(gradient_checkpointing=True), (), LinearHost(), weight=1.0)
+        Lwf(task(), CidmConfig(gradient_checkpointing=True), (), LinearHost(), weight=1.0)
 
 
 # Class preservation
@@ -221,7 +223,7 @@ def test_class_preservation_compares_class_words_with_and_without_the_weights():
     predict = host.predict
 
     def listening(batch, tokens, watch):
-        size = sum(wide(p.up).__abs__().sum() for p in host.adapters.values())
+        size = sum(wide(p.up).__abs__().sum() for p in host.updates.values())
         seen.append((batch.prompts[0], size > 0))
         return predict(batch, tokens, watch)
 
@@ -229,19 +231,19 @@ def test_class_preservation_compares_class_words_with_and_without_the_weights():
     method = moved(made(ClassKept, (), host, weight=2.5))
     data = batch()
     terms = method.losses(data)
-    ups = sum((wide(pair.up) ** 2).sum() for pair in method.adapters.values())
+    ups = sum((wide(pair.up) ** 2).sum() for pair in method.updates.values())
     error = ((wide(data.latents) * ups) ** 2).mean(1) * wide(data.image_masks)
     expected = 2.5 * (error.sum((1, 2)) / wide(data.image_masks).sum((1, 2))).mean()
     assert float(terms["class"].detach()) == pytest.approx(expected, rel=1e-3)
     assert seen == [("a dog", False), ("a dog", True), ("a <new1> <new2>", True)]
     sum(terms.values()).backward()
-    assert all(pair.up.grad.abs().sum() > 0 for pair in method.adapters.values())
+    assert all(pair.up.grad.abs().sum() > 0 for pair in method.updates.values())
 
 
 def test_class_preservation_costs_nothing_at_the_start_and_refuses_recomputing():
     assert float(made(ClassKept, olds(1), weight=1.0).losses(batch())["class"].detach()) == 0
     with pytest.raises(TrainingError, match="gradient_checkpointing"):
-        ClassKept(task(), TrainConfig(gradient_checkpointing=True), (), LinearHost(), weight=1.0)
+        ClassKept(task(), CidmConfig(gradient_checkpointing=True), (), LinearHost(), weight=1.0)
 
 
 # C-LoRA
@@ -252,7 +254,7 @@ def test_c_lora_penalty(count):
     old = olds(count, rank=3)
     method = moved(made(CLora, old, weight=40.0))
     expected = 0.0
-    for path, pair in method.adapters.items():
+    for path, pair in method.updates.items():
         taken = sum(
             c.low_rank[path].alpha / 3 * wide(c.low_rank[path].up) @ wide(c.low_rank[path].down)
             for c in old
@@ -267,7 +269,7 @@ def test_c_lora_penalty(count):
 def test_c_lora_starts_at_random_tokens_and_no_change():
     method, plain = made(CLora, (), weight=1.0), made(Sequential, ())
     rows = method.result({}).rows["text_encoder"]
-    assert rows.std() == pytest.approx(TrainConfig().token_init_std, rel=0.2)
+    assert rows.std() == pytest.approx(CidmConfig().token_init_std, rel=0.2)
     assert not torch.equal(rows[1], plain.result({}).rows["text_encoder"][1])
     assert torch.equal(rows[:, :1].expand_as(rows), rows)
     assert method.penalties() == {}

@@ -15,10 +15,10 @@ from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.diffusers_host.pipeline import generate, make_plan
 from cidm_core.diffusers_host.sampler import sample
 from cidm_core.errors import BankError, CidmError
-from cidm_core.methods.base import Adapter
 from cidm_core.ops.diffusion import masked_mse
 from cidm_core.regions import Region
 from cidm_core.training.loop import Stopped
+from cidm_core.updates import LowRank
 from lab.cifc.baselines import ewc as ewc_module
 from lab.cifc.baselines.composite import composite_plan
 from lab.cifc.baselines.ewc import fisher
@@ -223,9 +223,9 @@ def test_fisher_is_the_mean_squared_gradient(monkeypatch):
 
 
 def _nothing(pair):
-    """An adapter that changes nothing; attached, every layer reads its own context."""
+    """An update that changes nothing; attached, every layer reads its own context."""
     zeros = (torch.nn.Parameter(torch.zeros_like(t)) for t in (pair.down, pair.up))
-    return Adapter(*zeros, pair.alpha)
+    return LowRank(*zeros, pair.alpha)
 
 
 # Keeping

@@ -35,11 +35,11 @@ from cidm_core import (
     Photo,
     Region,
     SampleConfig,
-    TrainConfig,
     generate,
     load_base,
     train_concept,
 )
+from cidm_core.methods import config_for
 from cidm_core.mini.draw import draw
 from cidm_core.mini.looks import CONCEPTS, reference_scene
 from tools import goldens_comfyui
@@ -120,7 +120,7 @@ def learn(bank: Path, photos: Path, words: str, settings: dict) -> Concept:
         class_words=look.kind,
         kind="style" if look.style else "object",
         name=look.name,
-        config=TrainConfig.for_family(mini_sd().family.recipe, **{**QUICK, **settings}),
+        config=config_for("cidm", mini_sd().family, **{**QUICK, **settings}),
     )
 
 

@@ -8,8 +8,10 @@ import pytest
 from cidm_core.config import SampleConfig, TrainConfig
 from cidm_core.errors import CidmError
 from cidm_core.families import FAMILIES
+from cidm_core.methods import METHODS, adopted, config_for
+from cidm_core.methods.cidm import CidmConfig
 
-BOTH = (TrainConfig, SampleConfig)
+BOTH = (TrainConfig, CidmConfig, SampleConfig)
 FIELDS = [(kind, f) for kind in BOTH for f in dataclasses.fields(kind)]
 LIMITED = [(kind, f, side) for kind, f in FIELDS for side in ("min", "max")]
 LIMITED = [(kind, f, side) for kind, f, side in LIMITED if f.metadata[side] is not None]
@@ -28,7 +30,7 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(case):
     kind, f = case
     assert f.metadata["help"].endswith(".")
     default = getattr(kind(), f.name)
-    assert default == f.default
+    assert default == (kind.recipes["ours"][f.name] if f.metadata["by_recipe"] else f.default)
     if f.metadata["choices"]:
         assert default in f.metadata["choices"]
 
@@ -60,8 +62,9 @@ def test_values_of_another_type_are_refused(case):
     for value in wrong:
         with pytest.raises(CidmError, match=rf"^{f.name} is "):
             kind(**{f.name: value})
-    if "None" in f.type:
-        assert getattr(kind(**{f.name: None}), f.name) is None
+    if "None" in f.type or f.metadata["by_recipe"]:
+        expected = kind.recipes["ours"][f.name] if f.metadata["by_recipe"] else None
+        assert getattr(kind(**{f.name: None}), f.name) == expected
     else:
         with pytest.raises(CidmError, match=rf"^{f.name} is None"):
             kind(**{f.name: None})
@@ -98,17 +101,19 @@ def test_settings_cannot_be_changed():
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
-def test_a_family_s_recipe_gives_defaults_that_the_user_can_override(family):
-    recipe = TrainConfig.for_family(family.recipe)
-    assert all(getattr(recipe, key) == value for key, value in family.recipe.items())
-    assert TrainConfig.for_family(family.recipe, steps=11).steps == 11
+def test_a_family_s_values_are_defaults_that_the_user_can_override(family):
+    assert set(family.training) <= set(METHODS)
+    for method, values in family.training.items():
+        config = config_for(method, family)
+        assert all(getattr(config, key) == value for key, value in values.items())
+    assert config_for("cidm", family, steps=11).steps == 11
     sampling = SampleConfig.for_family(family.sampling, guidance_scale=2.0)
     assert sampling.guidance_scale == 2.0
 
 
 def test_public_hyper_parameters_of_the_method():
     """CIDM's released configuration; a change here changes results."""
-    config = TrainConfig()
+    config = CidmConfig()
     assert (config.steps, config.rank, config.lr_tokens, config.lr_lora) == (800, 4, 1e-3, 1e-4)
     assert (config.token_norm_limit, config.noise_offset, config.weight_decay) == (0.55, 0.01, 0.01)
     assert (config.gamma1, config.gamma2) == (0.1, 1.0)
@@ -116,5 +121,48 @@ def test_public_hyper_parameters_of_the_method():
 
 def test_consolidation_while_learning_is_off_by_default():
     """What the benchmark shows to be better, alone and in one picture; see docs/EQUATIONS.md."""
-    config = TrainConfig()
+    config = CidmConfig()
     assert (config.orthogonality, config.common_subspace) == ("none", "none")
+
+
+@pytest.mark.parametrize("kind", [CidmConfig, SampleConfig])
+def test_a_recipe_decides_all_of_its_settings_and_single_ones_go_before_it(kind):
+    decided = {f.name for f in dataclasses.fields(kind) if f.metadata["by_recipe"]}
+    assert all(set(values) == decided for values in kind.recipes.values())
+    for recipe, values in kind.recipes.items():
+        config = kind(recipe=recipe)
+        assert {name: getattr(config, name) for name in decided} == values
+        for other in kind.recipes.values():
+            for name in decided:
+                assert getattr(kind(recipe=recipe, **{name: other[name]}), name) == other[name]
+
+
+def test_recipes_of_learning_are_what_the_ledger_says():
+    """docs/EQUATIONS.md, "Recipes"."""
+    paper, released = CidmConfig(recipe="paper"), CidmConfig(recipe="released")
+    assert (paper.orthogonality, paper.common_subspace) == ("subspace", "gradient")
+    assert (released.orthogonality, released.common_subspace) == ("released", "none")
+    assert (paper.loss_scale, released.loss_scale) == ("mean", "channel_sum")
+    assert (paper.noise_offset, released.noise_offset) == (0.0, 0.01)
+    # What a family's size asks for stands above a recipe.
+    mini = config_for("cidm", FAMILIES["MINI"], recipe="paper")
+    assert (mini.token_norm_limit, mini.noise_offset) == (4.0, 0.0)
+
+
+def test_plain_settings_become_the_method_s_own():
+    config = adopted("cidm", TrainConfig(steps=7, noise_offset=0.02))
+    assert config == CidmConfig(steps=7, noise_offset=0.02)
+    assert adopted("cidm", TrainConfig()).noise_offset == CidmConfig().noise_offset
+    own = CidmConfig(rank=2)
+    assert adopted("cidm", own) is own
+
+
+def test_settings_of_another_method_are_refused():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class OtherConfig(TrainConfig):
+        pass
+
+    with pytest.raises(CidmError, match="OtherConfig holds settings of another method; cidm takes"):
+        adopted("cidm", OtherConfig())
+    with pytest.raises(CidmError, match="no method 'magic'; choose one of cidm"):
+        config_for("magic", FAMILIES["MINI"])

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cidm_core.config import TrainConfig
 from cidm_core.errors import CidmError
 from cidm_core.importers.cifc_options import read_options
+from cidm_core.methods.cidm import CidmConfig
 
 OPTIONS = """
 name: duck_run
@@ -144,7 +144,7 @@ def test_an_options_file_of_the_public_repository(tmp_path):
         "accumulation": 1,
         "steps": 250,  # 250 x 4 photos / (2 x 2 processes)
     }
-    config = TrainConfig.from_dict(found.settings)
+    config = CidmConfig.from_dict(found.settings)
     assert (config.steps, config.batch_size, config.rank) == (250, 4, 8)
 
 
@@ -176,7 +176,7 @@ def test_an_older_file_with_a_list_of_concepts(tmp_path):
     ):
         assert word in notes
     assert "LinearLR" not in notes  # means what "linear" does
-    TrainConfig.from_dict(found.settings)
+    CidmConfig.from_dict(found.settings)
 
 
 def test_the_folders_of_the_file_follow_its_switches(tmp_path):

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from cidm_core.concept import Concept
-from cidm_core.config import TrainConfig
 from cidm_core.methods.base import Host, Task
-from cidm_core.methods.cidm import Cidm
+from cidm_core.methods.cidm import Cidm, CidmConfig
 
 
 class CLora(Cidm):
@@ -35,7 +34,7 @@ class CLora(Cidm):
     def __init__(
         self,
         task: Task,
-        config: TrainConfig,
+        config: CidmConfig,
         old: Collection[Concept],
         host: Host,
         *,

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from cidm_core.concept import Concept
-from cidm_core.config import TrainConfig
 from cidm_core.methods.base import Batch, Host, Task
-from cidm_core.methods.cidm import Cidm
+from cidm_core.methods.cidm import Cidm, CidmConfig
 from cidm_core.ops.diffusion import masked_mse
 from cidm_core.updates import LowRank
 from cidm_core.words import replace as replace_words
@@ -44,7 +43,7 @@ class ClassKept(Cidm):
     def __init__(
         self,
         task: Task,
-        config: TrainConfig,
+        config: CidmConfig,
         old: Collection[Concept],
         host: Host,
         *,
@@ -53,7 +52,7 @@ class ClassKept(Cidm):
         refuse_recomputing(config, "Class preservation")
         super().__init__(task, config, old, host)
         self._weight = weight
-        self._trigger = {" ".join(task.words): task.class_words}
+        self._trigger = {" ".join(task.words): task.subjects[0].class_words}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss and preservation."""
@@ -62,9 +61,9 @@ class ClassKept(Cidm):
         tokens = {name: group.tensors["rows"].detach() for name, group in self._tokens.items()}
         nothing = {
             path: LowRank(pair.down.detach(), torch.zeros_like(pair.up), pair.alpha)
-            for path, pair in self.adapters.items()
+            for path, pair in self.updates.items()
         }
-        with torch.no_grad(), swapped(self.adapters, nothing):
+        with torch.no_grad(), swapped(self.updates, nothing):
             before = self._host.predict(plain, tokens, False).value
         now = self._host.predict(plain, tokens, False).value
         kept = self._weight * masked_mse(now, before, batch.image_masks)

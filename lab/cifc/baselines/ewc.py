@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from cidm_core.concept import Concept
-from cidm_core.config import TrainConfig
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.cache import cache_latents
 from cidm_core.diffusers_host.job import check_caption
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.errors import TrainingError
 from cidm_core.methods.base import Host, Task
-from cidm_core.training.batches import CachedSource, Draws
+from cidm_core.methods.cidm import CidmConfig
+from cidm_core.training.batches import CachedPhotos, CachedSource, Draws
 from cidm_core.training.data import Photo, bind_photos
 from cidm_core.training.loop import Stopped
 from cidm_core.training.processes import Alone
@@ -51,7 +51,7 @@ class Ewc(Sequential):
     def __init__(
         self,
         task: Task,
-        config: TrainConfig,
+        config: CidmConfig,
         old: Collection[Concept],
         host: Host,
         *,
@@ -88,7 +88,7 @@ def remember(
     memory: Memory,
     concept: Concept,
     photos: Sequence[Photo],
-    config: TrainConfig,
+    config: CidmConfig,
     should_stop: Callable[[], bool] | None = None,
 ) -> None:
     """Add a learned task's Fisher information to the memory, unless it is there already.
@@ -109,7 +109,7 @@ def fisher(
     base: Base,
     concept: Concept,
     photos: Sequence[Photo],
-    config: TrainConfig,
+    config: CidmConfig,
     samples: int,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ def fisher(
         method = _Learned(concept, config, base, host)
         group = method.weights
         total = torch.zeros_like(group.grad)
-        with host.attached(method.adapters):
+        with host.attached(method.updates):
             for index in range(samples):
                 if should_stop is not None and should_stop():
                     raise Stopped("Stopped while EWC measured what matters; the task is learned.")
@@ -153,12 +153,10 @@ def fisher(
 class _Learned(Sequential):
     """The method as it stands after its last step."""
 
-    def __init__(self, concept: Concept, config: TrainConfig, base: Base, host: Host) -> None:
+    def __init__(self, concept: Concept, config: CidmConfig, base: Base, host: Host) -> None:
         task = Task(
             name=concept.name,
-            words=concept.words,
-            class_words=concept.class_words,
-            kind=concept.kind,
+            subjects=concept.subjects,
             family=concept.family,
             base=concept.base,
             layers=base.layers,
@@ -175,23 +173,25 @@ def _draws(
     host: LearningHost,
     concept: Concept,
     photos: Sequence[Photo],
-    config: TrainConfig,
+    config: CidmConfig,
 ) -> CachedSource:
     """The task's pictures one at a time, in the draws of a label of its own."""
     bound = bind_photos(photos, concept.words, concept.class_words, None)
     size_px = config.resolution_px or base.family.resolution_px
     return CachedSource(
-        cache_latents(base, bound, config, size_px),
-        [photo.caption for photo in bound],
+        CachedPhotos(
+            cache_latents(base, bound, config, size_px),
+            [photo.caption for photo in bound],
+            [concept.kind for _ in bound],
+            label="fisher",
+        ),
         Draws(
             seed=config.seed,
             size=1,
-            kind=concept.kind,
             timesteps=host.timesteps,
             noise_offset=config.noise_offset,
         ),
         base.device,
         Alone(),
         lambda caption: check_caption(base, caption, concept.words),
-        label="fisher",
     )

@@ -15,7 +15,8 @@ from torch import Tensor
 from cidm_core.concept import Concept
 from cidm_core.config import TrainConfig
 from cidm_core.errors import TrainingError
-from cidm_core.methods.base import Adapter, Batch, Host, Task
+from cidm_core.methods.base import Batch, Host, Task
+from cidm_core.methods.cidm import CidmConfig
 from cidm_core.ops.diffusion import masked_mse
 from cidm_core.updates import LowRank
 
@@ -45,7 +46,7 @@ class Lwf(Sequential):
     def __init__(
         self,
         task: Task,
-        config: TrainConfig,
+        config: CidmConfig,
         old: Collection[Concept],
         host: Host,
         *,
@@ -64,7 +65,7 @@ class Lwf(Sequential):
         if self._heads:
             # From the batch itself: a run taken up again then picks as it would have.
             head = self._heads[int(batch.timesteps.sum()) % len(self._heads)]
-            with torch.no_grad(), swapped(self.adapters, self._before):
+            with torch.no_grad(), swapped(self.updates, self._before):
                 taught = self._host.predict(batch, head, False).value
             kept = self._host.predict(batch, head, False).value
             terms["distil"] = self._weight * masked_mse(kept, taught, self._seen(batch))
@@ -94,17 +95,17 @@ def _rows(concept: Concept, task: Task, device: torch.device) -> Mapping[str, Te
 
 
 @contextmanager
-def swapped(adapters: Mapping[str, Adapter], factors: Mapping[str, LowRank]) -> Generator[None]:
-    """Other values in the adapters for a while. Leave before a graph is built on them."""
+def swapped(updates: Mapping[str, LowRank], factors: Mapping[str, LowRank]) -> Generator[None]:
+    """Other values in the live updates for a while. Leave before a graph is built on them."""
     held: Sequence[tuple[Tensor, Tensor]] = [
         (tensor.data, tensor.detach().clone())
-        for adapter in adapters.values()
-        for tensor in (adapter.down, adapter.up)
+        for update in updates.values()
+        for tensor in (update.down, update.up)
     ]
     try:
-        for path, adapter in adapters.items():
-            adapter.down.data.copy_(factors[path].down)
-            adapter.up.data.copy_(factors[path].up)
+        for path, update in updates.items():
+            update.down.data.copy_(factors[path].down)
+            update.up.data.copy_(factors[path].up)
         yield
     finally:
         for tensor, value in held:

@@ -1,8 +1,7 @@
-"""Where learning starts: seeded generators, the first tokens and the first low-rank weights."""
+"""Where learning starts: the first tokens and the first low-rank weights."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable
 
@@ -13,14 +12,7 @@ from ..errors import ConceptError
 from ..families import PROJECTIONS, CrossAttention
 
 
-def generator(seed: int, *labels: int | str) -> torch.Generator:
-    """A CPU generator of its own for every (seed, labels); the global ones are never touched."""
-    text = "/".join(str(label) for label in (seed, *labels))
-    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-    return torch.Generator().manual_seed(number & (2**63 - 1))
-
-
-def start_tokens(
+def initial_tokens(
     class_rows: Tensor, words: int, layers: int, std: float, source: torch.Generator
 ) -> Tensor:
     """First embeddings of the concept words, (words, layers, dim); all layers start alike.
@@ -49,7 +41,7 @@ def start_tokens(
     return rows[:, None].repeat(1, layers, 1)
 
 
-def start_factors(
+def initial_factors(
     layers: Iterable[CrossAttention], rank: int, source: torch.Generator
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Down (rank, in) uniform in +-1/sqrt(in), up (out, rank) zero, by path of the linear layer.
