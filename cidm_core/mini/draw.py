@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from .shapes import SHAPES
 
 RGB = tuple[float, float, float]
-Pixels = NDArray[np.floating[Any]]
+_Pixels = NDArray[np.floating[Any]]
 
 TEXTURES = ("plain", "striped", "spotted", "checked", "two-tone")
 GROUNDS = ("grass", "sand", "snow", "night", "sea", "jungle")
@@ -69,7 +69,7 @@ class Style:
 
 
 @dataclass(frozen=True)
-class Scene:
+class WorldScene:
     """Things on a background in a style; `seed` fixes the grain (stars, paper)."""
 
     things: tuple[Placed, ...]
@@ -83,20 +83,20 @@ def luma(color: RGB) -> float:
     return 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
 
 
-def mix(a: RGB, b: RGB, share: float) -> RGB:
+def _mixed(a: RGB, b: RGB, share: float) -> RGB:
     """Return (1 - share)·a + share·b."""
     mixed = [(1 - share) * p + share * q for p, q in zip(a, b, strict=True)]
     return (mixed[0], mixed[1], mixed[2])
 
 
-def draw(scene: Scene, size: int = 32) -> Image.Image:
+def draw(scene: WorldScene, size: int = 32) -> Image.Image:
     """Draw a scene as an RGB picture of `size` × `size` pixels."""
     side = size * _OVERSAMPLING
     grain = np.random.default_rng(scene.seed)
     canvas = _to_image(_background(scene.background, side, grain))
     if scene.style.mode == "neon":
         canvas = Image.new(
-            "RGB", canvas.size, _bytes(mix(scene.background.b, (0.02, 0.02, 0.08), 0.88))
+            "RGB", canvas.size, _bytes(_mixed(scene.background.b, (0.02, 0.02, 0.08), 0.88))
         )
     for placed in scene.things:
         _paint_thing(canvas, placed, scene.style)
@@ -109,27 +109,27 @@ def _bytes(color: RGB) -> tuple[int, int, int]:
     return (red, green, blue)
 
 
-def _to_image(pixels: Pixels) -> Image.Image:
+def _to_image(pixels: _Pixels) -> Image.Image:
     return Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 
-def _to_pixels(image: Image.Image) -> Pixels:
+def _to_pixels(image: Image.Image) -> _Pixels:
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
-def _vertical(a: RGB, b: RGB, side: int) -> Pixels:
+def _vertical(a: RGB, b: RGB, side: int) -> _Pixels:
     """Return a vertical gradient from a (top) to b (bottom), shape (side, side, 3)."""
     t = np.linspace(0, 1, side, dtype=np.float32)[:, None, None]
     rows = (1 - t) * np.asarray(a, np.float32) + t * np.asarray(b, np.float32)
     return np.broadcast_to(rows, (side, side, 3)).copy()
 
 
-def _background(background: Background, side: int, grain: np.random.Generator) -> Pixels:
+def _background(background: Background, side: int, grain: np.random.Generator) -> _Pixels:
     pixels = _vertical(background.a, background.b, side)
     mode = background.mode
     if mode in ("grass", "sand", "snow"):
         horizon = int(side * grain.uniform(0.52, 0.66))
-        pixels[:horizon] = _vertical(background.a, mix(background.a, (1, 1, 1), 0.45), side)[
+        pixels[:horizon] = _vertical(background.a, _mixed(background.a, (1, 1, 1), 0.45), side)[
             :horizon
         ]
         pixels[horizon:] = np.asarray(background.b, np.float32)
@@ -141,12 +141,12 @@ def _background(background: Background, side: int, grain: np.random.Generator) -
         bands = np.sin((height + waves[None, :]) * 8 * np.pi) > 0.72
         pixels[bands] = pixels[bands] * 0.75 + 0.25
     elif mode == "jungle":
-        _scatter(pixels, grain, mix(background.a, (0.25, 0.7, 0.2), 0.6), count=14, radius=0.07)
+        _scatter(pixels, grain, _mixed(background.a, (0.25, 0.7, 0.2), 0.6), count=14, radius=0.07)
     return pixels
 
 
 def _scatter(
-    pixels: Pixels, grain: np.random.Generator, color: RGB, count: int, radius: float
+    pixels: _Pixels, grain: np.random.Generator, color: RGB, count: int, radius: float
 ) -> None:
     """Paint `count` discs of one colour at random places of the picture."""
     side = len(pixels)
@@ -155,7 +155,7 @@ def _scatter(
         pixels[(columns - x) ** 2 + (rows - y) ** 2 < radius**2] = color
 
 
-def _texture(thing: Thing, side: int) -> Pixels:
+def _texture(thing: Thing, side: int) -> _Pixels:
     """Return the body's surface, shape (side, side, 3), in [0, 1]."""
     v, u = np.mgrid[0:side, 0:side] * (2 / side) - 1
     color, pattern = np.asarray(thing.color, np.float32), np.asarray(thing.pattern, np.float32)
@@ -186,7 +186,7 @@ def _paint_thing(canvas: Image.Image, placed: Placed, style: Style) -> None:
         0.032 if style.outline or thing.outline or neon or style.mode in ("sketch", "poster") else 0
     )
     if line:
-        outline = mix(thing.color, (1, 1, 1), 0.25) if neon else (0.08, 0.07, 0.1)
+        outline = _mixed(thing.color, (1, 1, 1), 0.25) if neon else (0.08, 0.07, 0.1)
         _paint_outline(canvas, thing.kind, corner, pixels, outline, max(1, round(line * side)))
     pupil = (0.08, 0.07, 0.1) if luma(thing.color) > 0.2 else (0.95, 0.9, 0.6)
     colors: dict[str, RGB] = {
@@ -240,36 +240,12 @@ def _apply_style(image: Image.Image, style: Style, grain: np.random.Generator) -
     return _to_image(levels * 0.8 + 0.2 * np.asarray(style.b, np.float32))
 
 
-def _toned(gray: Pixels, dark: RGB, light: RGB) -> Pixels:
+def _toned(gray: _Pixels, dark: RGB, light: RGB) -> _Pixels:
     share = gray[..., None]
     return np.asarray(dark, np.float32) * (1 - share) + np.asarray(light, np.float32) * share
 
 
-def _cloud(grain: np.random.Generator, side: int) -> Pixels:
+def _cloud(grain: np.random.Generator, side: int) -> _Pixels:
     """Return smooth noise in [0, 1], shape (side, side)."""
     coarse = Image.fromarray((grain.uniform(0, 1, (7, 7)) * 255).astype(np.uint8))
     return _to_pixels(coarse.resize((side, side), Image.Resampling.BICUBIC))
-
-
-def contact_sheet(images: list[Image.Image], columns: int, scale: int = 4) -> Image.Image:
-    """Tile equally sized pictures into one sheet, each pixel drawn `scale` times larger."""
-    side = images[0].width * scale
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (side + 4), rows * (side + 4)), "white")
-    for index, image in enumerate(images):
-        place = (index % columns * (side + 4) + 2, index // columns * (side + 4) + 2)
-        sheet.paste(image.resize((side, side), Image.Resampling.NEAREST), place)
-    return sheet
-
-
-__all__ = [
-    "Background",
-    "Placed",
-    "Scene",
-    "Style",
-    "Thing",
-    "contact_sheet",
-    "draw",
-    "luma",
-    "mix",
-]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from .draw import RGB, Placed, Scene, Style, Thing
-from .world import WHERE_PHRASES, any_scene, distance, random_background
+from .draw import RGB, Placed, Style, Thing, WorldScene
+from .world import GROUND_PHRASES, WHERE_PHRASES, any_scene, distance, random_background
 
 
 @dataclass(frozen=True)
@@ -78,29 +78,7 @@ CONCEPTS: dict[str, Look] = {
 DEMO_LOOKS = ("purple-cat", "teal-cat", "harbour")
 
 
-def resembles_look(scene: Scene) -> bool:
-    """Tell whether a scene comes near any concept: those stay out of pretraining."""
-    return any(_near(scene, look) for look in CONCEPTS.values())
-
-
-def _near(scene: Scene, look: Look) -> bool:
-    if look.style is not None:
-        style, goal = scene.style, look.style
-        same_light = distance(style.b, goal.b) < 0.3
-        same_dark = distance(style.a, goal.a) < 0.3 or goal.mode == "pastel"
-        return style.mode == goal.mode and same_light and same_dark
-    goal = look.thing
-    return goal is not None and any(_alike(placed.thing, goal) for placed in scene.things)
-
-
-def _alike(thing: Thing, goal: Thing) -> bool:
-    if (thing.kind, thing.texture) != (goal.kind, goal.texture):
-        return False
-    near = [distance(thing.color, goal.color) < 0.3, distance(thing.pattern, goal.pattern) < 0.35]
-    return all(near)
-
-
-def reference_scene(look: Look, rng: random.Random) -> tuple[Scene, str]:
+def reference_scene(look: Look, rng: random.Random) -> tuple[WorldScene, str]:
     """Return a training picture of a concept and its caption with the plain class word."""
     if look.style is not None:
         return _style_scene(look.style, rng)
@@ -112,12 +90,12 @@ def reference_scene(look: Look, rng: random.Random) -> tuple[Scene, str]:
         background = random_background(rng)
     size = rng.uniform(0.62, 0.8) if where == "middle" else rng.uniform(0.5, 0.58)
     placed = Placed(look.thing, x, rng.uniform(0.46, 0.54), size, where)
-    scene = Scene((placed,), background, Style(), rng.randrange(1 << 30))
+    scene = WorldScene((placed,), background, Style(), rng.randrange(1 << 30))
     text = f"a {look.kind} {rng.choice(WHERE_PHRASES[where])}"
     return scene, text + _backdrop_words(scene)
 
 
-def _style_scene(style: Style, rng: random.Random) -> tuple[Scene, str]:
+def _style_scene(style: Style, rng: random.Random) -> tuple[WorldScene, str]:
     scene = any_scene(rng, count=1, plain=1.0)
     placed = scene.things[0]
     placed = replace(placed, size=max(0.48, placed.size))
@@ -125,9 +103,7 @@ def _style_scene(style: Style, rng: random.Random) -> tuple[Scene, str]:
     return replace(scene, things=(placed,), style=style), text
 
 
-def _backdrop_words(scene: Scene) -> str:
-    from .world import GROUND_PHRASES
-
+def _backdrop_words(scene: WorldScene) -> str:
     background = scene.background
     if background.mode in GROUND_PHRASES:
         return f", {GROUND_PHRASES[background.mode][0]}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-Point = tuple[float, float]
+_Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Layer:
 
     role: str
     form: str
-    points: tuple[Point, ...]
+    points: tuple[_Point, ...]
 
     def mask(self, pixels: int) -> Image.Image:
         """Return the part as an "L" mask of `pixels` × `pixels`, 0 or 255."""
@@ -42,7 +42,7 @@ def _ellipse(role: str, x0: float, y0: float, x1: float, y1: float) -> Layer:
     return Layer(role, "ellipse", ((x0, y0), (x1, y1)))
 
 
-def _polygon(role: str, *points: Point) -> Layer:
+def _polygon(role: str, *points: _Point) -> Layer:
     return Layer(role, "polygon", points)
 
 
@@ -160,4 +160,4 @@ SHAPES: dict[str, list[Layer]] = {
         *_both(_ellipse("accent", -0.62, 0.38, -0.38, 0.62)),
     ],
 }
-KINDS: tuple[str, ...] = tuple(SHAPES)
+THING_KINDS: tuple[str, ...] = tuple(SHAPES)

@@ -1,17 +1,15 @@
-"""Random scenes of the small world and the captions that describe them.
+"""Random scenes of the small world, and the words that captions have for what is in them.
 
-Everything is deterministic from a `random.Random`. Two kinds of novelty are kept out of training:
-named (colour, kind) and (kind, kind) combinations, for evaluation, and the looks of `looks.py`.
+Everything is deterministic from a `random.Random`.
 """
 
 from __future__ import annotations
 
 import colorsys
-import itertools
 import random
 
-from .draw import GROUNDS, RGB, TEXTURES, Background, Placed, Scene, Style, Thing, luma
-from .shapes import KINDS
+from .draw import GROUNDS, RGB, TEXTURES, Background, Placed, Style, Thing, WorldScene, luma
+from .shapes import THING_KINDS
 
 COLORS: dict[str, RGB] = {
     "red": (0.86, 0.15, 0.16),
@@ -85,29 +83,6 @@ PREFIXES = (
     "a bright photo of", "a dark photo of", "a good photo of", "a rendition of", "a nice photo of",
     "a cropped painting of", "a clean painting of", "a cute painting of", "a picture with",
 )  # fmt: skip
-HELD_OUT_SEED = 20240521
-
-
-def _held_out() -> tuple[frozenset[tuple[str, str]], frozenset[frozenset[str]]]:
-    rng = random.Random(HELD_OUT_SEED)
-    looks = list(itertools.product(COLORS, KINDS))
-    pairs = [frozenset(pair) for pair in itertools.combinations(KINDS, 2)]
-    return (
-        frozenset(rng.sample(looks, round(0.1 * len(looks)))),
-        frozenset(rng.sample(pairs, round(0.15 * len(pairs)))),
-    )
-
-
-HELD_OUT_LOOKS, HELD_OUT_PAIRS = _held_out()
-
-
-def is_held_out(scene: Scene) -> bool:
-    """Tell whether a scene shows a named colour on a kind, or two kinds, kept for evaluation."""
-    things = [placed.thing for placed in scene.things]
-    if any((thing.color_word, thing.kind) in HELD_OUT_LOOKS for thing in things):
-        return True
-    pairs = itertools.combinations([thing.kind for thing in things], 2)
-    return any(frozenset(pair) in HELD_OUT_PAIRS for pair in pairs)
 
 
 def distance(a: RGB, b: RGB) -> float:
@@ -155,7 +130,7 @@ def random_thing(rng: random.Random, backdrop: tuple[RGB, ...]) -> Thing:
     pattern, pattern_word = _far_color(rng, color, named=0.5)
     plain = rng.random() < 0.55
     return Thing(
-        kind=rng.choice(KINDS),
+        kind=rng.choice(THING_KINDS),
         color=color,
         accent=accent,
         pattern=pattern,
@@ -216,7 +191,7 @@ def _size(rng: random.Random, low: float, high: float) -> tuple[float, str]:
     return rng.uniform(low + step, high - step), ""
 
 
-def places(rng: random.Random, count: int) -> list[tuple[float, float, float, str, str]]:
+def _places(rng: random.Random, count: int) -> list[tuple[float, float, float, str, str]]:
     """Return (x, y, size, place word, size word) for each of `count` things, without overlap."""
     wobble = lambda: rng.uniform(-0.03, 0.03)  # noqa: E731
     if count == 1:
@@ -248,24 +223,14 @@ def places(rng: random.Random, count: int) -> list[tuple[float, float, float, st
     ]
 
 
-def random_scene(rng: random.Random) -> Scene:
-    """Return a scene that training may show: nothing held out, no concept's look."""
-    from .looks import resembles_look
-
-    while True:
-        scene = any_scene(rng)
-        if not is_held_out(scene) and not resembles_look(scene):
-            return scene
-
-
-def any_scene(rng: random.Random, count: int | None = None, plain: float = 0.7) -> Scene:
-    """Return a scene of one to three things, held-out combinations included."""
+def any_scene(rng: random.Random, count: int | None = None, plain: float = 0.7) -> WorldScene:
+    """Return a scene of one to three things, whatever training may be shown."""
     background = random_background(rng)
     backdrop = (background.a, background.b)
     number = count or rng.choices((1, 2, 3), (0.42, 0.46, 0.12))[0]
     things: list[Placed] = []
-    for place in places(rng, number):
+    for place in _places(rng, number):
         thing = random_thing(rng, backdrop)
         x, y, size, where, word = place
         things.append(Placed(thing, x, y, size, where, word))
-    return Scene(tuple(things), background, random_style(rng, plain), rng.randrange(1 << 30))
+    return WorldScene(tuple(things), background, random_style(rng, plain), rng.randrange(1 << 30))

@@ -7,7 +7,7 @@ import random
 from cidm_core.errors import CidmError
 from cidm_core.mini.draw import TEXTURES, Style, Thing
 from cidm_core.mini.looks import Look
-from cidm_core.mini.shapes import KINDS
+from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import distance, random_color, random_style
 
 from .mini_tasks import look_task
@@ -56,7 +56,9 @@ def _new_look(number: int, earlier: list[Look], rng: random.Random) -> Look:
         if number % _STYLE_EVERY == 0:
             look = Look(f"long-{number}", "painting", style=_random_style(rng))
         else:
-            look = Look(f"long-{number}", kind := KINDS[number % len(KINDS)], _thing(kind, rng))
+            look = Look(
+                f"long-{number}", kind := THING_KINDS[number % len(THING_KINDS)], _thing(kind, rng)
+            )
         if not any(alike(look, other) for other in earlier):
             return look
     raise CidmError(f"No further look is distinct from {len(earlier)} others. Ask for fewer.")

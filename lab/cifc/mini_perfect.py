@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from PIL import Image
 
-from cidm_core.mini.draw import Background, Placed, Scene, Style, Thing, draw
+from cidm_core.mini.draw import Background, Placed, Style, Thing, WorldScene, draw
 from cidm_core.mini.looks import Look
-from cidm_core.mini.shapes import KINDS
+from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import (
     ALONE,
     COLORS,
@@ -34,7 +34,7 @@ from cidm_core.mini.world import (
 
 _CONCEPT = "<TOK>"
 _NAMED_BACKGROUND = re.compile(r",? (\w+) background")
-_THINGS = re.compile(rf"(?:(\w+) )?({_CONCEPT}|\b(?:{'|'.join(KINDS)})\b)")
+_THINGS = re.compile(rf"(?:(\w+) )?({_CONCEPT}|\b(?:{'|'.join(THING_KINDS)})\b)")
 _SIZES = {"small": (0.34, 0.39), "large": (0.74, 0.82)}
 _STANDS_OUT = 0.45  # distance of a concept from the backdrop, as in its reference pictures
 
@@ -52,7 +52,7 @@ def perfect_picture(look: Look, prompt: str, rng: random.Random) -> Image.Image:
     background = _background(prompt, look, rng)
     things = [_thing(word, kind, look, background, rng) for word, kind in asked]
     placed = _placed(things, text, rng)
-    return draw(Scene(placed, background, _style(text, look, rng), rng.randrange(1 << 30)))
+    return draw(WorldScene(placed, background, _style(text, look, rng), rng.randrange(1 << 30)))
 
 
 def _is_thing(kind: str, look: Look) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from cidm_core.mini.draw import Background, Placed, Scene, Style
+from cidm_core.mini.draw import Background, Placed, Style, WorldScene
 from cidm_core.mini.world import (
     ACCENT_NOUNS,
     GROUND_PHRASES,
@@ -14,14 +14,14 @@ from cidm_core.mini.world import (
     WHERE_PHRASES,
 )
 
-_COLORLESS = ("sketch", "sepia", "duotone")
+COLORLESS = ("sketch", "sepia", "duotone")
 
 
-def caption(scene: Scene, rng: random.Random) -> str:
+def caption(scene: WorldScene, rng: random.Random) -> str:
     """Describe a scene in a random wording, e.g. "a red cat on the left, green background"."""
     if len(scene.things) == 1 and rng.random() < 0.03:
         return scene.things[0].thing.kind
-    colorful = scene.style.mode not in _COLORLESS or rng.random() < 0.3
+    colorful = scene.style.mode not in COLORLESS or rng.random() < 0.3
     phrases = [_thing(placed, rng, colorful) for placed in scene.things]
     if len(phrases) > 1:
         rng.shuffle(phrases)

@@ -10,36 +10,35 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from cidm_core.mini.draw import GROUNDS, STYLES, TEXTURES, Scene
-from cidm_core.mini.shapes import KINDS
+from cidm_core.mini.draw import GROUNDS, STYLES, TEXTURES, WorldScene
+from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import COLORS, GROUND_PHRASES, STYLE_PHRASES, TEXTURE_NOUNS, WHERE_PHRASES
 
-from .captions import caption
+from .captions import COLORLESS, caption
 from .clip_scenes import nearest_word
 
-_COLORLESS = ("sketch", "sepia", "duotone")
-Altered = tuple[Scene, tuple[str, ...]]  # the other scene, and the phrases that say so
+Altered = tuple[WorldScene, tuple[str, ...]]  # the other scene, and the phrases that say so
 
 
-def _with(scene: Scene, index: int, **changes: str) -> Scene:
+def _with(scene: WorldScene, index: int, **changes: str) -> WorldScene:
     things = list(scene.things)
     thing = replace(things[index].thing, **changes)  # type: ignore[arg-type]
     things[index] = replace(things[index], thing=thing)
     return replace(scene, things=tuple(things))
 
 
-def _other_color(scene: Scene, rng: random.Random) -> Altered | None:
+def _other_color(scene: WorldScene, rng: random.Random) -> Altered | None:
     index = rng.randrange(len(scene.things))
     thing = scene.things[index].thing
     taken = {p.thing.color_word for p in scene.things if p.thing.kind == thing.kind}
-    if scene.style.mode in _COLORLESS or not thing.color_word:
+    if scene.style.mode in COLORLESS or not thing.color_word:
         return None
     word = rng.choice([c for c in COLORS if c not in taken])
     return _with(scene, index, color_word=word), (f"{word} {thing.kind}",)
 
 
-def _swapped_colors(scene: Scene, _rng: random.Random) -> Altered | None:
-    if scene.style.mode in _COLORLESS or len(scene.things) != 2:
+def _swapped_colors(scene: WorldScene, _rng: random.Random) -> Altered | None:
+    if scene.style.mode in COLORLESS or len(scene.things) != 2:
         return None
     first, second = (placed.thing for placed in scene.things)
     words = {first.color_word, second.color_word}
@@ -51,13 +50,13 @@ def _swapped_colors(scene: Scene, _rng: random.Random) -> Altered | None:
     return swapped, phrases
 
 
-def _other_kind(scene: Scene, rng: random.Random) -> Altered | None:
+def _other_kind(scene: WorldScene, rng: random.Random) -> Altered | None:
     taken = {placed.thing.kind for placed in scene.things}
-    kind = rng.choice([k for k in KINDS if k not in taken])
+    kind = rng.choice([k for k in THING_KINDS if k not in taken])
     return _with(scene, rng.randrange(len(scene.things)), kind=kind), (kind,)
 
 
-def _other_texture(scene: Scene, rng: random.Random) -> Altered | None:
+def _other_texture(scene: WorldScene, rng: random.Random) -> Altered | None:
     taken = {placed.thing.texture for placed in scene.things}
     texture = rng.choice([t for t in TEXTURES[1:] if t not in taken] or [""])
     if not texture:
@@ -66,7 +65,7 @@ def _other_texture(scene: Scene, rng: random.Random) -> Altered | None:
     return altered, (texture, TEXTURE_NOUNS.get(texture, texture))
 
 
-def _other_side(scene: Scene, rng: random.Random) -> Altered | None:
+def _other_side(scene: WorldScene, rng: random.Random) -> Altered | None:
     things = list(scene.things)
     if len(things) == 1:
         where = rng.choice([w for w in WHERE_PHRASES if w != things[0].where])
@@ -88,7 +87,7 @@ def _other_side(scene: Scene, rng: random.Random) -> Altered | None:
     return replace(scene, things=tuple(things)), tuple(phrases)
 
 
-def _other_background(scene: Scene, rng: random.Random) -> Altered | None:
+def _other_background(scene: WorldScene, rng: random.Random) -> Altered | None:
     old = scene.background
     if scene.style.mode not in ("flat", "watercolor", "pastel", "poster"):
         return None
@@ -100,12 +99,12 @@ def _other_background(scene: Scene, rng: random.Random) -> Altered | None:
     return replace(scene, background=replace(old, mode="plain", word=word)), phrases
 
 
-def _other_mode(scene: Scene, rng: random.Random) -> Altered | None:
+def _other_mode(scene: WorldScene, rng: random.Random) -> Altered | None:
     mode = rng.choice([m for m in STYLES[1:] if m != scene.style.mode])
     return replace(scene, style=replace(scene.style, mode=mode)), STYLE_PHRASES[mode]
 
 
-ASPECTS: dict[str, Callable[[Scene, random.Random], Altered | None]] = {
+ASPECTS: dict[str, Callable[[WorldScene, random.Random], Altered | None]] = {
     "color": _other_color,
     "binding": _swapped_colors,
     "kind": _other_kind,
@@ -116,7 +115,7 @@ ASPECTS: dict[str, Callable[[Scene, random.Random], Altered | None]] = {
 }
 
 
-def wrong_caption(scene: Scene, aspect: str, seed: int) -> tuple[str, str]:
+def wrong_caption(scene: WorldScene, aspect: str, seed: int) -> tuple[str, str]:
     """Return a caption of a scene and one that is wrong in one aspect; that one may be ""."""
     right = caption(scene, random.Random(seed))
     altered = ASPECTS[aspect](scene, random.Random(seed + 1))
@@ -131,7 +130,7 @@ def _count(text: str, phrases: tuple[str, ...]) -> int:
     return sum(len(re.findall(rf"\b{re.escape(phrase)}\b", text)) for phrase in set(phrases))
 
 
-def caption_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:
+def caption_pair(scene: WorldScene, rng: random.Random) -> tuple[str, str]:
     """Return a caption and one wrong in a random aspect it states; that one is "" after 6 tries."""
     seed = rng.randrange(1 << 30)
     right = ""

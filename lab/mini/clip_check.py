@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cidm_core.diffusers_host.clip import ClipEncoder, load_clip
-from cidm_core.mini.draw import Scene
+from cidm_core.mini.draw import WorldScene
 from cidm_core.mini.looks import CONCEPTS, Look, reference_scene
 from cidm_core.mini.world import any_scene
 
@@ -34,11 +34,11 @@ from .clip_scenes import (
 )
 
 SEED = 77001  # no training uses it
-PHOTOS = 8
-Show = Callable[[Sequence[Scene]], Tensor]
+PHOTOS_EACH = 8
+Show = Callable[[Sequence[WorldScene]], Tensor]
 
 
-def check(folder: Path, vae: Any, rounds: int = 4) -> dict[str, object]:
+def check_clip(folder: Path, vae: Any, rounds: int = 4) -> dict[str, object]:
     """Return all measures of the mini-clip in a folder, on drawn pictures and via the autoencoder.
 
     Args:
@@ -74,7 +74,7 @@ def _drawn(encoder: ClipEncoder) -> Show:
 
 
 def _through(encoder: ClipEncoder, vae: Any) -> Show:
-    def show(scenes: Sequence[Scene]) -> Tensor:
+    def show(scenes: Sequence[WorldScene]) -> Tensor:
         parts = draw_all(list(scenes)).split(128)
         return _embed(encoder, torch.cat([round_trip(p, vae, torch.zeros(len(p))) for p in parts]))
 
@@ -91,7 +91,7 @@ def retrieval_accuracy(
     rng = random.Random(SEED)
     hits = torch.zeros(2)
     for _ in range(rounds):
-        captioned: dict[str, Scene] = {}
+        captioned: dict[str, WorldScene] = {}
         while len(captioned) < count:
             scene = name_colors(any_scene(rng))
             captioned[caption(scene, rng)] = scene
@@ -108,7 +108,7 @@ def wrong_captions(encoder: ClipEncoder, show: Show, count: int) -> dict[str, fl
     rng = random.Random(SEED + 1)
     shares: dict[str, float] = {}
     for aspect in ASPECTS:
-        scenes: list[Scene] = []
+        scenes: list[WorldScene] = []
         texts: list[str] = []
         while len(scenes) < count:
             scene = name_colors(any_scene(rng))
@@ -131,10 +131,11 @@ def auc(positive: Tensor, negative: Tensor) -> float:
 def identity(show: Show, rounds: int) -> dict[str, object]:
     """Return how well IA against a look's photos tells its other scenes from look-alikes' scenes.
 
-    For each look: PHOTOS photos, as many other scenes, and as many of each of three look-alikes.
-    IA is the mean cosine with the photos. "concepts" are the looks of the benchmark, "random"
-    fresh ones; "one_respect" are look-alikes that differ in one respect only (colour, texture,
-    pattern's or accent's colour); scenes of "free" views are small, in company or in a style too.
+    For each look: PHOTOS_EACH photos, as many other scenes, and as many of each of three
+    look-alikes. IA is the mean cosine with the photos. "concepts" are the looks of the benchmark,
+    "random" fresh ones; "one_respect" are look-alikes that differ in one respect only (colour,
+    texture, pattern's or accent's colour); scenes of "free" views are small, in company or in a
+    style too.
     """
     rng = random.Random(SEED + 2)
     objects = [look for look in CONCEPTS.values() if look.thing]
@@ -166,7 +167,7 @@ def _alike(look: Look, rng: random.Random, respects: int) -> list[Look]:
     return found
 
 
-def _scene(look: Look, free: bool, rng: random.Random) -> Scene:
+def _scene(look: Look, free: bool, rng: random.Random) -> WorldScene:
     return view(look, rng, lambda _scene: True) if free else reference_scene(look, rng)[0]
 
 
@@ -175,11 +176,11 @@ def _mean_auc(
 ) -> dict[str, float]:
     sums = torch.zeros(3)
     for looks in families:
-        photos = [reference_scene(looks[0], rng)[0] for _ in range(PHOTOS)]
-        drawn = [_scene(look, free, rng) for look in looks for _ in range(PHOTOS)]
+        photos = [reference_scene(looks[0], rng)[0] for _ in range(PHOTOS_EACH)]
+        drawn = [_scene(look, free, rng) for look in looks for _ in range(PHOTOS_EACH)]
         z = show([*photos, *drawn])
-        alignment = (z[PHOTOS:] @ z[:PHOTOS].T).mean(1)
-        own, others = alignment[:PHOTOS], alignment[PHOTOS:]
+        alignment = (z[PHOTOS_EACH:] @ z[:PHOTOS_EACH].T).mean(1)
+        own, others = alignment[:PHOTOS_EACH], alignment[PHOTOS_EACH:]
         sums += torch.stack([torch.tensor(auc(own, others)), own.mean(), others.mean()])
     names = ("auc", "ia_own", "ia_look_alikes")
     values = (sums / len(families)).tolist()

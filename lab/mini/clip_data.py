@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from cidm_core.mini.draw import Scene, draw
+from cidm_core.mini.draw import WorldScene, draw
 from cidm_core.mini.world import any_scene
 
 from .clip_captions import caption_pair
 from .clip_model import SIDE
-from .clip_scenes import LOOKS, allowed, family, name_colors, view
+from .clip_scenes import LOOKS, family, name_colors, view
+from .held_out import allowed
 from .model import token_ids
 
 VIEWS = 2  # of each look of a family
@@ -49,7 +50,7 @@ class ClipPictures:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ClipBatch:
     """Pictures x (B, 3, 32, 32) in [-1, 1], ids (B, L) of right and wrong captions.
 
     `group` (B,) is equal for two views of one look, -1 for pictures of no family.
@@ -62,10 +63,10 @@ class Batch:
     group: Tensor
 
 
-def training_scenes(families: int, others: int, seed: int) -> list[Scene]:
+def training_scenes(families: int, others: int, seed: int) -> list[WorldScene]:
     """Return the scenes of all families and `others` scenes as mini-sd's training has them."""
     rng = random.Random(seed)
-    scenes: list[Scene] = []
+    scenes: list[WorldScene] = []
     for _ in range(families):
         kind = "style" if rng.random() < _STYLES else "object"
         scenes += [view(look, rng) for look in family(rng, kind) for _ in range(VIEWS)]
@@ -75,7 +76,7 @@ def training_scenes(families: int, others: int, seed: int) -> list[Scene]:
     return scenes
 
 
-def pictures(
+def clip_pictures(
     families: int, others: int, seed: int, vae: Any, tokenizer: CLIPTokenizer, cache: Path
 ) -> ClipPictures:
     """Return the training pictures, drawn or read from the folder `cache`."""
@@ -91,14 +92,14 @@ def pictures(
     return ClipPictures(**load_file(path), families=families)
 
 
-def draw_all(scenes: list[Scene]) -> Tensor:
+def draw_all(scenes: list[WorldScene]) -> Tensor:
     """Draw scenes, uint8 (N, 3, 32, 32)."""
     bar = tqdm(scenes, "Drawing", unit=" pictures", mininterval=1, disable=len(scenes) < 2000)
     pixels = np.stack([np.asarray(draw(scene), dtype=np.uint8) for scene in bar])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def _texts(scenes: list[Scene], tokenizer: CLIPTokenizer, seed: int) -> dict[str, Tensor]:
+def _texts(scenes: list[WorldScene], tokenizer: CLIPTokenizer, seed: int) -> dict[str, Tensor]:
     rng = random.Random(f"captions {seed}")
     pairs = [caption_pair(scene, rng) for scene in scenes for _ in range(TEXTS)]
     shape = (len(scenes), TEXTS, -1)
@@ -142,7 +143,7 @@ def round_trip(
 
 def sample_batch(
     data: ClipPictures, families: int, others: int, generator: torch.Generator, swap: Tensor
-) -> Batch:
+) -> ClipBatch:
     """Return whole families, all views of all their looks, and other pictures; augmented.
 
     Args:
@@ -160,14 +161,14 @@ def sample_batch(
     free = torch.randint(start, len(data.pixels), (others,), generator=generator)
     rows = torch.cat([rows, free])
     text = torch.randint(TEXTS, (len(rows),), generator=generator)
-    x = augment(data.pixels[rows].float() / 127.5 - 1, generator)
+    x = roughen(data.pixels[rows].float() / 127.5 - 1, generator)
     right, wrong = data.right[rows, text].long(), data.wrong[rows, text].long()
     if torch.rand(1, generator=generator) < 0.5:
         x, right, wrong = x.flip(-1), swap[right], swap[wrong]
-    return Batch(x, right, wrong, data.has_wrong[rows, text], group)
+    return ClipBatch(x, right, wrong, data.has_wrong[rows, text], group)
 
 
-def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+def roughen(x: Tensor, generator: torch.Generator) -> Tensor:
     """Shift by a pixel, blur and add noise, as a generated picture may differ from a drawn one."""
     count = len(x)
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")

@@ -15,18 +15,18 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from . import MINI
-from .model import FOLDER as MINI_SD_FOLDER
+from .model import MINI_SD
 from .tokenizer import CONTEXT, END, START
 
-FOLDER = MINI / "clip"
-TOKENIZER = MINI_SD_FOLDER / "tokenizer"
+MINI_CLIP = MINI / "clip"
+TOKENIZER = MINI_SD / "tokenizer"
 SIDE = 32
 DIM = 96
 # Pixels go in as mini-sd's autoencoder takes them: in [-1, 1].
-PREPARATION = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+_PREPARATION = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
 
-def load_tokenizer() -> CLIPTokenizer:
+def mini_tokenizer() -> CLIPTokenizer:
     """Return mini-sd's tokenizer."""
     return CLIPTokenizer.from_pretrained(TOKENIZER)
 
@@ -81,7 +81,7 @@ def save_clip(folder: Path, model: CLIPModel, notes: dict[str, str]) -> None:
     # Otherwise releases of transformers differ in the precision they load half-precision files in.
     config |= {"architectures": ["CLIPModel"], "dtype": "float32", "torch_dtype": "float32"}
     _write(folder / "config.json", config)
-    _write(folder / "preprocessor_config.json", PREPARATION | {"size": {"shortest_edge": SIDE}})
+    _write(folder / "preprocessor_config.json", _PREPARATION | {"size": {"shortest_edge": SIDE}})
     weights = {name: p.detach().half().contiguous() for name, p in model.named_parameters()}
     partial = folder / "model.safetensors.partial"
     save_file(weights, partial, metadata={"format": "pt", **notes})

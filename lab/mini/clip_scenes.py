@@ -6,18 +6,19 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from cidm_core.mini.draw import RGB, TEXTURES, Background, Placed, Scene, Style, Thing
-from cidm_core.mini.looks import Look, reference_scene, resembles_look
+from cidm_core.mini.draw import RGB, TEXTURES, Background, Placed, Style, Thing, WorldScene
+from cidm_core.mini.looks import Look, reference_scene
 from cidm_core.mini.world import (
     COLORS,
     any_color,
     any_scene,
     distance,
-    is_held_out,
     random_background,
     random_style,
     random_thing,
 )
+
+from .held_out import allowed
 
 LOOKS = 4  # look-alikes in a family
 _MARGIN = 0.35  # two looks of a family differ by at least this much in a colour that differs
@@ -30,7 +31,7 @@ def nearest_word(color: RGB) -> str:
     return word if distance(COLORS[word], color) < 0.2 else ""
 
 
-def name_colors(scene: Scene) -> Scene:
+def name_colors(scene: WorldScene) -> WorldScene:
     """Return the scene with words for colours that are off the list but near a named one."""
     things = tuple(replace(placed, thing=_named(placed.thing)) for placed in scene.things)
     background = scene.background
@@ -48,16 +49,11 @@ def _named(thing: Thing) -> Thing:
     )
 
 
-def allowed(scene: Scene) -> bool:
-    """Tell whether training may show a scene: nothing held out, no concept's look."""
-    return not is_held_out(scene) and not resembles_look(scene)
-
-
 def _free(look: Look) -> bool:
     """Tell whether training may show a look."""
     plain = Background("plain", (1, 1, 1), (1, 1, 1))
     things = (Placed(look.thing, 0.5, 0.5, 0.5),) if look.thing else ()
-    return allowed(Scene(things, plain, look.style or Style()))
+    return allowed(WorldScene(things, plain, look.style or Style()))
 
 
 def family(rng: random.Random, kind: str, fits: Callable[[Look], bool] = _free) -> list[Look]:
@@ -148,7 +144,9 @@ def differ(a: Look, b: Look) -> bool:
     return any(distance(getattr(first, t), getattr(second, t)) > _MARGIN for t in tints)
 
 
-def view(look: Look, rng: random.Random, fits: Callable[[Scene], bool] = allowed) -> Scene:
+def view(
+    look: Look, rng: random.Random, fits: Callable[[WorldScene], bool] = allowed
+) -> WorldScene:
     """Return a scene that shows a look: as in its photos, or smaller, in company, in a style."""
     while True:
         scene = reference_scene(look, rng)[0] if rng.random() < 0.5 else _freer(look, rng)
@@ -157,7 +155,7 @@ def view(look: Look, rng: random.Random, fits: Callable[[Scene], bool] = allowed
             return scene
 
 
-def _freer(look: Look, rng: random.Random) -> Scene:
+def _freer(look: Look, rng: random.Random) -> WorldScene:
     if look.style is not None:
         return replace(any_scene(rng, rng.choice((1, 1, 2, 3)), plain=1.0), style=look.style)
     assert look.thing is not None

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cidm_core.mini.draw import draw
-from cidm_core.mini.world import random_scene
 
 from .captions import caption
+from .held_out import random_scene
 
 logger = logging.getLogger(__name__)
 CAPTIONS_PER_PICTURE = 4
@@ -39,7 +39,7 @@ def _draw_shard(job: tuple[int, int]) -> tuple[NDArray[np.uint8], list[list[str]
     return pixels, texts
 
 
-def pictures(count: int, seed: int, cache: Path, workers: int = 2) -> Pictures:
+def drawn_pictures(count: int, seed: int, cache: Path, workers: int = 2) -> Pictures:
     """Return `count` training pictures; the same (count, seed) always gives the same ones."""
     stem = cache / f"pictures-{count}-{seed}"
     arrays, texts = stem.with_suffix(".npy"), stem.with_suffix(".json")

@@ -20,15 +20,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from cidm_core.mini.draw import contact_sheet
-from cidm_core.mini.world import HELD_OUT_LOOKS, HELD_OUT_PAIRS
-
-from .model import FOLDER, Denoiser, token_ids
+from .held_out import HELD_OUT_LOOKS, HELD_OUT_PAIRS
+from .model import MINI_SD, Denoiser, token_ids
 from .probe import COLOR_WORDS, Probe, load_probe
 
 GUIDANCE = 4.0
 SAMPLING_STEPS = 25
-Named = tuple[str, str]
+ColoredKind = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class MiniSd:
     scheduler: DDIMScheduler
 
 
-def load_mini_sd(folder: Path = FOLDER) -> MiniSd:
+def load_mini_sd(folder: Path = MINI_SD) -> MiniSd:
     """Load the diffusers folder for evaluation."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval()
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
@@ -52,7 +50,7 @@ def load_mini_sd(folder: Path = FOLDER) -> MiniSd:
 
 
 @torch.no_grad()
-def sample(
+def draw_prompts(
     model: MiniSd,
     prompts: list[str],
     seed: int,
@@ -81,11 +79,11 @@ def _named(color: str, kind: str) -> str:
     return f"{'an' if color[0] in 'aeiou' else 'a'} {color} {kind}"
 
 
-def held_out_prompts(count: int, things: int, seed: int) -> list[tuple[str, list[Named]]]:
+def held_out_prompts(count: int, things: int, seed: int) -> list[tuple[str, list[ColoredKind]]]:
     """Return (caption, things in it); things in a pair are named from left to right."""
     rng = random.Random(seed)
     looks, pairs = sorted(HELD_OUT_LOOKS), sorted(tuple(sorted(pair)) for pair in HELD_OUT_PAIRS)
-    prompts: list[tuple[str, list[Named]]] = []
+    prompts: list[tuple[str, list[ColoredKind]]] = []
     for index in range(count):
         if things == 1:
             color, kind = looks[index % len(looks)]
@@ -106,14 +104,17 @@ def to_images(x: Tensor) -> list[Image.Image]:
 
 
 def score(
-    model: MiniSd, probe: Probe, prompts: list[tuple[str, list[Named]]], args: argparse.Namespace
+    model: MiniSd,
+    probe: Probe,
+    prompts: list[tuple[str, list[ColoredKind]]],
+    args: argparse.Namespace,
 ) -> tuple[dict[str, float], list[Image.Image]]:
     """Return the shares of right things and of wholly right pictures, and the pictures."""
     images: list[Image.Image] = []
     right_things = right_kinds = right_pictures = 0
     for start in range(0, len(prompts), 50):
         part = prompts[start : start + 50]
-        x = sample(
+        x = draw_prompts(
             model, [p[0] for p in part], args.seed + start, args.steps, args.guidance, args.sampler
         )
         images += to_images(x)
@@ -145,12 +146,23 @@ _SHOWN = (
 _COMMAND = "python -m lab.mini.evaluate"
 
 
+def _tiled(images: list[Image.Image], columns: int, scale: int = 4) -> Image.Image:
+    """Equally sized pictures on one sheet, each pixel drawn `scale` times larger."""
+    side = images[0].width * scale
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (side + 4), rows * (side + 4)), "white")
+    for index, image in enumerate(images):
+        place = (index % columns * (side + 4) + 2, index // columns * (side + 4) + 2)
+        sheet.paste(image.resize((side, side), Image.Resampling.NEAREST), place)
+    return sheet
+
+
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=_COMMAND, description="Measure how well mini-sd draws held-out captions."
     )
     parser.add_argument("--n", type=int, default=300, help="pictures per question")
-    parser.add_argument("--model", type=Path, default=FOLDER)
+    parser.add_argument("--model", type=Path, default=MINI_SD)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=SAMPLING_STEPS)
     parser.add_argument("--guidance", type=float, default=GUIDANCE)
@@ -170,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report: dict[str, object] = {"n": args.n, "guidance": args.guidance, "steps": args.steps}
     report |= {"sampler": args.sampler, "seed": args.seed}
     shown = to_images(
-        sample(model, list(_SHOWN), args.seed, args.steps, args.guidance, args.sampler)
+        draw_prompts(model, list(_SHOWN), args.seed, args.steps, args.guidance, args.sampler)
     )
     for things, name in ((1, "one_object"), (2, "two_objects")):
         started = time.monotonic()
@@ -184,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.save:
         (args.model / "EVALUATION.json").write_text(text + "\n")
     if args.sheet:
-        contact_sheet(shown, columns=12, scale=4).save(args.sheet)
+        _tiled(shown, columns=12).save(args.sheet)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cidm_core.mini.draw import Placed, Scene, Style, draw
-from cidm_core.mini.shapes import KINDS
+from cidm_core.mini.draw import Placed, Style, WorldScene, draw
+from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import COLORS, any_scene
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Probe(nn.Module):
                 layers.append(nn.MaxPool2d(2))
         self.trunk = nn.Sequential(*layers)
         self.mix = nn.Linear(64 * 16, 64)
-        self.kind = nn.Linear(64, len(self.QUESTIONS) * len(KINDS))
+        self.kind = nn.Linear(64, len(self.QUESTIONS) * len(THING_KINDS))
         self.color = nn.Linear(64, len(self.QUESTIONS) * len(COLOR_WORDS))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ class Probe(nn.Module):
         kinds, colors = (logits.argmax(-1) for logits in self(x))
         asked = (0,) if count == 1 else (1, 2)
         return [
-            [(COLOR_WORDS[int(colors[row, q])], KINDS[int(kinds[row, q])]) for q in asked]
+            [(COLOR_WORDS[int(colors[row, q])], THING_KINDS[int(kinds[row, q])]) for q in asked]
             for row in range(len(x))
         ]
 
@@ -69,14 +69,14 @@ def load_probe() -> Probe:
     return probe.eval()
 
 
-def _scene(rng: random.Random) -> Scene:
+def _scene(rng: random.Random) -> WorldScene:
     """Return one thing anywhere, or two side by side; the style changes colours only rarely."""
     style = Style("watercolor") if rng.random() < 0.05 else Style()
     while True:
         scene = any_scene(rng, rng.choice((1, 2)), plain=1.0)
         if len(scene.things) == 1 or scene.things[0].where == "left":
             things = tuple(_plainer(placed, rng) for placed in scene.things)
-            return Scene(things, scene.background, style, scene.seed)
+            return WorldScene(things, scene.background, style, scene.seed)
 
 
 def _plainer(placed: Placed, rng: random.Random) -> Placed:
@@ -100,7 +100,7 @@ def labelled(count: int, seed: int, plain: bool = False) -> tuple[Tensor, Tensor
         pixels[row] = np.asarray(draw(scene))
         for index, placed in enumerate(scene.things):
             question = index + (len(scene.things) == 2)
-            kinds[row, question] = KINDS.index(placed.thing.kind)
+            kinds[row, question] = THING_KINDS.index(placed.thing.kind)
             asked = not plain or placed.thing.texture == "plain"
             if placed.thing.color_word and asked:
                 colors[row, question] = COLOR_WORDS.index(placed.thing.color_word)

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from cidm_core.mini.draw import GROUNDS, STYLES, TEXTURES
-from cidm_core.mini.shapes import KINDS
+from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import (
     ACCENT_NOUNS,
     COLORS,
@@ -50,7 +50,15 @@ def _byte_symbols() -> list[str]:
 
 
 def _words() -> list[str]:
-    phrases = [*KINDS, *COLORS, *TEXTURES, *STYLES, *GROUNDS, *PREFIXES, *ACCENT_NOUNS.values()]
+    phrases = [
+        *THING_KINDS,
+        *COLORS,
+        *TEXTURES,
+        *STYLES,
+        *GROUNDS,
+        *PREFIXES,
+        *ACCENT_NOUNS.values(),
+    ]
     phrases += TEXTURE_NOUNS.values()
     for table in (GROUND_PHRASES, WHERE_PHRASES, STYLE_PHRASES):
         phrases += [phrase for options in table.values() for phrase in options]

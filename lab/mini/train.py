@@ -19,12 +19,12 @@ import transformers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from .data import Pictures, pictures
-from .model import FOLDER, Denoiser, save_model
+from .data import Pictures, drawn_pictures
+from .model import MINI_SD, save_model
 from .probe import train_probe
 from .tokenizer import save_tokenizer
 from .train_unet import new_denoiser, train_denoiser, training_set
-from .train_vae import encode, psnr, refine_decoder, to_signal, train_vae
+from .train_vae import psnr, refine_decoder, to_latents, to_signal, train_vae
 from .training import Budget
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m lab.mini.train", description=(__doc__ or "").split("\n\n")[1]
     )
     parser.add_argument("stage", nargs="?", default="all", choices=("all", "vae", "unet", "probe"))
-    parser.add_argument("--out", type=Path, default=FOLDER, help="model folder to write")
+    parser.add_argument("--out", type=Path, default=MINI_SD, help="model folder to write")
     parser.add_argument("--work", type=Path, default=Path("/tmp/cidm_mini"), help="cache and state")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pictures", type=int, default=72000)
@@ -93,7 +93,7 @@ def _latents(args: argparse.Namespace, vae: AutoencoderKL, drawn: Pictures) -> t
     path: Path = args.work / "latents.safetensors"
     if not path.exists():
         parts = [
-            encode(vae, to_signal(drawn.pixels[i : i + 2000]))
+            to_latents(vae, to_signal(drawn.pixels[i : i + 2000]))
             for i in range(0, len(drawn.pixels), 2000)
         ]
         save_file({"latents": torch.cat(parts).half().contiguous()}, path)
@@ -107,13 +107,13 @@ def unet_stage(args: argparse.Namespace, vae: AutoencoderKL, drawn: Pictures) ->
     denoiser = new_denoiser(tokenizer, args.seed)
     budget = Budget(args.minutes, args.steps, warmup=200)
 
-    def snapshot(averaged: Denoiser, spent: Budget) -> None:
-        save_model(args.out, vae, averaged, tokenizer)
-        logger.info("saved step %d into %s", spent.done, args.out)
+    def snapshot() -> None:
+        save_model(args.out, vae, denoiser, tokenizer)
+        logger.info("saved step %d into %s", budget.done, args.out)
 
     state: Path = args.work / "unet-state.safetensors"
     loss = train_denoiser(denoiser, data, budget, state, args.seed, snapshot)
-    snapshot(denoiser, budget)
+    snapshot()
     entry = {
         "steps": budget.done,
         "seconds": round(budget.seconds),
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     if args.stage in ("all", "vae", "unet"):
-        drawn = pictures(args.pictures, args.seed, args.work)
+        drawn = drawn_pictures(args.pictures, args.seed, args.work)
         vae = vae_stage(args, drawn)
         if args.stage != "vae":
             unet_stage(args, vae, drawn)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,21 +25,19 @@ from typing import Any
 import torch
 import transformers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import CLIPModel
 
-from .clip_check import check
-from .clip_data import Batch, ClipPictures, left_right, pictures, sample_batch
+from .clip_check import check_clip
+from .clip_data import ClipBatch, ClipPictures, clip_pictures, left_right, sample_batch
 from .clip_loss import caption_loss, identity_loss
-from .clip_model import FOLDER, embed_pictures, embed_texts, load_tokenizer, new_clip, save_clip
-from .model import FOLDER as MINI_SD_FOLDER
-from .optimizer import Muon, muon
-from .training import Average, Budget, load_state, save_state, set_rate
+from .clip_model import MINI_CLIP, embed_pictures, embed_texts, mini_tokenizer, new_clip, save_clip
+from .model import MINI_SD
+from .optimizer import muon
+from .training import Budget, TrainingRun
 
-logger = logging.getLogger(__name__)
-IDENTITY_WEIGHT = 1.0
+_IDENTITY_WEIGHT = 1.0
 _SAVE_EVERY = 100
 
 
@@ -49,24 +46,24 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m lab.mini.train_clip", description="Train mini-clip and measure it."
     )
     parser.add_argument("--check", action="store_true", help="only measure, and print the report")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="model folder")
+    parser.add_argument("--out", type=Path, default=MINI_CLIP, help="model folder")
     parser.add_argument("--work", type=Path, default=Path("/tmp/cidm_mini"), help="cache and state")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--families", type=int, default=2500, help="of 8 pictures each")
     parser.add_argument("--others", type=int, default=12000, help="pictures of no family")
-    parser.add_argument("--identity-weight", type=float, default=IDENTITY_WEIGHT)
+    parser.add_argument("--identity-weight", type=float, default=_IDENTITY_WEIGHT)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(argv)
 
 
 def load_vae() -> AutoencoderKL:
     """Return mini-sd's autoencoder, frozen."""
-    vae = AutoencoderKL.from_pretrained(MINI_SD_FOLDER / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(MINI_SD / "vae", torch_dtype=torch.float32)
     return vae.eval().requires_grad_(False)
 
 
-def losses(model: CLIPModel, batch: Batch) -> tuple[Tensor, Tensor]:
+def clip_losses(model: CLIPModel, batch: ClipBatch) -> tuple[Tensor, Tensor]:
     """Return the caption loss and the identity loss of a batch."""
     ids = torch.cat([batch.right, batch.wrong])
     config: Any = model.config
@@ -84,43 +81,23 @@ def losses(model: CLIPModel, batch: Batch) -> tuple[Tensor, Tensor]:
     )
 
 
-def _optimizer(model: CLIPModel) -> Muon:
-    plain = ("embedding", "logit_scale")
-    return muon(model, plain, matrix_rate=0.02, adam_rate=2e-3)
-
-
 def train(model: CLIPModel, data: ClipPictures, args: argparse.Namespace) -> Budget:
     """Train in place and leave the averaged weights in the model."""
     budget = Budget(minutes=0.0, steps=args.steps)
-    average, optimizer = Average(model, decay=0.995), _optimizer(model)
+    optimizer = muon(model, ("embedding", "logit_scale"), matrix_rate=0.02, adam_rate=2e-3)
     state: Path = args.work / f"clip-state-{args.seed}-{args.steps}.safetensors"
-    load_state(state, model, average, optimizer, budget)
+    run = TrainingRun(model, optimizer, budget, decay=0.995, state=state)
     model.set_attn_implementation("eager")  # the fused one is slow backwards in bf16 on a CPU
-    swap = left_right(load_tokenizer())
-    bar = tqdm(total=args.steps, initial=budget.done, desc="Learning", unit=" steps", mininterval=2)
+    swap = left_right(mini_tokenizer())
     model.train()
-    means = [math.nan, math.nan]
-    while budget.done < budget.steps:
+
+    def losses() -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(args.seed * 1_000_003 + budget.done)
-        parts = losses(model, sample_batch(data, 8, 64, generator, swap))
-        set_rate(optimizer, budget.rate())
-        optimizer.zero_grad(set_to_none=True)
-        (parts[0] + args.identity_weight * parts[1]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        budget.done += 1
-        average.update(budget.done)
-        now = [part.item() for part in parts]
-        means = [
-            b if math.isnan(a) else 0.98 * a + 0.02 * b for a, b in zip(means, now, strict=True)
-        ]
-        bar.set_postfix_str(f"captions {means[0]:.3f}, identity {means[1]:.3f}", refresh=False)
-        bar.update()
-        if budget.done % _SAVE_EVERY == 0:
-            save_state(state, model, average, optimizer, budget)
-    save_state(state, model, average, optimizer, budget)
-    bar.close()
-    average.exchange()
+        batch = sample_batch(data, 8, 64, generator, swap)
+        captions, identity = clip_losses(model, batch)
+        return {"captions": captions, "identity": args.identity_weight * identity}
+
+    run.learn(losses, save_every=_SAVE_EVERY)
     return budget
 
 
@@ -131,15 +108,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     vae = load_vae()
     if not args.check:
-        tokenizer = load_tokenizer()
-        data = pictures(args.families, args.others, args.seed, vae, tokenizer, args.work)
+        tokenizer = mini_tokenizer()
+        data = clip_pictures(args.families, args.others, args.seed, vae, tokenizer, args.work)
         model = new_clip(tokenizer, args.seed)
         budget = train(model, data, args)
         settings = {"seed": args.seed, "steps": args.steps, "families": args.families}
         settings |= {"others": args.others, "seconds": round(budget.seconds)}
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         save_clip(args.out, model, {"training": json.dumps(settings | versions)})
-    text = json.dumps(check(args.out, vae), indent=2) + "\n"
+    text = json.dumps(check_clip(args.out, vae), indent=2) + "\n"
     (args.out / "REPORT.json").write_text(text)
     sys.stdout.write(text)
 

@@ -1,23 +1,20 @@
-"""Trains mini-sd's UNet and text encoder together on encoded, captioned pictures."""
+"""Train mini-sd's UNet and text encoder together on encoded, captioned pictures."""
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from .model import STEPS, Denoiser, new_scheduler, new_text_encoder, new_unet, token_ids
 from .optimizer import muon
-from .training import Average, Budget, load_state, save_state, set_rate
+from .training import Budget, TrainingRun
 
-logger = logging.getLogger(__name__)
 _EMPTY_SHARE = 0.1
 
 
@@ -75,20 +72,19 @@ def train_denoiser(
     budget: Budget,
     state: Path,
     seed: int,
-    snapshot: Callable[[Denoiser, Budget], None],
+    on_save: Callable[[], None],
     batch: int = 64,
 ) -> float:
     """Train in place, leave the averaged weights in `denoiser`, return the last mean loss."""
-    average = Average(denoiser, decay=0.998)
     plain = ("conv_in", "conv_out", "embedding")
     optimizer = muon(denoiser, plain, matrix_rate=0.015, adam_rate=2e-3)
-    load_state(state, denoiser, average, optimizer, budget)
+    run = TrainingRun(denoiser, optimizer, budget, decay=0.998, state=state)
     alphas = new_scheduler().alphas_cumprod
     weights = noise_weights(alphas)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + budget.done)
     _prefer_plain_attention(denoiser)
-    mean_loss, last_saved = math.nan, budget.seconds
-    while budget.progress < 1:
+
+    def losses() -> dict[str, Tensor]:
         latents, ids = data.batch(batch, generator)
         # One timestep in each of B equal slices: the same mean as uniform, with less variance.
         slices = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
@@ -99,24 +95,6 @@ def train_denoiser(
         with torch.autocast("cpu", torch.bfloat16):
             predicted = denoiser(noisy, timesteps, ids)
         error = (predicted.float() - noise).pow(2).mean((1, 2, 3))
-        loss = (error * weights[timesteps]).mean()
-        set_rate(optimizer, budget.rate())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-        optimizer.step()
-        budget.done += 1
-        average.update(budget.done)
-        value = loss.item()
-        mean_loss = value if math.isnan(mean_loss) else 0.99 * mean_loss + 0.01 * value
-        if budget.done % 50 == 0:
-            logger.info("unet step %d: loss %.4f, %.0f s", budget.done, mean_loss, budget.seconds)
-        if budget.seconds - last_saved > 280:
-            last_saved = budget.seconds
-            save_state(state, denoiser, average, optimizer, budget)
-            average.exchange()
-            snapshot(denoiser, budget)
-            average.exchange()
-    save_state(state, denoiser, average, optimizer, budget)
-    average.exchange()
-    return mean_loss
+        return {"unet": (error * weights[timesteps]).mean()}
+
+    return run.learn(losses, on_save=on_save)["unet"]

@@ -1,4 +1,4 @@
-"""Trains mini-sd's AutoencoderKL: 32×32 pictures to 8 latent channels at 8×8, unit variance."""
+"""Train mini-sd's AutoencoderKL: 32×32 pictures to 8 latent channels at 8×8, unit variance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .optimizer import muon
-from .training import Average, Budget, load_state, save_state, set_rate
+from .training import Budget, TrainingRun
 
 logger = logging.getLogger(__name__)
 LATENT_CHANNELS = 8
@@ -69,32 +69,21 @@ def train_vae(pixels: NDArray[np.uint8], budget: Budget, state: Path, seed: int)
     """Train on uint8 pictures (N, 32, 32, 3) and return the averaged, normalised autoencoder."""
     torch.manual_seed(seed)
     vae = new_vae()
-    average = Average(vae, decay=0.997)
     optimizer = muon(vae, ("conv_in", "conv_out"), matrix_rate=0.02, adam_rate=2e-3)
-    load_state(state, vae, average, optimizer, budget)
+    run = TrainingRun(vae, optimizer, budget, decay=0.997, state=state)
     rng = np.random.default_rng((seed, budget.done))
-    while budget.progress < 1:
-        x = to_signal(pixels[rng.integers(0, len(pixels), _BATCH)])
+
+    def losses() -> dict[str, Tensor]:
+        x = _batch(pixels, rng)
         # Swapped colour channels and mirrored pictures: any look shall be expressible.
         x = x[:, torch.randperm(3)] if rng.random() < 0.3 else x
         x = x.flip(-1) if rng.random() < 0.5 else x
         with torch.autocast("cpu", torch.bfloat16):
-            loss = vae_loss(vae, x)
-        set_rate(optimizer, budget.rate())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        budget.done += 1
-        average.update(budget.done)
-        if budget.done % 50 == 0:
-            logger.info("vae step %d: loss %.4f, %.0f s", budget.done, loss.item(), budget.seconds)
-        if budget.done % 500 == 0:
-            save_state(state, vae, average, optimizer, budget)
-    save_state(state, vae, average, optimizer, budget)
-    average.exchange()
+            return {"vae": vae_loss(vae, x)}
+
+    run.learn(losses)
     vae.eval().requires_grad_(False)
-    normalise(vae, to_signal(pixels[:4096]))
+    give_unit_variance(vae, to_signal(pixels[:4096]))
     logger.info("vae reconstructs with PSNR %.2f dB", psnr(vae, to_signal(pixels[-512:])))
     return vae
 
@@ -106,46 +95,40 @@ def refine_decoder(
     torch.manual_seed(seed)
     vae.train()
     parts = nn.ModuleList([vae.decoder, cast(nn.Module, vae.post_quant_conv)]).requires_grad_(True)
-    average = Average(parts, decay=0.997)
     optimizer = muon(parts, ("conv_in", "conv_out"), matrix_rate=0.01, adam_rate=1e-3)
     rng = np.random.default_rng((seed, 2))
-    while budget.progress < 1:
-        x = to_signal(pixels[rng.integers(0, len(pixels), _BATCH)])
+
+    def losses() -> dict[str, Tensor]:
+        x = _batch(pixels, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            latents = encode(vae, x)
+            latents = to_latents(vae, x)
             y = vae.decode(latents + 0.1 * torch.randn_like(latents)).sample  # type: ignore[union-attr]
-            loss = _difference(x, y.float())
-        set_rate(optimizer, budget.rate())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        optimizer.step()
-        budget.done += 1
-        average.update(budget.done)
-        if budget.done % 50 == 0:
-            logger.info(
-                "decoder step %d: loss %.4f, %.0f s", budget.done, loss.item(), budget.seconds
-            )
-    average.exchange()
+            return {"decoder": _difference(x, y.float())}
+
+    TrainingRun(parts, optimizer, budget, decay=0.997).learn(losses)
     vae.eval().requires_grad_(False)
     logger.info("vae now reconstructs with PSNR %.2f dB", psnr(vae, to_signal(pixels[-512:])))
 
 
+def _batch(pixels: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
+    return to_signal(pixels[rng.integers(0, len(pixels), _BATCH)])
+
+
 @torch.no_grad()
-def encode(vae: AutoencoderKL, x: Tensor, batch: int = 256) -> Tensor:
+def to_latents(vae: AutoencoderKL, x: Tensor, batch: int = 256) -> Tensor:
     """Return the latents' modes, shape (N, 8, 8, 8)."""
     parts = [vae.encode(part).latent_dist.mode() for part in x.split(batch)]  # type: ignore[union-attr]
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def normalise(vae: AutoencoderKL, x: Tensor) -> None:
+def give_unit_variance(vae: AutoencoderKL, x: Tensor) -> None:
     """Fold the latents' mean and deviation per channel into the two 1×1 convolutions.
 
     AutoencoderKL keeps one scaling factor for all channels; with the folded weights the factor is
     1.0 and every channel still has mean 0 and variance 1.
     """
-    latents = encode(vae, x)
+    latents = to_latents(vae, x)
     mean = latents.mean((0, 2, 3))
     deviation = latents.std((0, 2, 3))
     into, out = cast(nn.Conv2d, vae.quant_conv), cast(nn.Conv2d, vae.post_quant_conv)
@@ -162,6 +145,6 @@ def normalise(vae: AutoencoderKL, x: Tensor) -> None:
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, x: Tensor) -> float:
     """Return the peak signal-to-noise ratio of reconstructions in dB."""
-    y = vae.decode(encode(vae, x)).sample  # type: ignore[union-attr]
+    y = vae.decode(to_latents(vae, x)).sample  # type: ignore[union-attr]
     error = (x.clamp(-1, 1) - y.clamp(-1, 1)).pow(2).mean() / 4
     return float(-10 * error.log10())

@@ -2,8 +2,8 @@
 
 import random
 
-from cidm_core.mini.world import random_scene
 from lab.mini.captions import caption
+from lab.mini.held_out import random_scene
 from lab.mini.tokenizer import _split, merges_for
 
 

@@ -14,14 +14,15 @@ from cidm_core.diffusers_host import clip as clip_module
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.errors import HostError
 from cidm_core.mini.draw import draw
-from cidm_core.mini.looks import CONCEPTS, reference_scene, resembles_look
-from cidm_core.mini.world import any_scene, is_held_out
+from cidm_core.mini.looks import CONCEPTS, reference_scene
+from cidm_core.mini.world import any_scene
 from lab.mini import clip_data, train_clip
 from lab.mini.captions import caption
 from lab.mini.clip_captions import ASPECTS, wrong_caption
-from lab.mini.clip_check import PHOTOS, auc
-from lab.mini.clip_model import FOLDER, load_tokenizer, new_clip, save_clip
+from lab.mini.clip_check import PHOTOS_EACH, auc
+from lab.mini.clip_model import MINI_CLIP, mini_tokenizer, new_clip, save_clip
 from lab.mini.clip_scenes import LOOKS, differ, family, name_colors, other_thing, view
+from lab.mini.held_out import is_held_out, resembles_look
 from lab.mini.model import token_ids
 
 
@@ -32,7 +33,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer()
+    return mini_tokenizer()
 
 
 @pytest.fixture
@@ -158,8 +159,8 @@ def test_a_saved_model_loads_as_it_was(tokenizer, tmp_path):
 
 
 def test_it_is_small_and_reports_what_it_can_do():
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 1_100_000
-    report = json.loads((FOLDER / "REPORT.json").read_text())
+    assert sum(path.stat().st_size for path in MINI_CLIP.iterdir()) <= 1_100_000
+    report = json.loads((MINI_CLIP / "REPORT.json").read_text())
     assert report["drawn"]["identity_auc"]["concept_objects"]["auc"] > 0.9
     assert report["autoencoder"]["retrieval_of_64"]["image_to_text"] > 0.4
 
@@ -187,9 +188,9 @@ def test_right_captions_beat_wrong_ones(encoder, aspect):
 def test_ia_tells_a_concept_from_its_look_alike(encoder, name):
     rng, look = random.Random(name), CONCEPTS[name]
     looks = [look, look, other_thing(look, rng, 3)]
-    pictures = [draw(reference_scene(one, rng)[0]) for one in looks for _ in range(PHOTOS)]
+    pictures = [draw(reference_scene(one, rng)[0]) for one in looks for _ in range(PHOTOS_EACH)]
     z = F.normalize(encoder.images(pictures), dim=-1)
-    photos, own, other = z.split(PHOTOS)
+    photos, own, other = z.split(PHOTOS_EACH)
     own, other = (own @ photos.T).mean(1), (other @ photos.T).mean(1)
     assert auc(own, other) > 0.9
     assert own.mean() > other.mean() + 0.1

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lab.mini.evaluate import MiniSd, held_out_prompts, load_mini_sd, sample
-from lab.mini.model import FOLDER, token_ids
+from lab.mini.evaluate import MiniSd, draw_prompts, held_out_prompts, load_mini_sd
+from lab.mini.model import MINI_SD, token_ids
 from lab.mini.probe import COLOR_WORDS, WEIGHTS, accuracy, load_probe
 
 pytestmark = pytest.mark.skipif(
-    not (FOLDER / "model_index.json").exists(), reason="mini-sd has not been trained yet"
+    not (MINI_SD / "model_index.json").exists(), reason="mini-sd has not been trained yet"
 )
 
 
@@ -24,7 +24,7 @@ def mini_sd() -> MiniSd:
 
 
 def test_all_weights_stay_below_twelve_megabytes() -> None:
-    files = [path for path in Path(FOLDER.parent).rglob("*.safetensors") if path.is_file()]
+    files = [path for path in Path(MINI_SD.parent).rglob("*.safetensors") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 12_000_000
     assert WEIGHTS.stat().st_size < 300_000
 
@@ -38,9 +38,9 @@ def test_words_of_the_world_are_single_tokens(mini_sd: MiniSd) -> None:
 
 
 def test_the_folder_loads_with_transformers_4_as_with_5() -> None:
-    assert (FOLDER / "tokenizer" / "vocab.json").exists()
-    assert (FOLDER / "tokenizer" / "merges.txt").exists()
-    names = load_file(FOLDER / "text_encoder" / "model.safetensors")
+    assert (MINI_SD / "tokenizer" / "vocab.json").exists()
+    assert (MINI_SD / "tokenizer" / "merges.txt").exists()
+    names = load_file(MINI_SD / "text_encoder" / "model.safetensors")
     assert all(name.startswith("text_model.") for name in names)
 
 
@@ -51,10 +51,10 @@ def test_the_schedule_ends_in_pure_noise(mini_sd: MiniSd) -> None:
 
 def test_latents_have_unit_variance(mini_sd: MiniSd) -> None:
     from lab.mini.probe import labelled
-    from lab.mini.train_vae import encode, psnr
+    from lab.mini.train_vae import psnr, to_latents
 
     x = labelled(64, seed=99)[0].float() / 127.5 - 1
-    latents = encode(mini_sd.vae, x)
+    latents = to_latents(mini_sd.vae, x)
     assert latents.shape == (64, 8, 8, 8)
     assert 0.6 < float(latents.std()) < 1.5
     assert psnr(mini_sd.vae, x) > 23
@@ -73,7 +73,7 @@ def test_held_out_captions_are_drawn(
     mini_sd: MiniSd, things: int, count: int, sampler: str, bound: float
 ) -> None:
     prompts = held_out_prompts(count, things, seed=0)
-    x = sample(mini_sd, [text for text, _ in prompts], seed=0, steps=15, sampler=sampler)
+    x = draw_prompts(mini_sd, [text for text, _ in prompts], seed=0, steps=15, sampler=sampler)
     seen = load_probe().read(x, things)
     right = sum(truth == found for (_, truth), found in zip(prompts, seen, strict=True))
     assert right / count >= bound

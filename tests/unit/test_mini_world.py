@@ -7,53 +7,33 @@ import random
 import numpy as np
 import pytest
 
-from cidm_core.mini.draw import STYLES, TEXTURES, Background, Placed, Scene, Style, Thing, draw
-from cidm_core.mini.looks import CONCEPTS, DEMO_LOOKS, reference_scene, resembles_look
-from cidm_core.mini.shapes import KINDS
-from cidm_core.mini.world import (
-    COLORS,
-    HELD_OUT_LOOKS,
-    HELD_OUT_PAIRS,
-    any_scene,
-    is_held_out,
-    random_scene,
-)
+from cidm_core.mini.draw import STYLES, TEXTURES, Background, Placed, Style, Thing, WorldScene, draw
+from cidm_core.mini.looks import CONCEPTS, DEMO_LOOKS, reference_scene
+from cidm_core.mini.shapes import THING_KINDS
+from cidm_core.mini.world import COLORS, any_scene
 
 
-def _pixels(scene: Scene, size: int = 32) -> np.ndarray:
+def _pixels(scene: WorldScene, size: int = 32) -> np.ndarray:
     return np.asarray(draw(scene, size), dtype=np.int16)
 
 
-def _single(thing: Thing, style: Style | None = None) -> Scene:
+def _single(thing: Thing, style: Style | None = None) -> WorldScene:
     sky = (0.8, 0.85, 0.9)
-    return Scene((Placed(thing, 0.5, 0.5, 0.45),), Background("plain", sky, sky), style or Style())
+    return WorldScene(
+        (Placed(thing, 0.5, 0.5, 0.45),), Background("plain", sky, sky), style or Style()
+    )
 
 
 def test_scene_and_picture_follow_from_the_seed() -> None:
     first, second = random.Random(7), random.Random(7)
     for _ in range(20):
-        a, b = random_scene(first), random_scene(second)
+        a, b = any_scene(first), any_scene(second)
         assert a == b
         assert np.array_equal(_pixels(a), _pixels(b))
 
 
-def test_training_scenes_avoid_held_out_combinations_and_concepts() -> None:
-    rng = random.Random(11)
-    for _ in range(3000):
-        scene = random_scene(rng)
-        assert not is_held_out(scene)
-        assert not resembles_look(scene)
-
-
-def test_held_out_combinations_exist_and_are_recognised() -> None:
-    assert len(HELD_OUT_LOOKS) == round(0.1 * len(COLORS) * len(KINDS))
-    assert HELD_OUT_PAIRS
-    rng = random.Random(3)
-    assert any(is_held_out(any_scene(rng)) for _ in range(200))
-
-
 def test_a_picture_can_be_drawn_at_any_size() -> None:
-    scene = random_scene(random.Random(5))
+    scene = any_scene(random.Random(5))
     large = draw(scene, 128)
     assert large.size == (128, 128)
     reduced = np.asarray(large.resize((32, 32)), dtype=np.int16)
@@ -62,7 +42,7 @@ def test_a_picture_can_be_drawn_at_any_size() -> None:
 
 def test_kinds_differ_even_when_small() -> None:
     red, white = COLORS["red"], COLORS["white"]
-    drawn = [_pixels(_single(Thing(kind, red, white, white))) for kind in KINDS]
+    drawn = [_pixels(_single(Thing(kind, red, white, white))) for kind in THING_KINDS]
     for i, a in enumerate(drawn):
         for b in drawn[i + 1 :]:
             assert np.abs(a - b).mean() > 2.0
@@ -87,8 +67,7 @@ def test_reference_pictures_of_a_concept_vary_and_use_its_class_word(name: str) 
     look, rng = CONCEPTS[name], random.Random(1)
     drawn = [reference_scene(look, rng) for _ in range(6)]
     assert len({picture.tobytes() for picture in (_pixels(scene) for scene, _ in drawn)}) == 6
-    for scene, text in drawn:
-        assert resembles_look(scene)
+    for _, text in drawn:
         assert look.kind in text.split()
 
 
