@@ -174,6 +174,7 @@ def content_key(
         judged: Encoders, and the concept asked for.
     """
     settings = {**_GONE, **config.to_dict(), "num_images": 0}
+    del settings["recipe"]  # a word for values that are there
     shares = [[[round(w, _DIGITS) for w in layer] for layer in prompt] for prompt in weights]
     held = [digest(concept) for concept in concepts]
     parts = [base, how, held, shares, list(prompts), settings, judged]
