@@ -115,15 +115,11 @@ def split(data):
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
-def digest(dtype, shape, blob):
-    return hashlib.blake2b(f"{dtype}{list(shape)}".encode() + blob, digest_size=16).hexdigest()
-
-
 def forge(data, change):
     """A file whose digests are right and whose content `change` has edited.
 
     `change(table, record, blobs)` edits the tensor table, the concept's record and the bytes of
-    each tensor; offsets and digests are then written anew.
+    each tensor; offsets and the two digests are then written anew.
     """
     table, body = split(data)
     metadata = table.pop("__metadata__")
@@ -135,8 +131,7 @@ def forge(data, change):
         row["data_offsets"] = [end, end + len(blobs[key])]
         end += len(blobs[key])
     record["tensor_bytes"] = end
-    digests = {key: digest(row["dtype"], row["shape"], blobs[key]) for key, row in table.items()}
-    metadata |= {"cidm": json.dumps(record), "cidm.digests": json.dumps(digests)}
+    metadata["cidm"] = json.dumps(record)
     header = json.dumps({"__metadata__": metadata} | table, separators=(",", ":")).encode()
     return sign(header, b"".join(blobs[key] for key in table))
 

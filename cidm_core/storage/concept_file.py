@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..concept import Concept, Subject
@@ -40,11 +41,12 @@ from ..updates import (
 from ..words import parse_words
 from .names import clean_name
 from .stock_lora import lora_metadata, lora_tensors, rank_and_alpha
-from .tensor_file import pack, parse_text, read, read_first, unpack
+from .tensor_file import pack, parse_text, read, read_metadata, unpack
 
 VERSION = 2
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_VALUE = 1e4  # Trained weights stay below 10; larger ones are damage, not learning.
-_RECORD = "cidm"  # first in the metadata, where a listing finds it
+_RECORD = "cidm"  # its key in the metadata
 _ROWS = f"{UNET_PREFIX}cidm_tokens_"
 _VALUES = f"{UNET_PREFIX}cidm_values_"
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
@@ -110,9 +112,10 @@ def encode(concept: Concept) -> bytes:
     """
     try:
         _check(concept)
+        tensors = lora_tensors(concept) | _own_tensors(concept)
+        _check_types(tensors)
     except ConceptError as caught:
         raise BankError(f"{caught} Nothing was written.") from caught
-    tensors = lora_tensors(concept) | _own_tensors(concept)
     record = _record(concept) | {
         "tensor_bytes": sum(t.numel() * t.element_size() for t in tensors.values())
     }
@@ -133,6 +136,7 @@ def decode(data: bytes, origin: str) -> Concept:
     tensors, metadata = unpack(data, origin)
     record = _parse_record(metadata.get(_RECORD, "null"), origin)
     try:
+        _check_types(tensors)
         words = sum(len(subject.words) for subject in record["subjects"])
         rows = _take_rows(tensors, words, len(record["layers"]))
         updates = _ordered(_take_values(tensors) | _take_updates(tensors), record["layers"])
@@ -160,8 +164,8 @@ def load_entry(path: Path) -> Entry:
     Raises:
         BankError: If the header is damaged or the file has not the size it tells of.
     """
-    key, text, size = read_first(path)
-    record = _parse_record(text if key == _RECORD else "null", path.name)
+    metadata, size = read_metadata(path)
+    record = _parse_record(metadata.get(_RECORD, "null"), path.name)
     expected = record.pop("tensor_bytes")
     if size != expected:
         raise BankError(
@@ -291,6 +295,15 @@ def _check(concept: Concept) -> None:
         if not _NAME.fullmatch(encoder):
             raise ConceptError(f"Encoder name {encoder[:80]!r} may hold letters, digits, _ and .")
         _check_values(concept.name, encoder, rows)
+
+
+def _check_types(tensors: Mapping[str, Tensor]) -> None:
+    for key, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise ConceptError(
+                f"{key[:120]} holds {str(tensor.dtype).removeprefix('torch.')}; a concept file "
+                "stores float32, float16 or bfloat16."
+            )
 
 
 def _check_values(name: str, where: str, *tensors: Tensor) -> None:

@@ -1,92 +1,75 @@
-"""safetensors files written in one fixed order and read with suspicion.
+"""safetensors files in which every changed bit is found.
 
-The format itself has no checksum: nearly every flipped bit loads silently. Three kinds of digest
-in the metadata mend that: one over the whole file, one over the header alone (so that listing
-need not read tensors) and one per tensor (so that an error can name the damaged one). The first
-two stand at fixed places at the start of the header and count as zeros in their own sums.
+The format itself has no checksum: nearly every flipped bit loads silently. Two digests at the
+start of the header mend that: one over the whole file, and one over the header alone, so that a
+listing need not read tensors. Both count as zeros in the header's sum, the file's own in its own.
+Parsing and laying out are left to the safetensors library. (Earlier files carry one digest per
+tensor as well, which the one over the whole file makes needless.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
-import os
+import re
 import stat
-import struct
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import BankError
-from .tensor_header import (
-    BETWEEN,
-    FILE_AT,
-    FILE_KEY,
-    HEADER_AT,
-    HEADER_KEY,
-    MAX_HEADER,
-    MAX_TENSORS,
-    FaultError,
-    check_table,
-    header_length,
-    header_of,
-    parse_first,
-    parse_json,
-    parse_table,
-    string_map,
-)
 
 SUFFIX = ".safetensors"
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_ZEROS = b"0" * 64
-_DIGESTS_KEY = "cidm.digests"
+MAX_HEADER = 8 * 2**20
+MAX_TENSORS = 20_000
+
+_ZEROS = "0" * 64
+_NO_DIGESTS = {"cidm.sha256": _ZEROS, "cidm.header_sha256": _ZEROS}
+_METADATA_AT = len('{"__metadata__":')
+# The length of the header in 8 bytes, then the header itself with the digests of file and header.
+_START = re.compile(
+    rb'.{8}\{"__metadata__":\{"cidm\.sha256":"(.{64})","cidm\.header_sha256":"(.{64})"', re.DOTALL
+)
 
 
-@contextlib.contextmanager
-def _named(origin: str) -> Generator[None]:
-    try:
-        yield
-    except (FaultError, RecursionError) as fault:
-        raise BankError(
-            f"{origin}: {fault}. Restore the file from a copy, or remove it and train again."
-        ) from fault
-    except OSError as caught:
-        reason = caught.strerror or caught
-        raise BankError(f"{origin}: cannot be read ({reason}). Check that it exists.") from caught
+class _FaultError(Exception):
+    """What is wrong with a file, without its name."""
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """The bytes of a safetensors file with digests; the same input gives the same bytes.
 
     Raises:
-        BankError: If a tensor is of another dtype than float32, float16 or bfloat16, or the
-            header grows too large.
+        BankError: If the header grows too large.
     """
-    blobs = {key: _blob(key, tensors[key]) for key in _file_order(tensors)}
-    digests = {key: _tensor_digest(*blobs[key]) for key in blobs}
-    head: dict[str, Any] = {FILE_KEY: "0" * 64, HEADER_KEY: "0" * 64, **metadata}
-    header: dict[str, Any] = {"__metadata__": head | {_DIGESTS_KEY: _json(digests)}}
-    end = 0
-    for key, (dtype, shape, blob) in blobs.items():
-        header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + len(blob)]}
-        end += len(blob)
-    text = _json(header).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER or len(blobs) > MAX_TENSORS:
+    # Copies, because the library refuses views and tensors that share memory.
+    copies = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in tensors.items()
+    }
+    laid_out = save(copies)
+    end = 8 + int.from_bytes(laid_out[:8], "little")
+    # Only its table is kept: the library has no fixed order for metadata.
+    table = {"__metadata__": _NO_DIGESTS | dict(metadata)} | json.loads(laid_out[8:end])
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of their element size
+    if len(header) > MAX_HEADER or len(tensors) > MAX_TENSORS:
         raise BankError(
-            f"The file header takes {len(text)} bytes for {len(blobs)} tensors; the limits are "
+            f"The file header takes {len(header)} bytes for {len(tensors)} tensors; the limits are "
             f"{MAX_HEADER} and {MAX_TENSORS}. Store fewer tensors or shorter notes."
         )
-    body = (blob for _, _, blob in blobs.values())
-    data = bytearray(b"".join((struct.pack("<Q", len(text)), text, *body)))
-    data[HEADER_AT : HEADER_AT + 64] = _header_digest(bytes(data[: 8 + len(text)]))
-    data[FILE_AT : FILE_AT + 64] = _file_digest(data)
+    start = bytearray(len(header).to_bytes(8, "little") + header)
+    of_file, of_header = _digest_slices(start)
+    start[of_header] = _digest(start, of_file, of_header)
+    data = start + memoryview(laid_out)[end:]
+    data[of_file] = _digest(data, of_file)
     return bytes(data)
 
 
@@ -99,50 +82,49 @@ def unpack(data: bytes, origin: str) -> tuple[dict[str, Tensor], dict[str, str]]
 
     Raises:
         BankError: If a single bit differs from what was written, or the content is not allowed:
-            other dtypes, overlapping or missing ranges, too many tensors.
+            overlapping or missing ranges, a key that stands twice, too many tensors.
     """
     with _named(origin):
-        header = header_of(data, len(data))
-        if data[FILE_AT : FILE_AT + 64] != _file_digest(data):
-            raise FaultError(_damage(data, header))
-        table, metadata = parse_table(header)
-        body = memoryview(data)[8 + len(header) :]
-        check_table(table, len(body))
-        if damaged := _damaged(body, table, _digests(metadata)):
-            raise FaultError(f"{damaged[:120]} does not match its digest")
+        start, _ = _read_start(io.BytesIO(data))
+        of_file, _ = _digest_slices(start)
+        if data[of_file] != _digest(data, of_file):
+            raise _FaultError("damaged, its bytes are not all as they were written")
         try:
-            return load(data), metadata
-        except (SafetensorError, ValueError, RuntimeError) as caught:
-            raise FaultError(f"safetensors refuses it ({caught})") from caught
+            tensors = load(data)
+        except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as caught:
+            raise _FaultError(f"safetensors refuses it ({caught})") from caught
+        # Parsed again, because the library silently takes the last of two equal keys.
+        return tensors, _parse(start[8:].decode())["__metadata__"]
 
 
 def read(path: Path) -> bytes:
-    """All bytes of a regular file.
+    """All bytes of a regular file that begins as ours do.
 
     Raises:
-        BankError: If there is no such file or it cannot be read.
+        BankError: If there is no such file, it cannot be read, or its header is damaged.
     """
-    with _named(path.name):
-        _check_regular(path)
-        return path.read_bytes()
+    with _named(path.name), _opened(path) as file:
+        _read_start(file)  # refuses a foreign file before all its gigabytes are read
+        file.seek(0)
+        return file.read()
 
 
-def read_first(path: Path) -> tuple[str, str, int]:
-    """Key and text of the first metadata entry, and size of the tensor part: reads no tensor.
+def read_metadata(path: Path) -> tuple[dict[str, str], int]:
+    """A file's metadata, and the size of its tensor part, of which nothing is read.
 
     Raises:
         BankError: If the header is not one of ours, or is damaged.
     """
-    with _named(path.name):
-        _check_regular(path)
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
-            data = start + file.read(header_length(start, size))
-        header = header_of(data, size)
-        if data[HEADER_AT : HEADER_AT + 64] != _header_digest(data):
-            raise FaultError("its header was changed after it was written")
-        return *parse_first(header), size - len(data)
+    with _named(path.name), _opened(path) as file:
+        start, size = _read_start(file)
+        try:
+            # The rows of the tensors, which are most of the header, are not parsed.
+            metadata, _ = _JSON.raw_decode(start[8:].decode(), _METADATA_AT)
+        except ValueError as caught:
+            raise _FaultError(f"unreadable header ({caught})") from caught
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise _FaultError("its metadata is not a table of texts")
+        return metadata, size - len(start)
 
 
 def parse_text(text: str, origin: str) -> Any:
@@ -152,78 +134,86 @@ def parse_text(text: str, origin: str) -> Any:
         BankError: If the text is not that.
     """
     with _named(origin):
-        return parse_json(text)
+        return _parse(text)
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
-
-
-def _file_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    # Wide elements first: every tensor then starts at a multiple of its element size.
-    def place(key: str) -> tuple[int, str]:
-        return -tensors[key].element_size(), key
-
-    return sorted(tensors, key=place)
-
-
-def _blob(key: str, tensor: Tensor) -> tuple[str, list[int], bytes]:
-    if tensor.dtype not in _NAMES:
+@contextlib.contextmanager
+def _named(origin: str) -> Generator[None]:
+    try:
+        yield
+    except (_FaultError, RecursionError) as fault:
         raise BankError(
-            f"{key} holds {str(tensor.dtype).removeprefix('torch.')}; a concept file stores "
-            "float32, float16 or bfloat16. Convert it first."
-        )
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return _NAMES[tensor.dtype], list(tensor.shape), flat.numpy().tobytes()
+            f"{origin}: {fault}. Restore the file from a copy, or remove it and train again."
+        ) from fault
+    except OSError as caught:
+        reason = caught.strerror or caught
+        raise BankError(f"{origin}: cannot be read ({reason}). Check that it exists.") from caught
 
 
-def _tensor_digest(dtype: str, shape: list[int], blob: bytes | memoryview) -> str:
-    digest = hashlib.blake2b(f"{dtype}{shape}".encode(), digest_size=16)
-    digest.update(blob)
-    return digest.hexdigest()
-
-
-def _file_digest(data: bytes | bytearray) -> bytes:
-    view = memoryview(data)
-    digest = hashlib.sha256(view[:FILE_AT])
-    digest.update(_ZEROS)
-    digest.update(view[FILE_AT + 64 :])
-    return digest.hexdigest().encode()
-
-
-def _header_digest(data: bytes) -> bytes:
-    """Over the 8 length bytes and the header, both fixed digests counted as zeros."""
-    digest = hashlib.sha256(data[:FILE_AT])
-    digest.update(_ZEROS + BETWEEN + _ZEROS)
-    digest.update(data[HEADER_AT + 64 :])
-    return digest.hexdigest().encode()
-
-
-def _digests(metadata: Mapping[str, str]) -> dict[str, str]:
-    return string_map(parse_json(metadata.get(_DIGESTS_KEY, "")))
-
-
-def _damaged(body: memoryview, table: Mapping[str, Any], digests: Mapping[str, str]) -> str | None:
-    """The first tensor that does not match its digest, or has none."""
-    for key, row in table.items():
-        first, last = row["data_offsets"]
-        if digests.get(key) != _tensor_digest(row["dtype"], row["shape"], body[first:last]):
-            return key
-    return next((key for key in digests if key not in table), None)
-
-
-def _damage(data: bytes, header: bytes) -> str:
-    """What is wrong with a file whose digest does not match, as precisely as it can be told."""
-    start = 8 + len(header)
-    if data[HEADER_AT : HEADER_AT + 64] != _header_digest(data[:start]):
-        return "its header was changed after it was written"
-    table, metadata = parse_table(header)
-    check_table(table, len(data) - start)
-    damaged = _damaged(memoryview(data)[start:], table, _digests(metadata))
-    return f"damaged in {damaged[:120]}" if damaged else "its digest was changed"
-
-
-def _check_regular(path: Path) -> None:
+def _opened(path: Path) -> BinaryIO:
     # A pipe or a device named like a concept would block, or never end.
     if not stat.S_ISREG(path.stat().st_mode):
-        raise FaultError("not a regular file")
+        raise _FaultError("not a regular file")
+    return open(path, "rb")
+
+
+def _read_start(file: BinaryIO) -> tuple[bytes, int]:
+    """The file up to the end of its header, verified; and the size of the whole file."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    length = file.read(8)
+    if size < 8:
+        raise _FaultError(f"{size} bytes are too few for a concept file")
+    end = 8 + int.from_bytes(length, "little")
+    if end > 8 + MAX_HEADER:
+        raise _FaultError(f"a header of {end - 8} bytes, where {MAX_HEADER} are allowed")
+    if end > size:
+        raise _FaultError(f"cut off: its header alone takes {end} bytes, the file has {size}")
+    start = length + file.read(end - 8)
+    # Counted before parsing: a hundred thousand empty tensors take seconds otherwise.
+    if start.count(b"{") > MAX_TENSORS:
+        raise _FaultError(f"more than {MAX_TENSORS} tensors")
+    of_file, of_header = _digest_slices(start)
+    if start[of_header] != _digest(start, of_file, of_header):
+        raise _FaultError("its header was changed after it was written")
+    return start, size
+
+
+def _digest_slices(start: bytes | bytearray) -> tuple[slice, slice]:
+    """Where the digests of file and header stand."""
+    found = _START.match(start)
+    if found is None:
+        raise _FaultError("not a concept file, or its header was rewritten by another program")
+    return slice(*found.span(1)), slice(*found.span(2))
+
+
+def _digest(data: bytes | bytearray, *digests: slice) -> bytes:
+    """SHA-256 of all bytes, with zeros where the given digests stand."""
+    view, end, digest = memoryview(data), 0, hashlib.sha256()
+    for place in digests:
+        digest.update(view[end : place.start])
+        digest.update(_ZEROS.encode())
+        end = place.stop
+    digest.update(view[end:])
+    return digest.hexdigest().encode()
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key stands twice")
+    return table
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not allowed")
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return _JSON.decode(text)
+    except ValueError as caught:
+        raise _FaultError(f"unreadable header ({caught})") from caught

@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import BankError, TrainingError
 from ..storage.atomic import explain, write_atomic
+from ..storage.tensor_file import pack, read, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ class RunFolder:
             return None
         try:
             state, run = _read(self.state_path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             self._move_aside("damaged", f"cannot be read ({error})")
             return None
         if run != self.run:
@@ -169,13 +168,11 @@ class RunFolder:
         """
         if not self.writes:
             return
-        tensors = {key: t.detach().cpu().contiguous() for key, t in state.tensors.items()}
-        for key, tensor in tensors.items():
+        for key, tensor in state.tensors.items():
             if not torch.isfinite(tensor).all():
                 raise TrainingError(f"{key} is no longer finite; the state saved before is kept.")
         facts = json.dumps({"format": FORMAT, "run": self.run, **state.facts})
-        data = save(tensors, metadata={"state": facts, "digest": _digest(facts, tensors)})
-        write_atomic(self.state_path, data, error=TrainingError)
+        write_atomic(self.state_path, pack(state.tensors, {"state": facts}), error=TrainingError)
 
     def finish(self, title: str) -> None:
         """Delete the state: the concept is in the bank. The log stays, with a picture of it."""
@@ -201,23 +198,11 @@ def final_loss(rows: list[Row]) -> float | None:
 
 
 def _read(path: Path) -> tuple[State, str]:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    if metadata["digest"] != _digest(metadata["state"], tensors):
-        raise ValueError("its content does not match its checksum")
+    tensors, metadata = unpack(read(path), path.name)
     facts = json.loads(metadata["state"])
     if facts.pop("format") != FORMAT:
         raise ValueError("it was written by another version")
     return State(tensors, facts), str(facts.pop("run"))
-
-
-def _digest(facts: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(facts.encode())
-    for key in sorted(tensors):
-        digest.update(key.encode())
-        digest.update(tensors[key].flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _line(row: Row) -> str:

@@ -101,10 +101,10 @@ def test_listing_1000_concepts_reads_headers_and_no_tensor(bank, monkeypatch):
             def __exit__(self, *why):
                 file.close()
 
-            def fileno(self):
-                return file.fileno()
+            def seek(self, *place):
+                return file.seek(*place)
 
-            def read(self, size):
+            def read(self, size=-1):
                 read.append(size)
                 return inner(size)
 
@@ -120,7 +120,7 @@ def test_listing_1000_concepts_reads_headers_and_no_tensor(bank, monkeypatch):
     assert len(bank.words()) == 2000
     assert "c7" in bank
     assert read == []  # unchanged files are not even opened again
-    with pytest.raises(BankError, match=r"damaged in lora_.*The other 999 concepts can still"):
+    with pytest.raises(BankError, match=r"damaged.*The other 999 concepts can still"):
         bank["c7"]
 
 
@@ -168,7 +168,7 @@ def test_damage_in_the_tensors_is_found_at_the_look_up(bank):
     path = bank.path / "dog.safetensors"
     path.write_bytes(flip(path.read_bytes(), path.stat().st_size * 8 - 1))
     assert list(bank) == ["dog"]
-    with pytest.raises(BankError, match="damaged in") as caught:
+    with pytest.raises(BankError, match="damaged") as caught:
         bank["dog"]
     assert "other" not in str(caught.value)
 
