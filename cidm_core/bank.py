@@ -17,8 +17,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from .concept import Concept
 from .errors import BankError, CidmError
 from .families import CrossAttention
@@ -26,6 +24,7 @@ from .storage.atomic import explain, sweep, sync_folder, write_atomic
 from .storage.compatibility import check_model, check_words
 from .storage.concept_file import Entry, decode, encode, load, preview_path
 from .storage.listing import Listing
+from .storage.locks import locked
 from .storage.names import clean_name, file_stem, same_key
 from .storage.names import default_name as default_name
 from .storage.stock_lora import write_lora
@@ -242,22 +241,16 @@ class Bank(Mapping[str, Concept]):
         """Be the only writer; make the folder, and clear what dead writers left."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # The system frees this lock when its holder dies, however it dies.
-            lock = FileLock(self.path / LOCK_NAME, timeout=LOCK_SECONDS)
-            lock.acquire()
-        except Timeout as caught:
-            raise BankError(
-                f"Another program has been writing to bank '{self.name}' for {LOCK_SECONDS:.0f} "
-                "seconds. Wait for it or end it, then try again."
-            ) from caught
         except OSError as caught:
-            raise BankError(explain(caught, f"write to bank '{self.path}'")) from caught
-        try:
+            raise BankError(explain(caught, f"make the folder '{self.path}'")) from caught
+        busy = BankError(
+            f"Another program has been writing to bank '{self.name}' for {LOCK_SECONDS:.0f} "
+            "seconds. Wait for it or end it, then try again."
+        )
+        with locked(self.path / LOCK_NAME, busy, seconds=LOCK_SECONDS):
             with contextlib.suppress(OSError):
                 sweep(self.path)
             yield
-        finally:
-            lock.release()
 
 
 def free_name(bank: Bank, wanted: str) -> str:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..errors import BankError, TrainingError
 from ..storage.atomic import explain, write_atomic
+from ..storage.locks import locked
 from ..storage.tensor_file import pack, read, unpack
 
 logger = logging.getLogger(__name__)
@@ -99,20 +99,12 @@ class RunFolder:
         if not self.writes:
             yield
             return
-        lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise BankError(
-                f"Another program is learning '{self.folder.name}' in this bank just now. Wait "
-                "for it or end it, then start again; or use another name and other words."
-            ) from error
-        except OSError as error:
-            raise BankError(explain(error, f"lock '{self.folder}'")) from error
-        try:
+        busy = BankError(
+            f"Another program is learning '{self.folder.name}' in this bank just now. Wait for it "
+            "or end it, then start again; or use another name and other words."
+        )
+        with locked(self.folder / ".lock", busy):
             yield
-        finally:
-            lock.release()
 
     def load(self) -> State | None:
         """The state of this very run, or None; a damaged or foreign one is moved aside."""

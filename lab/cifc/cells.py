@@ -18,12 +18,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from cidm_core.as_text import plain
 from cidm_core.errors import CidmError
 from cidm_core.pictures.files import make_folder
 from cidm_core.storage.atomic import write_atomic
+from cidm_core.storage.locks import locked
 
 Result = dict[str, Any]
 _NAP_SECONDS = 0.3
@@ -113,15 +112,8 @@ class Board:
             BusyError: If another is.
         """
         name = sha256(key.encode()).hexdigest()[:24]
-        lock = FileLock(self._locks / f"{name}.lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise BusyError(key) from error
-        try:
+        with locked(self._locks / f"{name}.lock", BusyError(key)):
             yield
-        finally:
-            lock.release()
 
     def work_off(self, cells: Sequence[Cell], on_cell: OnCell | None = None) -> None:
         """Do all cells, together with whoever else works on this folder.
