@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from .concept import Concept
 from .errors import BankError, CidmError
 from .families import CrossAttention
-from .storage.atomic import explain, sweep, sync_folder, write_atomic
+from .storage.atomic import explain, make_folder, sweep, sync_folder, write_atomic
 from .storage.compatibility import check_model, check_words
 from .storage.concept_file import Entry, decode, encode, load, preview_path
 from .storage.listing import Listing
@@ -239,10 +239,7 @@ class Bank(Mapping[str, Concept]):
     @contextlib.contextmanager
     def _locked(self) -> Generator[None]:
         """Be the only writer; make the folder, and clear what dead writers left."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as caught:
-            raise BankError(explain(caught, f"make the folder '{self.path}'")) from caught
+        make_folder(self.path, error=BankError)
         busy = BankError(
             f"Another program has been writing to bank '{self.name}' for {LOCK_SECONDS:.0f} "
             "seconds. Wait for it or end it, then try again."

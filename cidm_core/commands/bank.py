@@ -133,7 +133,7 @@ def remove_concept(args: argparse.Namespace, console: Console) -> dict[str, obje
 
 def export_concept(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Write a plain LoRA."""
-    from ..pictures.files import make_folder
+    from ..storage.atomic import make_folder
 
     bank = _open(args)
     out = Path(args.out).expanduser()

@@ -168,7 +168,8 @@ def _keeper(folder: str | None) -> Keep | None:
     """Saves pictures as FOLDER/concept/0001_prompt.png."""
     if folder is None:
         return None
-    from ..pictures.files import make_folder, save_picture
+    from ..pictures.files import save_picture
+    from ..storage.atomic import make_folder
     from ..storage.names import file_stem
 
     root = make_folder(Path(folder).expanduser())

@@ -13,9 +13,9 @@ from ..diffusers_host.load import load_base
 from ..diffusers_host.pipeline import make_plan
 from ..errors import CidmError
 from ..mini.looks import DEMO_LOOKS
-from ..pictures.files import make_folder, save_picture
+from ..pictures.files import save_picture
 from ..regions import Region
-from ..storage.atomic import write_atomic
+from ..storage.atomic import make_folder, write_atomic
 from ..training.progress import Progress
 from .page import page
 from .studio import WORDS, Learned, Studio

@@ -20,9 +20,9 @@ from ..diffusers_host.train import train_concept
 from ..methods import config_for
 from ..mini.draw import draw
 from ..mini.looks import CONCEPTS, reference_scene
-from ..pictures.files import make_folder, save_picture
+from ..pictures.files import save_picture
 from ..regions import Region
-from ..storage.atomic import write_atomic
+from ..storage.atomic import make_folder, write_atomic
 from ..training.data import Photo
 from ..training.images import read_image
 from ..training.progress import Progress

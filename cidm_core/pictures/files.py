@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from ..as_text import plain
 from ..errors import CidmError
-from ..storage.atomic import explain, write_atomic
+from ..storage.atomic import make_folder, write_atomic
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _IMAGE_DESCRIPTION = 0x010E  # EXIF
@@ -30,21 +30,6 @@ def picture_path(text: str) -> Path:
         )
     make_folder(path.parent)
     return path
-
-
-def make_folder(folder: Path) -> Path:
-    """The folder, made if it is not there.
-
-    Raises:
-        CidmError: If the system refuses.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise CidmError(f"'{folder}' is a file. Give a folder.") from error
-    except OSError as error:
-        raise CidmError(explain(error, f"make the folder '{folder}'")) from error
-    return folder
 
 
 def numbered(path: Path, count: int) -> list[Path]:

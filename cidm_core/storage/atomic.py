@@ -92,6 +92,21 @@ def _write_all(handle: int, data: bytes | memoryview) -> None:
         view = view[os.write(handle, view) :]
 
 
+def make_folder(folder: Path, *, error: type[CidmError] = CidmError) -> Path:
+    """The folder, made with its parents if it is not there.
+
+    Raises:
+        CidmError: (or `error`) If the system refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as caught:
+        raise error(f"'{folder}' is a file. Give a folder.") from caught
+    except OSError as caught:
+        raise error(explain(caught, f"make the folder '{folder}'")) from caught
+    return folder
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename or removal in the folder survive a power cut, where the system can."""
     # The file itself is complete and in place: not every system can sync a folder (Windows,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BankError, TrainingError
-from ..storage.atomic import explain, write_atomic
+from ..storage.atomic import explain, make_folder, write_atomic
 from ..storage.locks import locked
 from ..storage.tensor_file import pack, read, unpack
 
@@ -82,10 +82,7 @@ class RunFolder:
         """
         if not self.writes:
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BankError(explain(error, f"make the folder '{self.folder}'")) from error
+        make_folder(self.folder, error=BankError)
         about = json.dumps({"format": FORMAT, "run": self.run})
         write_atomic(self.folder / "run.json", about.encode(), error=BankError)
 

@@ -16,8 +16,9 @@ from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.pipeline import make_plan
 from cidm_core.evaluation.prompts import fill, write_back
 from cidm_core.methods import config_for
-from cidm_core.pictures.files import make_folder, save_picture
+from cidm_core.pictures.files import save_picture
 from cidm_core.pictures.sheets import enlarge
+from cidm_core.storage.atomic import make_folder
 from cidm_core.storage.names import file_stem
 from cidm_core.training.progress import Progress
 

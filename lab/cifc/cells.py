@@ -20,8 +20,7 @@ from typing import Any
 
 from cidm_core.as_text import plain
 from cidm_core.errors import CidmError
-from cidm_core.pictures.files import make_folder
-from cidm_core.storage.atomic import write_atomic
+from cidm_core.storage.atomic import make_folder, write_atomic
 from cidm_core.storage.locks import locked
 
 Result = dict[str, Any]

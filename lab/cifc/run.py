@@ -12,8 +12,8 @@ from cidm_core.as_text import plain
 from cidm_core.diffusers_host.base import Base
 from cidm_core.errors import CidmError
 from cidm_core.evaluation.encoders import Encoder
-from cidm_core.pictures.files import make_folder, save_picture
-from cidm_core.storage.atomic import write_atomic
+from cidm_core.pictures.files import save_picture
+from cidm_core.storage.atomic import make_folder, write_atomic
 from cidm_core.training.progress import Progress
 
 from . import figures, tables

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from cidm_core.errors import BankError
-from cidm_core.storage.atomic import explain, write_atomic
+from cidm_core.storage.atomic import make_folder, write_atomic
 from cidm_core.storage.tensor_file import pack, read, unpack
 
 _FOLDER = ".memory"
@@ -57,9 +57,6 @@ class Memory:
         Raises:
             BankError: If the system refuses; the old content is then still there.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BankError(explain(error, f"make the folder '{self.path.parent}'")) from error
+        make_folder(self.path.parent, error=BankError)
         data = pack(tensors, {"tasks": json.dumps(list(tasks))})
         write_atomic(self.path, data, error=BankError)
