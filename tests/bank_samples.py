@@ -57,14 +57,14 @@ def same(a, b):
     """Whether two concepts hold the same, bit for bit; alpha as the file's float32."""
     assert (a.name, a.words, a.class_words, a.kind) == (b.name, b.words, b.class_words, b.kind)
     assert (a.family, a.base, a.layers, a.method) == (b.family, b.base, b.layers, b.method)
-    assert a.low_rank.keys() == b.low_rank.keys()
+    assert a.updates.keys() == b.updates.keys()
     assert a.rows.keys() == b.rows.keys()
-    for path, pair in a.low_rank.items():
-        other = b.low_rank[path]
-        assert torch.equal(pair.down, other.down)
-        assert torch.equal(pair.up, other.up)
-        assert pair.down.dtype == other.down.dtype
-        assert torch.tensor(pair.alpha) == torch.tensor(other.alpha)
+    for path, update in a.updates.items():
+        assert type(update) is type(b.updates[path])
+        mine, theirs = update.tensors(), b.updates[path].tensors()
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+        assert all(mine[key].dtype == theirs[key].dtype for key in mine)
     return all(torch.equal(a.rows[key], b.rows[key]) for key in a.rows)
 
 

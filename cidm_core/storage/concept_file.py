@@ -38,9 +38,9 @@ from ..updates import (
     ValueResidual,
     path_of,
 )
-from ..words import parse_words
+from ..words import normalise, parse_words
 from .names import clean_name
-from .stock_lora import lora_metadata, lora_tensors, rank_and_alpha
+from .stock_lora import lora_key, lora_metadata, lora_tensors, rank_and_alpha
 from .tensor_file import pack, parse_text, read, read_metadata, unpack
 
 VERSION = 2
@@ -180,7 +180,7 @@ def _record(concept: Concept) -> dict[str, object]:
     return {
         "version": VERSION,
         "name": concept.name,
-        "subjects": [asdict(subject) for subject in concept.subjects],
+        "subjects": [_subject_row(subject) for subject in concept.subjects],
         "method": concept.method,
         "family": concept.family,
         "base": concept.base,
@@ -192,6 +192,10 @@ def _record(concept: Concept) -> dict[str, object]:
         "created": concept.created,
         "facts": _plain(concept.facts),
     }
+
+
+def _subject_row(subject: Subject) -> dict[str, Any]:
+    return asdict(subject) | {"words": [normalise(word) for word in subject.words]}
 
 
 def _plain(value: object) -> Any:
@@ -287,7 +291,9 @@ def _check(concept: Concept) -> None:
                 f"rank must be at least 1 and alpha above 0, up to {MAX_VALUE:g}."
             )
         _check_values(concept.name, path, *update.tensors().values())
-        if path_of(path.replace(".", "_")) != path:
+        is_value = isinstance(update, ValueResidual)
+        key = path.replace(".", "_") if is_value else lora_key(concept.family, path)
+        if path_of(key) != path:
             raise ConceptError(
                 f"{path} of {concept.name!r} has no LoRA name that leads back to it."
             )

@@ -23,14 +23,18 @@ _BASE_VERSIONS = {
 
 def lora_tensors(concept: Concept) -> dict[str, Tensor]:
     """The weights under the names that LoRA loaders know; value residuals have none."""
-    row = FAMILIES.get(concept.family)
-    encoders = len(row.encoders) if row else 1
     return {
-        file_key(path, encoders) + ending: tensor
+        lora_key(concept.family, path) + ending: tensor
         for path, update in concept.updates.items()
         if not isinstance(update, ValueResidual)
         for ending, tensor in update.tensors().items()
     }
+
+
+def lora_key(family: str, path: str) -> str:
+    """What loaders call a linear layer of a family, without its tensor's ending."""
+    row = FAMILIES.get(family)
+    return file_key(path, len(row.encoders) if row else 1)
 
 
 def lora_metadata(concept: Concept) -> dict[str, str]:

@@ -5,6 +5,7 @@ import math
 import os
 import random
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ import torch
 from bank_samples import flip, forge, make_concept, same, sign, split
 from safetensors import safe_open
 
+from cidm_core.concept import Subject
 from cidm_core.errors import BankError, CidmError
 from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.storage import concept_file
 from cidm_core.storage.concept_file import decode, encode, load, load_entry
-from cidm_core.updates import LowRank
+from cidm_core.updates import FullRank, LowRank, ValueResidual
 
 
 @pytest.fixture
@@ -44,16 +46,37 @@ def test_a_concept_comes_back_bit_for_bit(dtype):
 
 def test_mixed_types_ranks_and_missing_projections_come_back():
     concept = make_concept()
-    factors = dict(concept.low_rank)
-    first, second, *rest = factors
-    del factors[rest[0]]
-    factors[first] = LowRank(torch.ones(3, 4).half(), torch.ones(4, 3).half(), 0.5)
-    factors[second] = LowRank(torch.ones(1, 4).bfloat16(), torch.ones(4, 1).bfloat16(), 7.0)
+    updates = dict(concept.updates)
+    first, second, *rest = updates
+    del updates[rest[0]]
+    updates[first] = LowRank(torch.ones(3, 4).half(), torch.ones(4, 3).half(), 0.5)
+    updates[second] = LowRank(torch.ones(1, 4).bfloat16(), torch.ones(4, 1).bfloat16(), 7.0)
     concept = make_concept(name="x", paths=concept.layers)
-    object.__setattr__(concept, "factors", factors)
+    object.__setattr__(concept, "updates", updates)
     found = decode(encode(concept), "x")
     assert same(concept, found)
     assert found.low_rank[first].alpha == 0.5
+
+
+def test_every_kind_of_update_row_and_subject_comes_back():
+    block = "mid_block.attentions.0.transformer_blocks.0"
+    concept = make_concept(family="SDXL")
+    updates = {
+        f"{block}.attn1.to_q": LowRank(torch.randn(1, 4), torch.randn(6, 1), 2.0),
+        f"{block}.attn2.to_k": FullRank(torch.randn(4, 6).half()),
+        f"{block}.attn2.to_v": ValueResidual(torch.randn(4)),
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": FullRank(torch.randn(3, 3)),
+        "text_encoder_2.text_model.encoder.layers.0.mlp.fc1": FullRank(torch.randn(3, 3)),
+    }
+    subjects = (Subject(("<a>", "<b>"), "dog"), Subject((), "Red Barn"), Subject(("<c>",), "cat"))
+    rows = {"text_encoder": torch.randn(3, 1, 5), "text_encoder_2": torch.randn(3, 2, 7)}
+    concept = replace(concept, subjects=subjects, updates=updates, rows=rows)
+    data = encode(concept)
+    found = decode(data, "x")
+    assert same(concept, found)
+    assert found.subjects == subjects
+    table, _ = split(data)
+    assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.diff" in table
 
 
 def test_the_same_concept_gives_the_same_bytes(data):
@@ -65,7 +88,7 @@ def test_views_and_graph_tensors_are_stored_by_value():
     path = next(iter(concept.low_rank))
     down = torch.arange(16.0).reshape(4, 4)[::2]
     up = torch.ones(2, 4, requires_grad=True).T
-    object.__setattr__(concept, "factors", {**concept.low_rank, path: LowRank(down, up, 1.0)})
+    object.__setattr__(concept, "updates", {**concept.updates, path: LowRank(down, up, 1.0)})
     found = decode(encode(concept), "x").low_rank[path]
     assert torch.equal(found.down, down)
     assert torch.equal(found.up, up)
@@ -102,14 +125,14 @@ def test_keys_are_those_of_stock_loaders(path):
 
 def real_shapes(family):
     layers = FAMILIES[family].layers
-    factors = {}
+    updates = {}
     for layer in layers:
         for projection in PROJECTIONS:
             out, into = layer.shape(projection)
             pair = LowRank(torch.randn(2, into), torch.randn(out, 2), 1.0)
-            factors[f"{layer.path}.{projection}"] = pair
+            updates[f"{layer.path}.{projection}"] = pair
     concept = make_concept(paths=tuple(layer.path for layer in layers), family=family)
-    object.__setattr__(concept, "factors", factors)
+    object.__setattr__(concept, "updates", updates)
     return concept
 
 
@@ -261,6 +284,10 @@ def set_record(**values):
     return lambda table, record, blobs: record.update(values)
 
 
+def set_subject(**values):
+    return lambda table, record, blobs: record["subjects"][0].update(values)
+
+
 def many(table, record, blobs):
     for n in range(20_001):
         extra(f"t{n}", (0,))(table, record, blobs)
@@ -272,8 +299,8 @@ FORGED = {
     "missing up": (drop("lora_up.weight"), "lacks its down, up or alpha"),
     "missing down": (drop("lora_down.weight"), "lacks its down, up or alpha"),
     "missing alpha": (drop(".alpha"), "lacks its down, up or alpha"),
-    "extra key": (extra("lora_unet_down_blocks_9.lora_up.weight"), "belongs to no layer"),
-    "text encoder key": (extra("lora_te_text_model.lora_up.weight"), "belongs to no layer"),
+    "extra key": (extra("lora_unet_down_blocks_9.lora_up.weight"), "lacks its down"),
+    "text encoder key": (extra("lora_te_text_model.lora_up.weight"), "lacks its down"),
     "half tokens": (extra("lora_unet_cidm_tokens_b.lora_down.weight", (4, 4)), "incomplete"),
     "lost tokens": (
         lambda t, r, b: [t.pop(key) for key in list(t) if "cidm" in key and "up" in key],
@@ -284,20 +311,23 @@ FORGED = {
     "vector": (reshape("lora_down.weight", [8]), "Rank mismatch"),
     "negative alpha": (edit_value(-1.0, ".alpha"), "alpha"),
     "zero alpha": (edit_value(0.0, ".alpha"), "alpha"),
-    "NaN alpha": (edit_value(math.nan, ".alpha"), "alpha"),
+    "NaN alpha": (edit_value(math.nan, ".alpha"), "NaN"),
     "NaN": (edit_value(math.nan), "NaN"),
     "infinity": (edit_value(-math.inf), "NaN"),
     "huge value": (edit_value(2e4), "beyond 10000"),
     "too many tensors": (many, "more than 20000 tensors"),
-    "more words": (set_record(words=["<a>", "<b>", "<c>"]), "need 6"),
-    "other layers": (set_record(layers=["mid_block.attn2", "up.attn2"]), "belongs to no layer"),
+    "more words": (set_subject(words=["<a>", "<b>", "<c>"]), "need 6"),
+    "more layers": (set_record(layers=["a.attn2", "b.attn2", "c.attn2"]), "need 6"),
     "repeated layer": (set_record(layers=["a.attn2", "a.attn2"]), "repeats"),
     "odd layer": (set_record(layers=["../a", "b"]), "malformed"),
-    "no words": (set_record(words=[]), "No concept words"),
-    "word no text": (set_record(words=[1, 2]), "words are malformed"),
-    "upper-case word": (set_record(words=["<A>", "<b>"]), "words are malformed"),
-    "unknown kind": (set_record(kind="animal"), "kind 'animal'"),
-    "newer format": (set_record(version=2), "Update the package"),
+    "no subject": (set_record(subjects=[]), "has no subject"),
+    "subject no table": (set_record(subjects=["dog"]), "of a subject is missing"),
+    "no words": (set_subject(words=[]), "tokens for text_encoder"),
+    "no words at all": (set_subject(words=[], class_words=" "), "neither words nor class words"),
+    "word no text": (set_subject(words=[1, 2]), "words are malformed"),
+    "upper-case word": (set_subject(words=["<A>", "<b>"]), "words are malformed"),
+    "unknown kind": (set_subject(kind="animal"), "ind 'animal'"),
+    "newer format": (set_record(version=3), "Update the package"),
     "no format": (set_record(version=None), "holds no concept"),
     "name no text": (set_record(name=7), "'name' is missing"),
     "empty name": (set_record(name=""), "has no name"),
@@ -436,7 +466,7 @@ def test_what_cannot_be_stored_is_refused_before_writing():
     def with_factor(down, up, alpha=1.0):
         changed = make_concept()
         pair = LowRank(down, up, alpha)
-        object.__setattr__(changed, "factors", {**changed.low_rank, path: pair})
+        object.__setattr__(changed, "updates", {**changed.updates, path: pair})
         return changed
 
     bad = torch.ones(2, 4)
