@@ -11,7 +11,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 
 from .concept import Concept
 from .errors import BankError, CidmError
-from .families import CrossAttention
 from .storage.atomic import explain, make_folder, sweep, sync_folder, write_atomic
-from .storage.compatibility import check_model, check_words
+from .storage.compatibility import Model, check_fit, check_new
 from .storage.concept_file import Entry, decode, encode, load, preview_path
 from .storage.listing import Listing
 from .storage.locks import locked
@@ -131,14 +130,8 @@ class Bank(Mapping[str, Concept]):
         concept = replace(concept, name=clean_name(concept.name))
         with self._locked():
             entries = self.entries()
-            check_words(concept, entries)
-            check_model(
-                self.name,
-                entries,
-                f"concept '{concept.name}'",
-                (concept.family, concept.base, concept.layers),
-                allow_other_base=allow_other_base,
-            )
+            check_new(concept, entries)
+            check_fit(entries, concept, allow_other_base=allow_other_base)
             target = self._free_target(concept.name)
             index = 1 + max((entry.index for entry in entries), default=-1)
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -178,32 +171,17 @@ class Bank(Mapping[str, Concept]):
             )
         write_lora(self[name], target)
 
-    def check(
-        self,
-        family: str,
-        base: str,
-        layers: Sequence[CrossAttention | str],
-        allow_other_base: bool = False,
-    ) -> None:
-        """Make sure that every concept fits a model.
+    def check(self, model: Model, *, allow_other_base: bool = False) -> None:
+        """Make sure that every concept fits a model, as far as the headers tell.
 
         Args:
-            family: The model's row of the families table.
-            base: The model's fingerprint.
-            layers: Its cross-attention layers, or their paths.
+            model: A `Base`, or whatever else has a family, layers and a fingerprint.
             allow_other_base: Accept another model of the same family.
 
         Raises:
             FamilyError: If one does not, naming both sides.
         """
-        paths = tuple(layer if isinstance(layer, str) else layer.path for layer in layers)
-        check_model(
-            self.name,
-            self.entries(),
-            "the model",
-            (family, base, paths),
-            allow_other_base=allow_other_base,
-        )
+        check_fit(self.entries(), model, allow_other_base=allow_other_base)
 
     def _find(self, name: str) -> tuple[Path, BankError | None]:
         """The file of a concept, and why it cannot be used, if so."""

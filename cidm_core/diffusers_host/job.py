@@ -17,7 +17,7 @@ from ..errors import HostError, TrainingError
 from ..families import Family
 from ..methods import adopted, config_for, method_called
 from ..methods.base import MakeMethod, Task
-from ..storage.compatibility import check_words
+from ..storage.compatibility import check_new
 from ..storage.names import clean_name, default_name, file_stem
 from ..training.data import Photo, TrainingSubject
 from ..training.processes import Processes
@@ -290,13 +290,13 @@ def _size_px(config: TrainConfig, base: Model) -> int:
 
 def _task(base: Base, bank: Bank, lesson: Lesson, name: str | None) -> Task:
     subjects = tuple(each.subject for each in lesson.subjects)
-    bank.check(base.family.name, base.fingerprint, base.layers)
+    bank.check(base)
     if name is None:
         name = free_name(bank, _default_name(subjects))
     task = Task(clean_name(name), subjects, base.family.name, base.fingerprint, base.layers)
     # An empty concept stands in for the one to come: what the bank would refuse is refused now.
     empty = task.concept(lesson.method, lesson.config, {}, {}, {})
-    check_words(empty, bank.entries())
+    check_new(empty, bank.entries())
     return task
 
 

@@ -18,7 +18,7 @@ from ..config import SampleConfig
 from ..errors import PromptError
 from ..ops import guidance
 from ..regions import Region, masks_at
-from ..storage.compatibility import Model, check_concept
+from ..storage.compatibility import Model, check_fit
 from ..text import TextContext
 from ..words import contains
 from .concept_weights import ConceptEncoder, check_words, named, owners_of, participants, weigher
@@ -138,8 +138,7 @@ def build_plan(
     owners = owners_of(bank)
     check_words(texts, owners)
     concepts = participants(bank, named(texts, owners), config)
-    for concept in concepts:
-        check_concept(concept, model, allow_other_base=config.allow_other_base)
+    check_fit(concepts, model, allow_other_base=config.allow_other_base)
     slots = _Slots(encoder, texts, concepts, config, len(model.layers))
     pairs = [RegionTexts(region.prompt, region.negative) for region in regions]
     scenes = tuple(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from .. import words as word_rules
 from ..concept import Concept
 from ..errors import BankError, FamilyError
 from ..families import FAMILIES, PROJECTIONS, CrossAttention, Family, same_base
+from ..updates import ValueResidual
 from .concept_file import Entry
 from .names import same_key
+
+_LOAD = "Load the model it was learned on, or use another bank"
 
 
 class Model(Protocol):
@@ -24,7 +27,7 @@ class Model(Protocol):
     def fingerprint(self) -> str: ...
 
 
-def check_words(concept: Concept, entries: Sequence[Entry]) -> None:
+def check_new(concept: Concept, entries: Sequence[Entry]) -> None:
     """A new concept needs a name and words of its own.
 
     Raises:
@@ -46,46 +49,94 @@ def check_words(concept: Concept, entries: Sequence[Entry]) -> None:
             )
 
 
-def check_model(
-    bank: str,
-    entries: Sequence[Entry],
-    subject: str,
-    marks: tuple[str, str, tuple[str, ...]],
+def check_fit(
+    concepts: Collection[Concept | Entry],
+    other: Model | Concept,
     *,
-    allow_other_base: bool,
+    allow_other_base: bool = False,
 ) -> None:
-    """All concepts of a bank must be of one family, base model and set of layers.
+    """Check that concepts fit a model, or a further concept of the same bank.
+
+    They must agree in family, layers and base model. Of whole concepts the widths are compared
+    too, which their headers do not tell.
 
     Args:
-        bank: Name of the bank, for error texts.
-        entries: The concepts in it.
-        subject: What is compared with them: "the model", or "concept 'dog'".
-        marks: The subject's family, fingerprint of its base model, and layer paths.
-        allow_other_base: Only families and layers must agree.
+        concepts: Concepts, or their entries in a bank.
+        other: What they must fit.
+        allow_other_base: Accept another base model of the same family.
 
     Raises:
-        FamilyError: If one concept differs from the subject, naming both.
+        FamilyError: If one does not, naming both sides.
     """
-    family, base, layers = marks
+    asked = _asked(other)
     # Concepts of one bank nearly always agree: compare each different one once.
-    for entry in {(e.family, e.base, e.layers): e for e in entries}.values():
-        if entry.family != family:
+    for each in {(c.family, c.base, c.layers): c for c in concepts}.values():
+        _check_header(each, asked, allow_other_base)
+    if not isinstance(other, Concept):
+        for each in concepts:
+            if isinstance(each, Concept):
+                _check_widths(each, other)
+
+
+class _Asked(NamedTuple):
+    """What concepts are compared with, and what to do if they do not fit."""
+
+    title: str
+    family: str
+    base: str
+    layers: tuple[str, ...]
+    advice: str
+
+
+def _asked(other: Model | Concept) -> _Asked:
+    if isinstance(other, Concept):
+        title, advice = f"concept {other.name!r}", f"Put {other.name!r} into another bank"
+        return _Asked(title, other.family, other.base, other.layers, advice)
+    layers = tuple(layer.path for layer in other.layers)
+    return _Asked("the model", other.family.name, other.fingerprint, layers, _LOAD)
+
+
+def _check_header(concept: Concept | Entry, asked: _Asked, allow_other_base: bool) -> None:
+    name = concept.name
+    if concept.family != asked.family:
+        raise FamilyError(
+            f"Concept {name!r} was learned on {_described(concept.family)}, {asked.title} is "
+            f"{_described(asked.family)}. {asked.advice}."
+        )
+    if concept.layers != asked.layers:
+        raise FamilyError(
+            f"Concept {name!r} was learned on {len(concept.layers)} cross-attention layers, "
+            f"{asked.title} has {len(asked.layers)}{_first_other(concept.layers, asked.layers)}. "
+            f"{asked.advice}."
+        )
+    if not allow_other_base and not same_base(concept.base, asked.base):
+        raise FamilyError(
+            f"Concept {name!r} was learned on another {concept.family} model, {_base(concept)}; "
+            f"{asked.title} has {_short(asked.base)}. {asked.advice}, or allow another base "
+            "(allow_other_base), at some cost in likeness."
+        )
+
+
+def _check_widths(concept: Concept, model: Model) -> None:
+    shapes = {f"{at.path}.{part}": at.shape(part) for at in model.layers for part in PROJECTIONS}
+    for path, update in concept.updates.items():
+        found = update.vector.shape if isinstance(update, ValueResidual) else update.shape
+        wanted = shapes.get(path, found)[: len(found)]
+        if tuple(found) != tuple(wanted):
             raise FamilyError(
-                f"Bank '{bank}' is for {_described(entry.family)}, {subject} is "
-                f"{_described(family)}. Load a model of family {entry.family}, or another bank."
+                f"Concept {concept.name!r} changes {_sizes(found)} weights in {path}, the model "
+                f"has {_sizes(wanted)} there. {_LOAD}."
             )
-        if entry.layers != layers:
-            raise FamilyError(
-                f"Bank '{bank}' was learned on {len(entry.layers)} cross-attention layers, "
-                f"{subject} has {len(layers)}{_first_other(entry.layers, layers)}. "
-                "Use the model the bank was learned on, or another bank."
-            )
-        if not allow_other_base and not same_base(entry.base, base):
-            raise FamilyError(
-                f"Bank '{bank}' was learned on another {family} model: concept {entry.name!r} on "
-                f"{_base(entry)}, {subject} has {_short(base)}. Use the model the bank was learned "
-                "on, or allow another base, at some cost in likeness."
-            )
+    context, dims = model.layers[0].context_dim, [r.shape[-1] for r in concept.rows.values()]
+    if len(dims) == len(model.family.encoders) and sum(dims) != context:
+        raise FamilyError(
+            f"The words of concept {concept.name!r} are {sum(dims)} wide, the model reads texts "
+            f"{context} wide. {_LOAD}."
+        )
+
+
+def _sizes(shape: Iterable[int]) -> str:
+    return " x ".join(str(n) for n in shape)
 
 
 def _described(family: str) -> str:
@@ -100,44 +151,11 @@ def _first_other(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
     return f" of other names ({pair[1]} for {pair[0]})"
 
 
-def _base(entry: Entry) -> str:
-    name = entry.facts.get("base_name")
-    return f"'{name}' ({_short(entry.base)})" if isinstance(name, str) else _short(entry.base)
+def _base(concept: Concept | Entry) -> str:
+    name = concept.facts.get("base_name")
+    short = _short(concept.base)
+    return f"'{name}' ({short})" if isinstance(name, str) else short
 
 
 def _short(fingerprint: str) -> str:
     return f"fingerprint {fingerprint[:24]}{'...' if len(fingerprint) > 24 else ''}"
-
-
-def check_concept(concept: Concept, model: Model, *, allow_other_base: bool = False) -> None:
-    """Check that a model can carry a concept.
-
-    Raises:
-        FamilyError: If the model's family, layers, widths or (unless allowed) fingerprint differ.
-    """
-    family, name = model.family.name, concept.name
-    if family != concept.family:
-        raise FamilyError(
-            f"Concept {name!r} was learned on {_described(concept.family)}, the model is "
-            f"{_described(family)}. Load a {concept.family} model, or train the concept again."
-        )
-    paths = tuple(layer.path for layer in model.layers)
-    if missing := [layer for layer in concept.layers if layer not in paths]:
-        raise FamilyError(
-            f"Concept {name!r} has {len(concept.layers)} cross-attention layers, the model "
-            f"{len(paths)}; {missing[0]} is not among them. Load the model it was trained on."
-        )
-    shapes = {f"{at.path}.{part}": at.shape(part) for at in model.layers for part in PROJECTIONS}
-    for path, update in concept.updates.items():
-        wanted, found = shapes.get(path), getattr(update, "shape", None)
-        if wanted is not None and found is not None and wanted != found:
-            raise FamilyError(
-                f"Concept {name!r} changes a weight of {found[0]} x {found[1]} in {path}; the "
-                f"model's is {wanted[0]} x {wanted[1]}. Load the model it was trained on."
-            )
-    if not (allow_other_base or same_base(model.fingerprint, concept.base)):
-        raise FamilyError(
-            f"Concept {name!r} was learned on another {family} model "
-            f"({concept.facts.get('base_name') or concept.base}). Load that one, or allow other "
-            "base models of the family (--allow-other-base); the likeness may suffer."
-        )

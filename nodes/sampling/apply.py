@@ -63,12 +63,7 @@ class ApplyConceptBank(io.ComfyNode):
     def execute(cls, model: Any, clip: Any, bank: Bank, **settings: Any) -> io.NodeOutput:
         config = settings_from(SampleConfig, settings)
         facts = facts_of(model)
-        bank.check(
-            facts.family.name,
-            facts.fingerprint,
-            facts.layers,
-            allow_other_base=config.allow_other_base,
-        )
+        bank.check(facts, allow_other_base=config.allow_other_base)
         taught = teach(clip, ConceptText(bank, facts, config))
         return io.NodeOutput(attach(model, facts, config), taught)
 

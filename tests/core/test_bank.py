@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from cidm_core.bank import Bank, MissingConceptError, default_name, free_name
 from cidm_core.errors import BankError, ConceptError, FamilyError
 from cidm_core.families import FAMILIES
 from cidm_core.storage import names, tensor_file
+from cidm_core.storage.compatibility import check_fit
 from cidm_core.storage.concept_file import encode, preview_path
+from cidm_core.updates import FullRank, LowRank, ValueResidual
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def test_a_missing_folder_is_an_empty_bank_and_stays_missing(bank):
     assert bank.entries() == bank.broken() == ()
     assert bank.words() == {}
     assert "dog" not in bank
-    bank.check("SD15", BASE, LAYERS)
+    bank.check(model("SD15"))
     assert not bank.path.exists()
 
 
@@ -240,11 +243,11 @@ def test_another_family_base_or_layers_is_refused(bank):
     bank.add(make_concept("dog"))
     with pytest.raises(
         FamilyError,
-        match=r"Bank 'pets' is for SD15 \(context 768\), concept 'x' is SDXL \(context 2048\)",
+        match=r"Concept 'dog' was learned on SD15 \(context 768\), concept 'x' is SDXL \(context 2",
     ):
         bank.add(make_concept("x", family="SDXL"))
     with pytest.raises(
-        FamilyError, match="another SD15 model: concept 'dog' on fingerprint 1280x768"
+        FamilyError, match=r"another SD15 model, fingerprint 1280x768.* concept 'x' has"
     ):
         bank.add(make_concept("x", base=OTHER_BASE))
     with pytest.raises(FamilyError, match="2 cross-attention layers, concept 'x' has 3"):
@@ -256,24 +259,54 @@ def test_another_family_base_or_layers_is_refused(bank):
         bank.add(make_concept("y", base=near))
 
 
+def model(family, base=BASE, layers=None):
+    """What of a model decides whether concepts fit it."""
+    row = FAMILIES[family]
+    return SimpleNamespace(family=row, layers=layers or row.layers, fingerprint=base)
+
+
 def test_check_compares_bank_and_model(bank):
-    row = FAMILIES["MINI"]
-    paths = tuple(layer.path for layer in row.layers)
-    bank.add(make_concept("dog", family="MINI", paths=paths))
-    bank.check("MINI", BASE, row.layers)
-    bank.check("MINI", BASE, paths)
-    bank.check("MINI", BASE.replace(":-16,", ":-17,"), paths)
+    layers = FAMILIES["MINI"].layers
+    bank.add(make_concept("dog", family="MINI", paths=tuple(layer.path for layer in layers)))
+    bank.check(model("MINI"))
+    bank.check(model("MINI", BASE.replace(":-16,", ":-17,")))
     with pytest.raises(
-        FamilyError, match=r"is for MINI \(context 128\), the model is SD15 \(context 768\)"
+        FamilyError,
+        match=r"Concept 'dog' was .* MINI \(context 128\), the model is SD15 \(context 768\)",
     ):
-        bank.check("SD15", BASE, FAMILIES["SD15"].layers)
-    with pytest.raises(FamilyError, match=rf"learned on {len(paths)} .* the model has 16"):
-        bank.check("MINI", BASE, FAMILIES["SD15"].layers)
+        bank.check(model("SD15"))
+    with pytest.raises(FamilyError, match=rf"on {len(layers)} cross.* the model has 16"):
+        bank.check(model("MINI", layers=FAMILIES["SD15"].layers))
     with pytest.raises(FamilyError, match="of other names"):
-        bank.check("MINI", BASE, paths[::-1])
+        bank.check(model("MINI", layers=layers[::-1]))
     with pytest.raises(FamilyError, match="allow another base"):
-        bank.check("MINI", OTHER_BASE, paths)
-    bank.check("MINI", OTHER_BASE, paths, allow_other_base=True)
+        bank.check(model("MINI", OTHER_BASE))
+    bank.check(model("MINI", OTHER_BASE), allow_other_base=True)
+
+
+def test_whole_concepts_are_compared_in_width_as_well():
+    row = FAMILIES["MINI"]
+    layer = row.layers[0]
+    paths = tuple(each.path for each in row.layers)
+    tiny = make_concept(family="MINI", paths=paths)
+    wide = {"text_encoder": torch.ones(2, len(paths), 128)}
+    fitting = {
+        f"{layer.path}.to_q": LowRank(torch.ones(2, 96), torch.ones(96, 2), 1.0),
+        f"{layer.path}.to_k": FullRank(torch.ones(96, 128)),
+        f"{layer.path}.to_v": ValueResidual(torch.ones(96)),
+        f"{layer.path.replace('attn2', 'attn1')}.to_q": FullRank(torch.ones(3, 3)),
+    }
+    check_fit([replace(tiny, updates=fitting, rows=wide)], model("MINI"))
+    with pytest.raises(FamilyError, match="are 4 wide, the model reads texts 128 wide"):
+        check_fit([replace(tiny, updates=fitting)], model("MINI"))
+    for projection, update, text in (
+        ("to_k", FullRank(torch.ones(96, 96)), r"changes 96 x 96 weights in .*has 96 x 128 there"),
+        ("to_q", LowRank(torch.ones(1, 96), torch.ones(64, 1), 1.0), "changes 64 x 96"),
+        ("to_v", ValueResidual(torch.ones(64)), r"changes 64 weights .* has 96 there"),
+    ):
+        other = fitting | {f"{layer.path}.{projection}": update}
+        with pytest.raises(FamilyError, match=text):
+            check_fit([replace(tiny, updates=other, rows=wide)], model("MINI"))
 
 
 def test_remove_deletes_the_file_and_its_picture_only(bank):

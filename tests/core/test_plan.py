@@ -1,11 +1,14 @@
 """The plan: which concepts take part, with which weights, in how many UNet rows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from make import random_concept
 
 from cidm_core.bank import Bank
 from cidm_core.config import SampleConfig
+from cidm_core.diffusers_host.encode import DiffusersEncoder
 from cidm_core.diffusers_host.pipeline import make_plan
 from cidm_core.errors import FamilyError, PromptError, RegionError
 from cidm_core.regions import Region
@@ -142,6 +145,14 @@ def test_a_concept_of_another_model_is_refused(tiny_base, changes, text):
     concept = random_concept(tiny_base, "<a1>", seed=0, **changes)
     with pytest.raises(FamilyError, match=text):
         make_plan(tiny_base, {"a1": concept}, "a <a1>", config=config())
+
+
+def test_a_concept_of_other_widths_is_refused_and_nothing_encoded(tiny_base, monkeypatch):
+    concept = random_concept(tiny_base, "<a1>", seed=0)
+    narrow = {encoder: rows[..., :8] for encoder, rows in concept.rows.items()}
+    monkeypatch.setattr(DiffusersEncoder, "prompts", lambda *args: pytest.fail("encoded"))
+    with pytest.raises(FamilyError, match="are 8 wide, the model reads texts 768 wide"):
+        make_plan(tiny_base, {"a1": replace(concept, rows=narrow)}, "a <a1>", config=config())
 
 
 def test_another_base_of_the_family_can_be_allowed(tiny_base):
