@@ -33,11 +33,13 @@ class ConceptExtension(ComfyExtension):
         from .regions.guider import RegionalNoiseGuider
         from .regions.regions import ConceptRegion, ConceptRegions
         from .sampling.apply import ApplyConceptBank, ShowConceptWeights
+        from .training.methods import MethodCidm
         from .training.train import TrainConcept
 
         return [
             LoadConceptBank,
             TrainConcept,
+            MethodCidm,
             ApplyConceptBank,
             ConceptRegion,
             ConceptRegions,

@@ -10,14 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from comfy_api.latest import io
 
-from ...cidm_core.config import SampleConfig, TrainConfig
-
-SettingsClass = type[TrainConfig] | type[SampleConfig]
-Settings = TypeVar("Settings", TrainConfig, SampleConfig)
+from ...cidm_core.config import AnySettings, Settings
 
 # The frontend limits a number input without a maximum to 2048.
 _MOST_INT, _MOST_FLOAT = 2**53 - 1, 1e6
@@ -25,7 +22,7 @@ AUTO = "auto"
 
 
 def inputs_of(
-    settings: SettingsClass,
+    settings: type[Settings],
     names: Iterable[str] | None = None,
     *,
     leave_out: Iterable[str] = (),
@@ -35,7 +32,7 @@ def inputs_of(
     """Inputs for settings, under their own names.
 
     Args:
-        settings: `TrainConfig` or `SampleConfig`.
+        settings: Of a method, or of sampling.
         names: Which, in this order. Default: all, in the order of the class.
         leave_out: Names to skip.
         defaults: Other defaults than the class's.
@@ -55,12 +52,14 @@ def inputs_of(
 
 
 def settings_from(
-    settings: type[Settings], values: Mapping[str, object], base: Mapping[str, object] | None = None
-) -> Settings:
+    settings: type[AnySettings],
+    values: Mapping[str, object],
+    base: Mapping[str, object] | None = None,
+) -> AnySettings:
     """Settings from what a node's inputs sent; other values among them are passed over.
 
     Args:
-        settings: `TrainConfig` or `SampleConfig`.
+        settings: Of a method, or of sampling.
         values: Arguments of `execute`; 0 or "" of a setting that may be None means None.
         base: Settings under them, such as a family's recipe or a preset; a value of None in
             `values` leaves these standing.
@@ -71,7 +70,7 @@ def settings_from(
     return settings.from_dict({**(base or {}), **given(settings, values)})
 
 
-def given(settings: SettingsClass, values: Mapping[str, object]) -> dict[str, object]:
+def given(settings: type[Settings], values: Mapping[str, object]) -> dict[str, object]:
     """The settings among a node's arguments that say something; see `settings_from`."""
     found: dict[str, object] = {}
     for f in fields(settings):
@@ -97,7 +96,7 @@ def _input(f: Field[Any], default: Any, advanced: bool) -> io.Input:
     # Optional, so that a prompt written by hand may leave it out.
     common = {"tooltip": f.metadata["help"], "advanced": advanced or None, "optional": True}
     kind = _kind(f)
-    if f.metadata["by_recipe"]:
+    if f.metadata["by_recipe"] and f.metadata["choices"]:
         options = [AUTO, *f.metadata["choices"]]
         common["tooltip"] = f"{f.metadata['help']} {AUTO}: as the recipe has it."
         return io.Combo.Input(f.name, options, default=AUTO, **common)

@@ -1,7 +1,8 @@
-"""The two socket types of our own, and what travels through them."""
+"""The socket types of our own, and what travels through them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,16 @@ CATEGORY = "CIDM"
 BankSocket = io.Custom("CIDM_BANK")
 # A tuple of `RegionPrompt`.
 RegionsSocket = io.Custom("CIDM_REGIONS")
+# A `MethodChoice`.
+MethodSocket = io.Custom("CIDM_METHOD")
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """How a concept is to be learned: a row of `METHODS`, and the settings the user decided on."""
+
+    method: str
+    settings: Mapping[str, object]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,119 +1,119 @@
-"""Settings of learning as node inputs, where an untouched one means preset and model's recipe.
+"""Settings of learning as node inputs, where an untouched one means preset, model and recipe.
 
-A setting that a preset or a family's recipe decides has a value of its own for "as they have it":
-"auto" in a list, otherwise the largest number below its limits (0, or -1 where 0 means something).
-All other settings show their one default.
+A setting that one of these decides has a value of its own for "as they have it": "auto" in a list,
+otherwise the largest number below its limits (0, or -1 where 0 means something). All other settings
+show their one default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 from comfy_api.latest import io
 
 from ...cidm_core.config import TrainConfig
+from ...cidm_core.devices import DTYPES, choose_dtype
 from ...cidm_core.families import FAMILIES, Family
-from ...cidm_core.methods import config_for
-from ...cidm_core.methods.cidm import CidmConfig
+from ...cidm_core.methods import config_for, method_called
 from ...cidm_core.training.presets import PRESETS
 from ..host import comfy as host
-from ..host.inputs import given, inputs_of
+from ..host.inputs import AUTO, given, inputs_of
 
-AUTO = "auto"
-MAIN = ("steps", "rank", "seed")
+ON_THE_NODE = ("steps", "seed")  # settings of every method that the training node itself shows
 PREVIEWS = 8  # per run, unless the user says otherwise
 LABELS: Mapping[str, str] = {"Low VRAM": "low-vram", "Balanced": "balanced", "Best": "best"}
-_FIELDS = {f.name: f for f in fields(CidmConfig)}
-_BY_FAMILY = {row.name: row.training.get("cidm", {}) for row in FAMILIES.values()}
-_DECIDED = frozenset({"preview_every"}.union(*PRESETS.values(), *_BY_FAMILY.values()))
+_HOST_DECIDES = frozenset({"preview_every", "precision"})
 
 
-def main_inputs() -> list[io.Input]:
-    """Steps, rank and seed."""
-    return [_with_auto(i) for i in inputs_of(CidmConfig, MAIN)]
+class MethodInputs:
+    """The settings of a method as inputs, and the way back.
 
+    Args:
+        method: Its name in `METHODS`.
+    """
 
-def advanced_inputs() -> list[io.Input]:
-    """All other settings, folded away."""
-    return [_with_auto(i) for i in inputs_of(CidmConfig, leave_out=MAIN)]
+    def __init__(self, method: str) -> None:
+        self.config = method_called(method).Config
+        self._fields = {f.name: f for f in fields(self.config)}
+        self._by_family = {row.name: row.training.get(method, {}) for row in FAMILIES.values()}
+        by_recipe = {name for name, f in self._fields.items() if f.metadata["by_recipe"]}
+        decided = by_recipe.union(_HOST_DECIDES, *PRESETS.values(), *self._by_family.values())
+        self._decided = decided & self._fields.keys()
 
+    def inputs(
+        self, names: Iterable[str] | None = None, leave_out: Iterable[str] = ()
+    ) -> list[io.Input]:
+        """Inputs for settings; all of them without names."""
+        rendered = inputs_of(self.config, names, leave_out=leave_out)
+        return [self._with_auto(each) if each.id in self._decided else each for each in rendered]
 
-def asked(values: Mapping[str, object]) -> dict[str, object]:
-    """The settings that the user decided on, as `CidmConfig` takes them."""
-    found = {name: value for name, value in values.items() if not _is_auto(name, value)}
-    if "gradient_checkpointing" in found:
-        found["gradient_checkpointing"] = found["gradient_checkpointing"] in (True, "on")
-    return given(CidmConfig, found)
+    def asked(self, values: Mapping[str, object]) -> dict[str, object]:
+        """The settings among a node's values that the user decided on."""
+        found = {k: v for k, v in values.items() if k not in self._decided or not self._auto(k, v)}
+        for name, value in found.items():
+            if value in ("on", "off") and self._fields[name].type == "bool":
+                found[name] = value == "on"
+        return given(self.config, found)
+
+    def _auto(self, name: str, value: object) -> bool:
+        return value in (AUTO, self._none_of(name))
+
+    def _none_of(self, name: str) -> int:
+        """The number that means "as preset, model and recipe have it"."""
+        return 0 if (self._fields[name].metadata["min"] or 0) > 0 else -1
+
+    def _with_auto(self, made: Any) -> io.Input:
+        name, f = made.id, self._fields[made.id]
+        tooltip = f"{f.metadata['help']} {self._usual(name)}"
+        choices = ("on", "off") if f.type == "bool" else f.metadata["choices"]
+        if choices:
+            more = {"tooltip": tooltip, "advanced": made.advanced, "optional": True}
+            return io.Combo.Input(name, [AUTO, *choices], default=AUTO, **more)
+        made.tooltip, made.default, made.min = tooltip, self._none_of(name), self._none_of(name)
+        return made
+
+    def _usual(self, name: str) -> str:
+        """What "auto" stands for, for the tooltip."""
+        f = self._fields[name]
+        listed = f.type == "bool" or f.metadata["choices"]
+        word = AUTO if listed else str(self._none_of(name))
+        if name == "preview_every":
+            return f"{word}: {PREVIEWS} previews per run."
+        if name == "precision":
+            return f"{word}: what the device is best at."
+        if f.metadata["by_recipe"]:
+            decided = {recipe: values[name] for recipe, values in self.config.recipes.items()}
+        else:
+            decided = {"": f.default}
+        decided |= {row: values[name] for row, values in self._by_family.items() if name in values}
+        decided |= {k: PRESETS[v][name] for k, v in LABELS.items() if name in PRESETS[v]}
+        parts = [f"{label} {_shown(value)}".strip() for label, value in decided.items()]
+        return f"{word}: {'; '.join(parts)}."
 
 
 def precision_of(settings: Mapping[str, object]) -> str:
     """The precision asked for, or the one the host's device is best at: fp32 on a CPU."""
-    from ...cidm_core.devices import DTYPES, choose_dtype
-
     usual = choose_dtype(None, host.torch_device())
     name = next(name for name, dtype in DTYPES.items() if dtype == usual)
     return str(settings.get("precision", name))
 
 
-def config_of(settings: Mapping[str, object], preset: str, family: Family) -> TrainConfig:
+def config_of(
+    method: str, settings: Mapping[str, object], preset: str, family: Family
+) -> TrainConfig:
     """A family's own values, then the preset, then what was asked for.
 
     Raises:
-        CidmError: If a value is out of its limits.
+        CidmError: If a setting is unknown or a value out of its limits.
     """
     merged = {**PRESETS[LABELS.get(preset, "balanced")], **settings}
-    merged["precision"] = precision_of(settings)
-    config = config_for("cidm", family, **merged)
+    config = config_for(method, family, **merged | {"precision": precision_of(settings)})
     if "preview_every" not in settings:
         config = replace(config, preview_every=config.steps // PREVIEWS)
     return config
 
 
-def _is_auto(name: str, value: object) -> bool:
-    return name in _DECIDED and value in (AUTO, _none_of(name))
-
-
-def _none_of(name: str) -> int:
-    """The number that means "as preset and model have it"."""
-    return 0 if (_FIELDS[name].metadata["min"] or 0) > 0 else -1
-
-
-def _with_auto(made: io.Input) -> io.Input:
-    """The input, with its "auto" value as default if it needs one.
-
-    Optional, so that a prompt written by hand may leave it out.
-    """
-    name, made.optional = made.id, True
-    if name not in _DECIDED:
-        return made
-    tooltip = f"{made.tooltip} {_usual(name)}"
-    choices = ("on", "off") if isinstance(made, io.Boolean.Input) else None
-    choices = choices or _FIELDS[name].metadata["choices"]
-    if choices:
-        more = {"tooltip": tooltip, "advanced": made.advanced, "optional": True}
-        return io.Combo.Input(name, [AUTO, *choices], default=AUTO, **more)
-    made.tooltip, made.default, made.min = tooltip, _none_of(name), _none_of(name)
-    return made
-
-
-def _usual(name: str) -> str:
-    """What "auto" stands for, for the tooltip."""
-    if name == "preview_every":
-        return f"{_none_of(name)}: {PREVIEWS} previews per run."
-    if name == "precision":
-        return f"{AUTO}: what the device is best at."
-    default = _FIELDS[name].default
-    word = AUTO if isinstance(default, bool) else _none_of(name)
-    parts = [f"{_shown(default)}"]
-    parts += [f"{family} {row[name]}" for family, row in _BY_FAMILY.items() if name in row]
-    parts += [
-        f"{label} {_shown(PRESETS[key][name])}"
-        for label, key in LABELS.items()
-        if name in PRESETS[key]
-    ]
-    return f"{word}: {'; '.join(parts)}."
-
-
 def _shown(value: object) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    return ("off", "on")[value] if isinstance(value, bool) else str(value)

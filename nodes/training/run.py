@@ -27,8 +27,8 @@ _PREVIEW_STEPS = 20  # enough to judge by, and less waiting than the family's nu
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What to learn, from the node's inputs; `settings` are those the user decided on."""
+class Order:
+    """What to learn and how, from the node's inputs; `settings` are those the user decided on."""
 
     photos: list[Photo]
     words: str
@@ -36,13 +36,14 @@ class Wish:
     kind: str
     name: str | None
     preset: str
+    method: str
     settings: Mapping[str, object]
 
-    @property
-    def words_and_name(self) -> dict[str, Any]:
-        """As `train_concept` takes them."""
-        names = ("words", "class_words", "kind", "name")
-        return {name: getattr(self, name) for name in names}
+    def call(self, family: Family) -> dict[str, Any]:
+        """Words, name, method and its settings, as `train_concept` takes them."""
+        names = ("words", "class_words", "kind", "name", "method")
+        config = config_of(self.method, self.settings, self.preset, family)
+        return {**{name: getattr(self, name) for name in names}, "config": config}
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class Learned:
         return [float(v) for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
 
 
-def learn(wish: Wish, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Reporter) -> Learned:
+def learn(order: Order, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Reporter) -> Learned:
     """Learn a concept, go on with an interrupted run, or find that it was learned already.
 
     The host's models leave the device first; afterwards nothing of ours stays. When the user
     cancels, the state is kept in the bank and the host's own interruption is raised.
 
     Args:
-        wish: What to learn.
+        order: What to learn.
         bank: Where it goes.
         sockets: MODEL, CLIP and VAE.
         reporter: Shows how it goes.
@@ -79,32 +80,32 @@ def learn(wish: Wish, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Repor
     from ...cidm_core.diffusers_host.job import folder_of
     from ...cidm_core.training.state import read_log
 
-    CidmConfig.from_dict(wish.settings)  # a wrong number is told before anything is unloaded
+    CidmConfig.from_dict(order.settings)  # a wrong number is told before anything is unloaded
     model, clip, _ = sockets
     notes = lora_notes(model, clip)
     for note in notes:
         log.warning("%s", note)
-    concept = _find(wish, bank, model)
+    concept = _find(order, bank, model)
     if concept is not None:
         notes.append(f"'{concept.name}' was learned from these very inputs before; not repeated.")
     else:
         host.unload_models()
-        concept = _learn(wish, bank, sockets, reporter)
+        concept = _learn(order, bank, sockets, reporter)
     if concept is None:
         host.interrupt()
     return Learned(concept, read_log(folder_of(bank, concept.name)), notes)
 
 
 def _learn(
-    wish: Wish, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Reporter
+    order: Order, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Reporter
 ) -> Concept | None:
     """The concept, or None if the user cancelled between two steps."""
     from ...cidm_core.training.loop import Stopped
 
     try:
         # Tensors made in the host's inference mode cannot be learned with.
-        with torch.inference_mode(False), base_of(*sockets, precision_of(wish.settings)) as base:
-            return _train(base, wish, bank, reporter)
+        with torch.inference_mode(False), base_of(*sockets, precision_of(order.settings)) as base:
+            return _train(base, order, bank, reporter)
     except Stopped as stopped:
         log.info("%s", stopped)
         reporter.say_stopped()
@@ -115,30 +116,28 @@ def _learn(
         raise
 
 
-def _find(wish: Wish, bank: Bank, model: Any) -> Concept | None:
+def _find(order: Order, bank: Bank, model: Any) -> Concept | None:
     """The concept, if an earlier session of the host learned it from these very inputs."""
     from ...cidm_core.diffusers_host.job import find_taught
 
-    base = glance_at(model, precision_of(wish.settings))
-    config = config_of(wish.settings, wish.preset, base.family)
-    return find_taught(base, bank, wish.photos, config=config, **wish.words_and_name)
+    base = glance_at(model, precision_of(order.settings))
+    return find_taught(base, bank, order.photos, **order.call(base.family))
 
 
-def _train(base: Base, wish: Wish, bank: Bank, reporter: Reporter) -> Concept:
+def _train(base: Base, order: Order, bank: Bank, reporter: Reporter) -> Concept:
     from ...cidm_core.diffusers_host.previews import default_render
     from ...cidm_core.diffusers_host.train import train_concept
 
-    config = config_of(wish.settings, wish.preset, base.family)
+    call = order.call(base.family)
     return train_concept(
         base,
         bank,
-        wish.photos,
-        **wish.words_and_name,
-        config=config,
+        order.photos,
+        **call,
         on_progress=reporter.on_progress,
         should_stop=host.is_interrupted,
         on_preview=reporter.on_preview,
-        preview=default_render(base, bank, config, _leave_preview, steps=_PREVIEW_STEPS),
+        preview=default_render(base, bank, call["config"], _leave_preview, steps=_PREVIEW_STEPS),
     )
 
 

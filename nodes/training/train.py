@@ -13,10 +13,12 @@ from ...cidm_core.errors import CidmError
 from ...cidm_core.training.presets import PRESET_HELP
 from ..host import comfy as host
 from ..host.pictures import shown, to_tensor
-from ..host.sockets import CATEGORY, BankSocket
-from .inputs import LABELS, advanced_inputs, asked, main_inputs
+from ..host.sockets import CATEGORY, BankSocket, MethodChoice, MethodSocket
+from .inputs import LABELS, ON_THE_NODE, MethodInputs
 
 NO_FOLDER = ""
+NO_METHOD = ""
+DEFAULT = "cidm"  # the method without a node that says another
 
 
 class TrainConcept(io.ComfyNode):
@@ -45,20 +47,26 @@ class TrainConcept(io.ComfyNode):
             is_input_list=True,  # photos of different sizes come as a list
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
-            inputs=[*_sockets(), *_concept(), *main_inputs(), *advanced_inputs()],
+            inputs=[*_sockets(), *_concept(), *MethodInputs(DEFAULT).inputs(ON_THE_NODE)],
             outputs=_outputs(),
         )
 
     @classmethod
     def validate_inputs(
-        cls, words: Any = None, class_words: Any = None, name: Any = None, photo_folder: Any = None
+        cls,
+        words: Any = None,
+        class_words: Any = None,
+        name: Any = None,
+        photo_folder: Any = None,
+        method: Any = NO_METHOD,
     ) -> bool | str:
-        """What can be known before running; None is a link, whose text comes later."""
+        """What can be known before running; None is a link, whose value comes later."""
         from ...cidm_core.storage.names import clean_name
         from ...cidm_core.words import parse_words
 
         try:
-            if words is not None:
+            # Another method may teach no words.
+            if words is not None and (method == NO_METHOD or str(_one(words)).strip()):
                 parse_words(str(_one(words)))
             if class_words is not None and not str(_one(class_words)).strip():
                 return "class_words is empty. Say in plain words what it is, such as 'dog'."
@@ -99,6 +107,7 @@ class TrainConcept(io.ComfyNode):
         captions: Sequence[str] = (),
         masks: list[Any] | None = None,
         name: Sequence[str] = ("",),
+        method: Sequence[MethodChoice] = (),
         **settings: list[Any],
     ) -> io.NodeOutput:
         """Learn; see `train_run.learn`.
@@ -108,22 +117,25 @@ class TrainConcept(io.ComfyNode):
         """
         from .photos import photos_of
         from .progress import Reporter
-        from .run import Wish, learn
+        from .run import Order, learn
 
         photos = photos_of(
             images or [], photo_folder[0] or "", captions, masks or [], class_words[0]
         )
-        wish = Wish(
+        chosen = method[0] if method else MethodChoice(DEFAULT, {})
+        shown_here = {key: value[0] for key, value in settings.items()}
+        order = Order(
             photos=photos,
             words=words[0],
             class_words=class_words[0],
             kind=kind[0],
             name=name[0].strip() or None,
             preset=preset[0],
-            settings=asked({key: value[0] for key, value in settings.items()}),
+            method=chosen.method,
+            settings={**chosen.settings, **MethodInputs(chosen.method).asked(shown_here)},
         )
         reporter = Reporter(cls.hidden.unique_id, words[0])
-        learned = learn(wish, bank[0], (model[0], clip[0], vae[0]), reporter)
+        learned = learn(order, bank[0], (model[0], clip[0], vae[0]), reporter)
         return _output(cls, bank[0], learned)
 
 
@@ -163,6 +175,11 @@ def _sockets() -> list[io.Input]:
             optional=True,
             tooltip="Photos of the concept: a batch, or a list as dataset loaders give it. "
             "Leave open when using a photo folder.",
+        ),
+        MethodSocket.Input(
+            "method",
+            optional=True,
+            tooltip="From a Method node: how it is learned, with all settings. Without one: CIDM.",
         ),
     ]
 

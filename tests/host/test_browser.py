@@ -94,7 +94,7 @@ def learned(kind, page, server):
     assert not canvas.open_workflow(page, WORKFLOWS[TRY], TRY)
     values = {
         "CIDM_LoadConceptBank": {"new_name": seen.bank},
-        "CIDM_TrainConcept": {"steps": STEPS, "preview_every": 8, "variants": 2},
+        "CIDM_TrainConcept": {"steps": STEPS},
         "KSampler": {"steps": 2},
     }
     page.evaluate(PREPARE, {"values": values})

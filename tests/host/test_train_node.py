@@ -13,9 +13,11 @@ from filelock import FileLock
 from PIL import Image, ImageChops
 
 from cidm_core.bank import Bank
+from cidm_core.methods.cidm import CidmConfig
 
 CIFC = Path(__file__).parents[2].parent / "shared" / "data" / "cifc"
 QUICK = {"resolution_px": 64, "variants": 1, "save_every": 0, "preview_every": 0}
+METHOD_ONLY = {"batch_size", "lr_lora", "orthogonality", "common_subspace"}  # settings of learning that only a method node shows
 STEPS = 3
 
 
@@ -44,7 +46,10 @@ def node(class_type, **inputs):
 
 
 def training(bank, concept="dog", **more):
-    """A prompt that learns from the photo folder; node "train"."""
+    """A prompt that learns from the photo folder; nodes "train" and "method"."""
+    settings = {"rank": 4, **QUICK}
+    settings = {name: more.pop(name, value) for name, value in settings.items()}
+    settings |= {name: more.pop(name) for name in METHOD_ONLY & more.keys()}
     inputs = {
         "model": ["load", 0],
         "clip": ["load", 1],
@@ -56,14 +61,14 @@ def training(bank, concept="dog", **more):
         "kind": "object",
         "preset": "Balanced",
         "steps": STEPS,
-        "rank": 4,
         "seed": 3,
-        **QUICK,
+        "method": ["method", 0],
         **more,
     }
     return {
         "load": node("CheckpointLoaderSimple", ckpt_name="sd15-random.safetensors"),
         "bank": node("CIDM_LoadConceptBank", bank="(new bank)", new_name=bank),
+        "method": node("CIDM_MethodCidm", **settings),
         "train": node("CIDM_TrainConcept", **inputs),
     }
 
@@ -86,7 +91,8 @@ def same(a, b):
 def message(result):
     """What the user reads: of a rejected prompt or of a node's error."""
     if result.status == "rejected":
-        errors = result.error["node_errors"]["train"]["errors"]
+        [wrong] = result.error["node_errors"].values()
+        errors = wrong["errors"]
         return " ".join(f"{error['message']} {error['details']}" for error in errors)
     assert result.error["node_id"] == "train"
     return result.error["exception_message"]
@@ -236,9 +242,26 @@ def test_the_file_loads_in_the_stock_lora_loader(server, learned, stock_prompt):
     ],
 )
 def test_bad_inputs_are_rejected_on_the_node(server, photos, inputs, said):
-    result = server.run(training("rejected", **inputs))
+    prompt = training("rejected", **inputs)
+    if not inputs.get("words", "any").strip():
+        del prompt["train"]["inputs"]["method"]  # CIDM needs words; another method might not
+    result = server.run(prompt)
     assert result.status == "rejected"
     assert said in message(result)
+
+
+def test_the_node_shows_a_dozen_settings_and_the_method_node_the_rest(server):
+    config, main = CidmConfig.__dataclass_fields__.keys(), {"steps", "seed"}
+
+    def widgets(name):
+        listed = server.get(f"/object_info/{name}")[name]["input"]
+        inputs = {**listed.get("required", {}), **listed.get("optional", {})}
+        plain = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+        return {k for k, v in inputs.items() if isinstance(v[0], list) or v[0] in plain}
+
+    assert len(widgets("CIDM_TrainConcept")) <= 12
+    assert widgets("CIDM_TrainConcept") & config == main
+    assert widgets("CIDM_MethodCidm") == config - main
 
 
 @pytest.mark.parametrize(

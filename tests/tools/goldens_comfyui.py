@@ -58,8 +58,10 @@ TRAINING = {
     "photo_folder": "plum-house",
     "captions": "",
     "steps": 8,
-    "rank": 4,
     "seed": 3,
+}
+METHOD = {
+    "rank": 4,
     "variants": 2,
     "save_every": 0,
     "preview_every": 0,
@@ -149,7 +151,9 @@ class Graph:
 
     def train(self) -> list:
         sockets = dict(zip(("model", "clip", "vae"), map(self.model, range(3)), strict=True))
-        return self("CIDM_TrainConcept", **sockets, bank=self.bank("node"), **TRAINING)
+        method = self("CIDM_MethodCidm", **METHOD)
+        more = {"bank": self.bank("node"), "method": method}
+        return self("CIDM_TrainConcept", **sockets, **more, **TRAINING)
 
 
 def run(pack: Path, photos: Path, bank: Path, taught: Path) -> tuple[dict[str, Tensor], str]:

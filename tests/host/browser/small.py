@@ -17,9 +17,10 @@ _VALUES: dict[str, dict[str, Any]] = {
     "KSampler": {"steps": STEPS},
     "BasicScheduler": {"steps": STEPS},
     "ImageScaleToTotalPixels": {"megapixels": 0.01},
-    "CIDM_TrainConcept": {"steps": STEPS, "variants": 1, "save_every": 0, "preview_every": 0},
+    "CIDM_TrainConcept": {"steps": STEPS},
 }
-_SD = {"EmptyLatentImage": {"width": 64, "height": 64}, "CIDM_TrainConcept": {"resolution_px": 64}}
+_METHOD = {"variants": 1, "save_every": 0, "preview_every": 0}
+_SD = {"EmptyLatentImage": {"width": 64, "height": 64}}
 
 
 def on_mini(prompt: dict[str, Any], keep_checkpoint: str = "") -> dict[str, Any]:
@@ -39,6 +40,10 @@ def on_mini(prompt: dict[str, Any], keep_checkpoint: str = "") -> dict[str, Any]
         for name, value in values.items():
             if not isinstance(inputs.get(name), list):
                 inputs[name] = value
+        if kind == "CIDM_TrainConcept":
+            inputs["method"] = ["method", 0]
+    settings = _METHOD | ({"resolution_px": 64} if keep_checkpoint else {})
+    made["method"] = {"class_type": "CIDM_MethodCidm", "inputs": settings}
     return made
 
 

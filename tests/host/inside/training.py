@@ -17,6 +17,8 @@ from comfy.taesd.taesd import TAESD
 keep = torch.inference_mode()  # as the host runs nodes
 keep.__enter__()
 node = inside.pack("nodes.training.train").TrainConcept
+methods = inside.pack("nodes.training.methods")
+METHOD_ONLY = {"precision", "lr_lora", "lr_tokens", "batch_size", "gradient_checkpointing"}
 base, progress = inside.pack("nodes.host.base"), inside.pack("nodes.training.progress")
 Bank = inside.pack("cidm_core.bank").Bank
 atomic, loop = inside.pack("cidm_core.storage.atomic"), inside.pack("cidm_core.training.loop")
@@ -42,8 +44,11 @@ class Node(node):
 
 
 def learn(bank, word="dog", **more):
-    given = {"preset": "Balanced", "steps": 2, "rank": 4, "seed": 0, "resolution_px": 64}
-    given |= {"variants": 2, "preview_every": 0, "save_every": 0, "kind": "object"}
+    settings = {"rank": 4, "resolution_px": 64, "variants": 2, "preview_every": 0, "save_every": 0}
+    settings = {name: more.pop(name, value) for name, value in settings.items()}
+    settings |= {name: more.pop(name) for name in METHOD_ONLY & more.keys()}
+    given = {"preset": "Balanced", "steps": 2, "seed": 0, "kind": "object"}
+    given |= {"method": methods.MethodCidm.execute(**settings).args[0]}
     given |= {"words": f"<{word}1> <{word}2>", "class_words": word, "bank": bank}
     given |= {"model": model, "clip": clip, "vae": vae, "images": images, **more}
     return Node.execute(**{key: [value] for key, value in given.items()})
