@@ -12,7 +12,7 @@ import torch
 
 from ...cidm_core.bank import Bank
 from ...cidm_core.concept import Concept
-from ...cidm_core.methods.cidm import CidmConfig
+from ...cidm_core.methods import method_called
 from ..host import comfy as host
 from ..host.base import base_of, glance_at, lora_notes
 from .inputs import config_of, precision_of
@@ -80,7 +80,8 @@ def learn(order: Order, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Rep
     from ...cidm_core.diffusers_host.job import folder_of
     from ...cidm_core.training.state import read_log
 
-    CidmConfig.from_dict(order.settings)  # a wrong number is told before anything is unloaded
+    # A wrong number is told before anything is unloaded.
+    method_called(order.method).Config.from_dict(order.settings)
     model, clip, _ = sockets
     notes = lora_notes(model, clip)
     for note in notes:

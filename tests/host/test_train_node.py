@@ -17,7 +17,8 @@ from cidm_core.methods.cidm import CidmConfig
 
 CIFC = Path(__file__).parents[2].parent / "shared" / "data" / "cifc"
 QUICK = {"resolution_px": 64, "variants": 1, "save_every": 0, "preview_every": 0}
-METHOD_ONLY = {"batch_size", "lr_lora", "orthogonality", "common_subspace"}  # settings of learning that only a method node shows
+# Settings that only the method node shows.
+METHOD_ONLY = {"batch_size", "lr_lora", "orthogonality", "common_subspace"}
 STEPS = 3
 
 
