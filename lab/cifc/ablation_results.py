@@ -2,85 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from .ablations import (
-    DEFAULT,
     MISSING,
+    REGIONS,
     RULES,
-    VARIANTS,
-    region_keys,
-    region_systems,
+    TRAINING,
+    WEIGHTS,
+    region_cells,
     task_order,
-    training_keys,
-    training_variants,
-    weight_keys,
-    weight_systems,
+    training_cells,
+    weight_cells,
 )
 from .bench import Bench
-from .intervals import bootstrap, bootstrap_difference
+from .cells import Cell
+from .intervals import Rows, bootstrap, bootstrap_difference
 from .scenes import scene_scores
 from .scoring import by_prompt
 
-Rows = list[list[float]]
-_SINGLE = ("ia", "ta")
-_MULTI = ("present", "swapped", "ia", "ta")
+ReadScores = Callable[[Sequence[Cell]], dict[str, Rows]]
 
 
 def ablation_results(bench: Bench) -> dict[str, Any]:
-    """By group: for each variant its scores, and its distance from the default."""
-    found: dict[str, Any] = {
-        f"training, {rule.label}": _compared(
-            bench,
-            [(v.name, v.note, training_keys(bench, v, rule)) for v in training_variants()],
-        )
+    """By group: for each change its scores, and its distance from the default."""
+    prompts = [bench.suite.tasks[index].prompts for index in task_order(bench)]
+
+    def single(cells: Sequence[Cell]) -> dict[str, Rows]:
+        held = [bench.scores(cell.key) for cell in cells]
+        return {m: [by_prompt(getattr(each, m)) for each in held] for m in ("ia", "ta")}
+
+    def multi(cells: Sequence[Cell]) -> dict[str, Rows]:
+        held = [scene_scores(bench.board.read(cell.key)) for cell in cells]
+        return {m: [[each[m] for each in held]] for m in ("present", "swapped", "ia", "ta")}
+
+    found = {
+        f"training, {rule.label}": _compared(training_cells(bench, rule), single, prompts)
         for rule in RULES
     }
-    notes = {variant.name: variant.note for variant in VARIANTS}
-    found["weights"] = _compared(
-        bench,
-        [
-            (DEFAULT if k == 0 else system.name, notes.get(system.name, ""), keys)
-            for k, system in enumerate(weight_systems())
-            for keys in [weight_keys(bench, system)]
-        ],
-    )
+    found["weights"] = _compared(weight_cells(bench), single, prompts)
     if bench.suite.scenes:
-        found["regions"] = _regions(bench, notes)
+        found["regions"] = _compared(region_cells(bench), multi)
     return {"groups": found, "missing": dict(MISSING)}
 
 
 def _compared(
-    bench: Bench, variants: Sequence[tuple[str, str, list[str]]]
+    changes: Mapping[str, Sequence[Cell]],
+    read: ReadScores,
+    categories: Sequence[Hashable] | None = None,
 ) -> list[dict[str, object]]:
-    categories = [bench.suite.tasks[index].prompts for index in task_order(bench)]
+    """One row per change, the default first."""
+    notes = {change.name: change.note for change in (*TRAINING, *WEIGHTS, *REGIONS)}
     default: dict[str, Rows] = {}
     rows: list[dict[str, object]] = []
-    for name, note, keys in variants:
-        held = [bench.scores(key) for key in keys]
-        scores = {m: [by_prompt(getattr(each, m)) for each in held] for m in _SINGLE}
+    for name, cells in changes.items():
+        scores = read(cells)
         default = default or scores
-        row: dict[str, object] = {"name": name, "note": note}
-        for measure in _SINGLE:
-            row[measure] = bootstrap(scores[measure], categories).to_dict()
-            gap = bootstrap_difference(scores[measure], default[measure], categories)
-            row[f"{measure}_change"] = gap.to_dict()
-        rows.append(row)
-    return rows
-
-
-def _regions(bench: Bench, notes: dict[str, str]) -> list[dict[str, object]]:
-    default: dict[str, Rows] = {}
-    rows: list[dict[str, object]] = []
-    for system in region_systems():
-        cells = [scene_scores(bench.board.read(key)) for key in region_keys(bench, system)]
-        scores: dict[str, Rows] = {m: [[cell[m] for cell in cells]] for m in _MULTI}
-        default = default or scores
-        row: dict[str, object] = {"name": system.name, "note": notes.get(system.name, "")}
-        for measure in _MULTI:
-            row[measure] = bootstrap(scores[measure]).to_dict()
-            gap = bootstrap_difference(scores[measure], default[measure])
+        row: dict[str, object] = {"name": name, "note": notes.get(name, "")}
+        for measure, values in scores.items():
+            row[measure] = bootstrap(values, categories).to_dict()
+            gap = bootstrap_difference(values, default[measure], categories)
             row[f"{measure}_change"] = gap.to_dict()
         rows.append(row)
     return rows

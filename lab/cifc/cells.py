@@ -199,6 +199,6 @@ class _Clock:
         return work / helpers
 
 
-def merged(*lists: Iterable[Cell]) -> list[Cell]:
+def each_once(*lists: Iterable[Cell]) -> list[Cell]:
     """Several lists as one, cells that come twice once, in order."""
     return list({cell.key: cell for cells in lists for cell in cells}.values())

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .bench import Bench
-from .cells import Cell, merged
+from .cells import Cell, each_once
 from .systems import RECIPES, SYSTEMS, System
 from .worklist import draw_cell, draw_key
 
@@ -60,7 +60,7 @@ def long_cells(bench: Bench) -> list[Cell]:
         draw_cell(bench, ORACLE, [order[k]], 1, order[k], long.prompts, long.images)
         for k in probed(points)
     ]
-    return merged(bench.train_cells(RECIPES["ours"], order), *alone, banks, oracle)
+    return each_once(bench.train_cells(RECIPES["ours"], order), *alone, banks, oracle)
 
 
 def probed(points: list[Point]) -> list[int]:

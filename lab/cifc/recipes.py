@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,24 +15,20 @@ from cidm_core.config import TrainConfig
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.job import find_taught
 from cidm_core.diffusers_host.train import train_concept
-from cidm_core.methods.base import MakeMethod
+from cidm_core.methods.base import Host
+from cidm_core.methods.base import Task as MethodTask
+from cidm_core.methods.cidm import CidmConfig
 from cidm_core.training.processes import Alone
 from cidm_core.training.progress import OnProgress
 
+from .baselines.base import Baseline
 from .baselines.c_lora import CLora
 from .baselines.ewc import Ewc, remember
 from .baselines.lwf import Lwf
-from .baselines.memory import Memory
+from .baselines.memory import BaselineMemory
 from .baselines.merge import folded
 from .baselines.sequential import Sequential
 from .tasks import Task
-
-# Chosen on mini-sd (three tasks of 150 steps) for the least denoising loss over all tasks after the
-# last: less forgetting than sequential finetuning, and still learning. The scales of losses and
-# weights differ between models: on another one they are where a search begins.
-EWC_WEIGHT = 1e4
-LWF_WEIGHT = 1.0
-C_LORA_WEIGHT = 1e2
 
 _ALONE: Mapping[str, object] = MappingProxyType(
     {"orthogonality": "none", "common_subspace": "none"}
@@ -49,7 +44,8 @@ class Recipe:
         config: Overrides of the settings that all recipes share.
         order_free: Whether a concept comes out alike whatever was learned before it, so that one
             bank serves every order.
-        make: Given its memory, what builds the method; None: CIDM's own.
+        method: The baseline; None: CIDM itself.
+        weight: Of what the baseline adds.
         around: What the model a task is learned on is wrapped in, given the earlier concepts.
         after: What is done once a task is learned; it may be called again for the same task.
     """
@@ -57,7 +53,8 @@ class Recipe:
     name: str
     config: Mapping[str, object] = field(default_factory=dict[str, object])
     order_free: bool = False
-    make: Callable[[Memory], MakeMethod] | None = None
+    method: type[Baseline] | None = None
+    weight: float = 0.0
     around: Callable[[Base, Sequence[Concept]], AbstractContextManager[None]] | None = None
     after: Callable[..., None] | None = None
 
@@ -67,22 +64,24 @@ class Recipe:
         return replace(config, **overrides)
 
 
-def _ewc(memory: Memory) -> MakeMethod:
-    return partial(Ewc, weight=EWC_WEIGHT, memory=memory)
+@dataclass(frozen=True)
+class MakeBaseline:
+    """Builds a recipe's method. Its repr, part of a run's name, tells nothing of modules."""
+
+    method: type[Baseline] = field(repr=False)
+    name: str
+    weight: float
+    memory: BaselineMemory
+
+    def __call__(
+        self, task: MethodTask, config: CidmConfig, old: Collection[Concept], host: Host
+    ) -> Baseline:
+        return self.method(task, config, old, host, weight=self.weight, memory=self.memory)
 
 
-def _lwf(_memory: Memory) -> MakeMethod:
-    return partial(Lwf, weight=LWF_WEIGHT)
-
-
-def _c_lora(_memory: Memory) -> MakeMethod:
-    return partial(CLora, weight=C_LORA_WEIGHT)
-
-
-def _sequential(_memory: Memory) -> MakeMethod:
-    return Sequential
-
-
+# The weights were chosen on mini-sd (three tasks of 150 steps) for the least denoising loss over
+# all tasks after the last: less forgetting than sequential finetuning, and still learning. The
+# scales of losses differ between models: on another one they are where a search begins.
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         recipe.name: recipe
@@ -91,10 +90,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe("ours", order_free=True),  # the defaults look at no earlier concept
             Recipe("paper", {"orthogonality": "subspace", "common_subspace": "gradient"}),
             Recipe("released", {"orthogonality": "released", "common_subspace": "none"}),
-            Recipe("sequential", _ALONE, make=_sequential),
-            Recipe("ewc", _ALONE, make=_ewc, after=remember),
-            Recipe("lwf", _ALONE, make=_lwf),
-            Recipe("c_lora", _ALONE, make=_c_lora, around=folded),
+            Recipe("sequential", _ALONE, method=Sequential),
+            Recipe("ewc", _ALONE, method=Ewc, weight=1e4, after=remember),
+            Recipe("lwf", _ALONE, method=Lwf, weight=1.0),
+            Recipe("c_lora", _ALONE, method=CLora, weight=1e2, around=folded),
         )
     }
 )
@@ -129,8 +128,10 @@ def learn(
         CidmError: As `train_concept`; also if the bank holds the task from other settings.
     """
     bank, settings = Bank(folder), recipe.settings(config)
-    memory = Memory(folder, recipe.name)
-    make = None if recipe.make is None else recipe.make(memory)
+    memory = BaselineMemory(folder, recipe.name)
+    make = None
+    if recipe.method is not None:
+        make = MakeBaseline(recipe.method, recipe.method.name, recipe.weight, memory)
     asked: dict[str, Any] = {
         "words": task.words,
         "class_words": task.class_words,
@@ -141,8 +142,7 @@ def learn(
     }
     concept = find_taught(base, bank, task.photos, **asked)
     if concept is None:
-        around = nullcontext() if recipe.around is None else _around(recipe, base, bank)
-        with around:
+        with recipe.around(base, list(bank.values())) if recipe.around else nullcontext():
             concept = train_concept(
                 base,
                 bank,
@@ -155,8 +155,3 @@ def learn(
     if recipe.after is not None:
         recipe.after(base, memory, concept, task.photos, settings, should_stop)
     return concept
-
-
-def _around(recipe: Recipe, base: Base, bank: Bank) -> AbstractContextManager[None]:
-    assert recipe.around is not None
-    return recipe.around(base, list(bank.values()))

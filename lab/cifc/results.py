@@ -10,7 +10,7 @@ import numpy as np
 
 from .bench import Bench
 from .cells import Cell
-from .intervals import bootstrap, bootstrap_difference
+from .intervals import Rows, bootstrap, bootstrap_difference
 from .long_run import FROM_ONE_BANK, ORACLE, Point, long_key, long_points
 from .measures import confusion, forgetting_matrix
 from .scenes import scene_key, scene_scores
@@ -18,7 +18,6 @@ from .scoring import Scores, by_prompt, intervals
 from .systems import MULTI, MultiSystem, System
 from .worklist import draw_key, images_at
 
-Rows = list[list[float]]  # (concepts, prompts)
 _Cost = tuple[float, float]  # seconds of one process, and of its processor
 MEASURES = ("ia", "ta", "dino")
 

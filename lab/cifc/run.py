@@ -20,7 +20,7 @@ from . import figures, tables
 from .ablation_results import ablation_results
 from .ablations import ablation_cells
 from .bench import Bench
-from .cells import Board, Cell, OnCell, merged
+from .cells import Board, Cell, OnCell, each_once
 from .likeness_picture import likeness_picture
 from .long_run import long_cells
 from .perfect import perfect_cells, perfect_results
@@ -165,7 +165,7 @@ def cells_of(benches: Benches, request: Request) -> dict[str, list[Cell]]:
     """All work of a request by part, in the order in which it is done; parts share cells."""
     main, cells = benches.main, dict[str, list[Cell]]()
     if "main" in request.parts:
-        cells["main"] = merged(
+        cells["main"] = each_once(
             main_cells(main, request.chosen),
             perfect_cells(main),
             strength_cells(main, request.chosen),
@@ -202,7 +202,7 @@ def run_benchmark(
         CidmError: Anything the user can mend; all finished cells are kept.
     """
     cells = cells_of(benches, request)
-    benches.main.board.work_off(merged(*cells.values()), on_cell)
+    benches.main.board.work_off(each_once(*cells.values()), on_cell)
     results = collect(benches, request, cells)
     if writes:
         write_reports(benches, out, request, results)

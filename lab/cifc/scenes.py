@@ -10,7 +10,7 @@ from cidm_core.concept import Concept
 from cidm_core.storage.names import file_stem
 
 from .bench import Bench
-from .cells import Cell, Result, merged
+from .cells import Cell, Result, each_once
 from .suite import Scene
 from .systems import MULTI, RECIPES, MultiSystem
 from .worklist import SECONDS, order_name
@@ -23,31 +23,27 @@ def scene_key(bench: Bench, system: MultiSystem, order: Sequence[int], number: i
     return f"scenes/{bench.name}/{file_stem(system.name)}/{order_name(order)}/{number:02}"
 
 
-def multi_cells(
-    bench: Bench,
-    systems: Sequence[MultiSystem] = tuple(MULTI.values()),
-    orders: Sequence[Sequence[int]] | None = None,
-    scenes: Sequence[int] | None = None,
-    images: int | None = None,
-) -> list[Cell]:
-    """Scenes drawn from the bank of `ours` after its last task.
-
-    Args:
-        bench: Model, sizes, results.
-        systems: Ways of drawing.
-        orders: Default: the suite's.
-        scenes: Numbers of scenes. Default: all.
-        images: Per scene. Default: as the sizes say.
-    """
+def multi_cells(bench: Bench) -> list[Cell]:
+    """Scenes drawn in every way from the bank of `ours` after its last task."""
     if not bench.suite.scenes:
         return []
-    numbers = range(len(bench.suite.scenes)) if scenes is None else scenes
-    many = images or bench.sizes.scene_images
+    numbers, images = range(len(bench.suite.scenes)), bench.sizes.scene_images
     parts: list[list[Cell]] = []
-    for order in orders or bench.suite.orders:
+    for order in bench.suite.orders:
         parts.append(bench.train_cells(RECIPES["ours"], order))
-        parts.append([_cell(bench, s, order, n, many) for s in systems for n in numbers])
-    return merged(*parts)
+        parts += [scene_cells(bench, each, order, numbers, images) for each in MULTI.values()]
+    return each_once(*parts)
+
+
+def scene_cells(
+    bench: Bench,
+    system: MultiSystem,
+    order: Sequence[int],
+    numbers: Sequence[int],
+    images: int,
+) -> list[Cell]:
+    """Some of the suite's scenes, drawn in one way from the bank that an order leads to."""
+    return [_cell(bench, system, order, number, images) for number in numbers]
 
 
 def _cell(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from cidm_core.storage.names import file_stem
 
 from .bench import Bench
-from .cells import Cell, Result, merged
+from .cells import Cell, Result, each_once
 from .sizes import Sizes, spread
 from .suite import Suite
 from .systems import RECIPES, SYSTEMS, Recipe, System
@@ -88,7 +88,7 @@ def main_cells(bench: Bench, systems: Sequence[System]) -> list[Cell]:
         # Chains side by side: a second process finds a free one at once.
         parts.append([cell for row in zip(*chains, strict=True) for cell in row])
         parts += [list(_matrix(bench, system, order)) for system in systems]
-    return merged(*parts)
+    return each_once(*parts)
 
 
 def _matrix(bench: Bench, system: System, order: Sequence[int]) -> Iterator[Cell]:

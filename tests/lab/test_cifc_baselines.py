@@ -20,7 +20,7 @@ from lab.cifc.baselines.class_kept import ClassKept
 from lab.cifc.baselines.composite import CompositePlan
 from lab.cifc.baselines.ewc import Ewc
 from lab.cifc.baselines.lwf import Lwf
-from lab.cifc.baselines.memory import Memory
+from lab.cifc.baselines.memory import BaselineMemory
 from lab.cifc.baselines.merge import combined
 from lab.cifc.baselines.sequential import Sequential
 from lab.cifc.systems import shrunk
@@ -117,7 +117,7 @@ def remembered(tmp_path, old):
         for path, pair in list(old)[-1].low_rank.items()
         for side in ("down", "up")
     }
-    memory = Memory(tmp_path, "ewc")
+    memory = BaselineMemory(tmp_path, "ewc")
     memory.write(tensors, [concept.name for concept in old])
     return memory, tensors
 
@@ -146,7 +146,7 @@ def test_ewc_pulls_back_with_lambda_times_fisher(tmp_path):
 
 
 def test_ewc_of_the_first_task_is_plain_learning(tmp_path):
-    assert made(Ewc, (), weight=7.0, memory=Memory(tmp_path, "ewc")).penalties() == {}
+    assert made(Ewc, (), weight=7.0, memory=BaselineMemory(tmp_path, "ewc")).penalties() == {}
 
 
 def test_ewc_refuses_a_memory_of_other_tasks(tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cidm_core.config import SampleConfig
 from cidm_core.errors import CidmError
-from lab.cifc.cells import Board, BusyError, Cell, merged
+from lab.cifc.cells import Board, BusyError, Cell, each_once
 from lab.cifc.scenes import scene_scores
 from lab.cifc.scoring import Scores, by_prompt, content_key, digest
 from lab.cifc.sizes import FULL, QUICK, spread
@@ -53,7 +53,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
 
 def test_processes_share_cells_and_none_is_done_twice(tmp_path):
     done = []
-    both = merged(chain(done, 3, 0.02), [Cell(f"draw/{k}", lambda: {}) for k in range(5)])
+    both = each_once(chain(done, 3, 0.02), [Cell(f"draw/{k}", lambda: {}) for k in range(5)])
     workers = [threading.Thread(target=Board(tmp_path).work_off, args=(both,)) for _ in range(3)]
     for worker in workers:
         worker.start()
@@ -105,7 +105,7 @@ def test_lists_that_cannot_be_worked_off_are_refused(tmp_path):
         Board(tmp_path).work_off(chain([])[1:])
     with pytest.raises(CidmError, match="twice"):
         Board(tmp_path).work_off(chain([], 1) * 2)
-    assert len(merged(chain([], 2), chain([], 3))) == 3
+    assert len(each_once(chain([], 2), chain([], 3))) == 3
 
 
 def test_a_damaged_result_says_what_to_do(tmp_path):

@@ -2,16 +2,14 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.diffusers_host.load import load_base
-from lab.cifc import ablations, tables
-from lab.cifc.ablation_results import ablation_results
-from lab.cifc.ablations import Variant, ablation_cells, recipe_of, task_order
+from lab.cifc import ablation_results, ablations, tables
+from lab.cifc.ablations import Change, ablation_cells, changed_recipe, task_order
 from lab.cifc.baselines.class_kept import ClassKept
 from lab.cifc.figures import bank_picture
 from lab.cifc.long_run import long_cells
@@ -20,14 +18,16 @@ from lab.cifc.run import Request, prepare
 from lab.cifc.sizes import Ablation, Long, Sizes
 from lab.cifc.tasks import long_suite, mini_suite
 
-VARIANTS = (
-    Variant("half the steps", "training", {"steps": 0.5}),
-    Variant("R1", "training", {"orthogonality": "subspace", "gamma1": 10}),
-    Variant("class kept", "training", make=partial(ClassKept, weight=1.0)),
-    Variant("same", "weights", {"top_k": 4}, "the default by another name"),
-    Variant("weak", "weights", {"strength": 0.0}),
-    Variant("no regions", "regions", {"regional_attention": False, "noise_estimation": False}),
+TRAINING = (
+    Change("half the steps", settings={"steps": 0.5}),
+    Change("R1", settings={"orthogonality": "subspace", "gamma1": 10}),
+    Change("class kept", method=ClassKept),
 )
+WEIGHTS = (
+    Change("same", "the default by another name", {"top_k": 4}),
+    Change("weak", settings={"strength": 0.0}),
+)
+REGIONS = (Change("no regions", settings={"regional_attention": False, "noise_estimation": False}),)
 SIZES = Sizes(
     "test",
     training={"steps": 2, "batch_size": 1, "variants": 2, "save_every": 0},
@@ -50,10 +50,12 @@ def benches(tmp_path_factory):
 
 
 def test_ablations_change_one_thing_and_compare_pair_by_pair(benches, monkeypatch):
-    monkeypatch.setattr(ablations, "VARIANTS", VARIANTS)
+    for module in (ablations, ablation_results):
+        for name in ("TRAINING", "WEIGHTS", "REGIONS"):
+            monkeypatch.setattr(module, name, globals()[name])
     bench = benches.main
     bench.board.work_off(ablation_cells(bench))
-    found = ablation_results(bench)
+    found = ablation_results.ablation_results(bench)
     groups = found["groups"]
     for rows in groups.values():
         assert rows[0]["name"] == "default"
@@ -63,10 +65,10 @@ def test_ablations_change_one_thing_and_compare_pair_by_pair(benches, monkeypatc
     assert weak["ia_change"]["mean"] != 0
     assert groups["regions"][1]["ia_change"]["mean"] != 0
     shown = tables.ablation_markdown(found)
-    assert all(f"| {variant.name} |" in shown for variant in VARIANTS)
+    assert all(f"| {change.name} |" in shown for change in (*TRAINING, *WEIGHTS, *REGIONS))
 
     half, r1, kept = (
-        bench.learned(recipe_of(bench, variant), task_order(bench), 2) for variant in VARIANTS[:3]
+        bench.learned(changed_recipe(bench, change), task_order(bench), 2) for change in TRAINING
     )
     assert [concept.facts["steps"] for concept in half] == [1, 1]
     assert r1[0].config["gamma1"] == pytest.approx(10 * bench.training.gamma1)

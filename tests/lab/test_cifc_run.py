@@ -19,7 +19,7 @@ from cidm_core.methods.cidm import Cidm
 from cidm_core.ops import aggregation
 from cidm_core.sampling import plan
 from lab.cifc import tables
-from lab.cifc.cells import merged
+from lab.cifc.cells import each_once
 from lab.cifc.command import main
 from lab.cifc.figures import contact_picture, forgetting_picture
 from lab.cifc.likeness_picture import likeness_picture
@@ -77,7 +77,7 @@ def run(hosts, folder, compared=COMPARED):
     base, clip = hosts
     request = Request(systems=("ours", "paper"), parts=("main",))
     bench = prepare(base, clip, None, look_alikes(), None, SIZES, folder, request).main
-    bench.board.work_off(merged(main_cells(bench, compared)))
+    bench.board.work_off(each_once(main_cells(bench, compared)))
     return bench, main_results(bench, compared)
 
 
@@ -114,7 +114,7 @@ def test_perfect_pictures_and_strengths_are_points_of_reference(quick):
     """Nothing drawn by a model is more like the photos; weaker concepts are less like them."""
     _, bench, found = quick
     more = perfect_cells(bench), strength_cells(bench, COMPARED)
-    bench.board.work_off(merged(main_cells(bench, COMPARED), *more))
+    bench.board.work_off(each_once(main_cells(bench, COMPARED), *more))
     perfect, strengths = perfect_results(bench), strength_results(bench, COMPARED)
     assert perfect["scores"]["ia"]["mean"] > found["ours"]["scores"]["ia"]["mean"]
     assert perfect["scores"]["ta"]["mean"] > 0.6

@@ -22,7 +22,7 @@ from cidm_core.updates import LowRank
 from lab.cifc.baselines import ewc as ewc_module
 from lab.cifc.baselines.composite import composite_plan
 from lab.cifc.baselines.ewc import fisher
-from lab.cifc.baselines.memory import Memory
+from lab.cifc.baselines.memory import BaselineMemory
 from lab.cifc.baselines.merge import folded
 from lab.cifc.systems import MULTI, RECIPES, SYSTEMS, learn
 from lab.cifc.tasks import Task
@@ -151,7 +151,7 @@ def test_ewc_interrupted_before_it_remembered_makes_up_for_it(tmp_path, monkeypa
         patch.setattr(ewc_module, "fisher", interrupt)
         with pytest.raises(KeyboardInterrupt):
             _learn("ewc", tmp_path, TASKS[0])
-    memory = Memory(tmp_path, "ewc")
+    memory = BaselineMemory(tmp_path, "ewc")
     assert list(Bank(tmp_path)) == ["v1"]
     assert memory.read().tasks == ()
     _learn("ewc", tmp_path, TASKS[0])
@@ -166,7 +166,7 @@ def test_ewc_interrupted_before_it_remembered_makes_up_for_it(tmp_path, monkeypa
 
 
 def test_a_damaged_memory_is_refused(tmp_path):
-    memory = Memory(tmp_path, "ewc")
+    memory = BaselineMemory(tmp_path, "ewc")
     memory.write({"a.down": torch.ones(3)}, ["v1"])
     data = bytearray(memory.path.read_bytes())
     data[-1] ^= 1

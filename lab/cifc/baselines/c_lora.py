@@ -7,50 +7,32 @@ learned on, with the earlier deltas in its weights, is made by `merge.folded`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from cidm_core.concept import Concept
-from cidm_core.methods.base import Host, Task
-from cidm_core.methods.cidm import Cidm, CidmConfig
+
+from .base import Baseline
 
 
-class CLora(Cidm):
+class CLora(Baseline):
     """Adds `weight * sum_layers || |sum_{i<g} delta_i| * delta_g ||_F^2`, elementwise product.
 
     Tokens start at random: the class word is not read, as the paper has it.
-
-    Args:
-        task: What is learned.
-        config: Settings.
-        old: Earlier concepts.
-        host: The model.
-        weight: Of the penalty.
     """
 
     name = "c_lora"
+    _taken: Mapping[str, Tensor] = MappingProxyType({})
 
-    def __init__(
-        self,
-        task: Task,
-        config: CidmConfig,
-        old: Collection[Concept],
-        host: Host,
-        *,
-        weight: float,
-    ) -> None:
-        super().__init__(task, config, old, host)
-        self._weight = weight
-        self._taken = squared_sums(old, host.device)
+    def _consolidate(self) -> None:
+        self._taken = squared_sums(self._old, self._host.device)
 
     def _first_tokens(self, class_rows: Tensor, source: torch.Generator) -> Tensor:
         words, layers = len(self._task.words), len(self._task.layers)
         drawn = torch.randn(words, 1, class_rows.shape[1], generator=source)
         return self._config.token_init_std * drawn.repeat(1, layers, 1)
-
-    def _consolidate(self) -> None:
-        """Nothing: R1 and R2 are CIDM's, whatever the settings say."""
 
     def penalties(self) -> dict[str, Tensor]:
         if not self._taken:

@@ -6,57 +6,32 @@ learned should hang on the concept's words, and leave the rest of the picture to
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from cidm_core.concept import Concept
-from cidm_core.methods.base import Batch, Host, Task
-from cidm_core.methods.cidm import Cidm, CidmConfig
+from cidm_core.methods.base import Batch
 from cidm_core.ops.diffusion import masked_mse
 from cidm_core.updates import LowRank
 from cidm_core.words import replace as replace_words
 
-from .lwf import refuse_recomputing, swapped
+from .base import Baseline, swapped
 
 
-class ClassKept(Cidm):
+class ClassKept(Baseline):
     """Adds `weight * mean (eps(z_t, class) - eps_base(z_t, class))^2` to the denoising loss.
 
     Takes about twice the time.
-
-    Args:
-        task: What is learned.
-        config: Settings.
-        old: Earlier concepts.
-        host: The model.
-        weight: Of the preservation.
-
-    Raises:
-        TrainingError: If activations are to be recomputed.
     """
 
     name = "class_kept"
-
-    def __init__(
-        self,
-        task: Task,
-        config: CidmConfig,
-        old: Collection[Concept],
-        host: Host,
-        *,
-        weight: float,
-    ) -> None:
-        refuse_recomputing(config, "Class preservation")
-        super().__init__(task, config, old, host)
-        self._weight = weight
-        self._trigger = {" ".join(task.words): task.subjects[0].class_words}
+    asks_again = True
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss and preservation."""
-        prompts = tuple(replace_words(prompt, self._trigger) for prompt in batch.prompts)
+        trigger = {" ".join(self._task.words): self._task.subjects[0].class_words}
+        prompts = tuple(replace_words(prompt, trigger) for prompt in batch.prompts)
         plain = replace(batch, prompts=prompts)
         tokens = {name: group.tensors["rows"].detach() for name, group in self._tokens.items()}
         nothing = {

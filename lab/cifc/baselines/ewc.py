@@ -7,7 +7,7 @@ derives it for more than two tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from cidm_core.training.data import Photo, bind_photos
 from cidm_core.training.loop import Stopped
 from cidm_core.training.processes import Alone
 
-from .memory import Memory
+from .memory import BaselineMemory
 from .sequential import Sequential
 
 SAMPLES = 128  # draws of picture, noise and timestep that the Fisher information is a mean of
@@ -34,44 +34,26 @@ SAMPLES = 128  # draws of picture, noise and timestep that the Fisher informatio
 class Ewc(Sequential):
     """Adds `weight / 2 * sum_k F_k (theta_k - before_k)^2` over the low-rank weights.
 
-    Args:
-        task: What is learned.
-        config: Settings.
-        old: Earlier concepts.
-        host: The model.
-        weight: Lambda.
-        memory: Holds the Fisher information of the earlier tasks.
+    Its memory holds the Fisher information of the earlier tasks.
 
     Raises:
         TrainingError: If the memory is of other tasks than the earlier concepts.
     """
 
     name = "ewc"
+    _fisher: Tensor | None = None
 
-    def __init__(
-        self,
-        task: Task,
-        config: CidmConfig,
-        old: Collection[Concept],
-        host: Host,
-        *,
-        weight: float,
-        memory: Memory,
-    ) -> None:
-        super().__init__(task, config, old, host)
-        self._weight = weight
-        self._fisher: Tensor | None = None
-        if len(old):
-            kept = memory.read()
-            names = tuple(concept.name for concept in old)
-            if kept.tasks != names:
-                raise TrainingError(
-                    f"EWC remembers {', '.join(kept.tasks) or 'nothing'}, but the bank holds "
-                    f"{', '.join(names)}. Learn the tasks in one order into an empty folder."
-                )
-            held = [kept.tensors[key].flatten() for key in self._lora.tensors]
-            self._fisher = torch.cat(held).to(host.device)
-            self._before = self._flat().detach().clone()
+    def _consolidate(self) -> None:
+        assert self._memory is not None
+        kept, names = self._memory.read(), tuple(concept.name for concept in self._old)
+        if kept.tasks != names:
+            raise TrainingError(
+                f"EWC remembers {', '.join(kept.tasks) or 'nothing'}, but the bank holds "
+                f"{', '.join(names)}. Learn the tasks in one order into an empty folder."
+            )
+        held = [kept.tensors[key].flatten() for key in self._lora.tensors]
+        self._fisher = torch.cat(held).to(self._host.device)
+        self._before = self._flat().detach().clone()
 
     def _flat(self) -> Tensor:
         return torch.cat([tensor.flatten() for tensor in self._lora.tensors.values()])
@@ -85,7 +67,7 @@ class Ewc(Sequential):
 
 def remember(
     base: Base,
-    memory: Memory,
+    memory: BaselineMemory,
     concept: Concept,
     photos: Sequence[Photo],
     config: CidmConfig,
@@ -151,7 +133,7 @@ def fisher(
 
 
 class _Learned(Sequential):
-    """The method as it stands after its last step."""
+    """The method after the last step of a task."""
 
     def __init__(self, concept: Concept, config: CidmConfig, base: Base, host: Host) -> None:
         task = Task(

@@ -6,20 +6,17 @@ are here the noise estimates with an earlier concept's tokens in place of the ne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from cidm_core.concept import Concept
-from cidm_core.config import TrainConfig
 from cidm_core.errors import TrainingError
-from cidm_core.methods.base import Batch, Host, Task
-from cidm_core.methods.cidm import CidmConfig
+from cidm_core.methods.base import Batch, Task
 from cidm_core.ops.diffusion import masked_mse
-from cidm_core.updates import LowRank
 
+from .base import swapped
 from .sequential import Sequential
 
 
@@ -29,35 +26,18 @@ class Lwf(Sequential):
     Each batch reads one earlier concept's tokens v_old. eps_before is the model with the low-rank
     weights as the task before left them.
 
-    Args:
-        task: What is learned.
-        config: Settings.
-        old: Earlier concepts.
-        host: The model.
-        weight: Of the distillation.
-
     Raises:
-        TrainingError: If activations are to be recomputed, or an earlier concept has another
-            number of words.
+        TrainingError: If an earlier concept has another number of words.
     """
 
     name = "lwf"
+    asks_again = True
+    _heads: Sequence[Mapping[str, Tensor]] = ()
 
-    def __init__(
-        self,
-        task: Task,
-        config: CidmConfig,
-        old: Collection[Concept],
-        host: Host,
-        *,
-        weight: float,
-    ) -> None:
-        refuse_recomputing(config, "LwF")
-        super().__init__(task, config, old, host)
-        self._weight = weight
-        concepts = list(old)
-        self._heads = [_rows(concept, task, host.device) for concept in concepts]
-        self._before = concepts[-1].low_rank if concepts else {}
+    def _consolidate(self) -> None:
+        concepts = list(self._old)
+        self._heads = [_rows(concept, self._task, self._host.device) for concept in concepts]
+        self._before = concepts[-1].low_rank
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss and, from the second task on, the distillation."""
@@ -72,19 +52,6 @@ class Lwf(Sequential):
         return super().losses(batch) | terms
 
 
-def refuse_recomputing(config: TrainConfig, who: str) -> None:
-    """The contexts of a first pass are gone when the second one's backward wants them.
-
-    Raises:
-        TrainingError: If activations are to be recomputed.
-    """
-    if config.gradient_checkpointing:
-        raise TrainingError(
-            f"{who} runs the model more than once for each batch and cannot recompute "
-            "activations. Turn gradient_checkpointing off."
-        )
-
-
 def _rows(concept: Concept, task: Task, device: torch.device) -> Mapping[str, Tensor]:
     if len(concept.words) != len(task.words):
         raise TrainingError(
@@ -92,21 +59,3 @@ def _rows(concept: Concept, task: Task, device: torch.device) -> Mapping[str, Te
             "LwF puts the ones in the place of the others: give every concept as many."
         )
     return {encoder: rows.to(device) for encoder, rows in concept.rows.items()}
-
-
-@contextmanager
-def swapped(updates: Mapping[str, LowRank], factors: Mapping[str, LowRank]) -> Generator[None]:
-    """Other values in the live updates for a while. Leave before a graph is built on them."""
-    held: Sequence[tuple[Tensor, Tensor]] = [
-        (tensor.data, tensor.detach().clone())
-        for update in updates.values()
-        for tensor in (update.down, update.up)
-    ]
-    try:
-        for path, update in updates.items():
-            update.down.data.copy_(factors[path].down)
-            update.up.data.copy_(factors[path].up)
-        yield
-    finally:
-        for tensor, value in held:
-            tensor.copy_(value)

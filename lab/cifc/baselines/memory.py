@@ -17,7 +17,7 @@ _FOLDER = ".memory"
 
 
 @dataclass(frozen=True)
-class Kept:
+class Remembered:
     """Tensors by name, and the tasks they are of, in learning order."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -25,7 +25,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Memory:
+class BaselineMemory:
     """A safetensors file in a hidden folder of the bank, where no program takes it for a concept.
 
     Args:
@@ -40,16 +40,16 @@ class Memory:
     def path(self) -> Path:
         return self.bank / _FOLDER / f"{self.name}.safetensors"
 
-    def read(self) -> Kept:
+    def read(self) -> Remembered:
         """What was written last; nothing if there is no file.
 
         Raises:
             BankError: If the file is damaged.
         """
         if not self.path.exists():
-            return Kept()
+            return Remembered()
         tensors, metadata = unpack(read(self.path), self.path.name)
-        return Kept(tensors, tuple(json.loads(metadata["tasks"])))
+        return Remembered(tensors, tuple(json.loads(metadata["tasks"])))
 
     def write(self, tensors: Mapping[str, Tensor], tasks: Sequence[str]) -> None:
         """Replace what was there, in one step.

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from cidm_core.concept import Concept
 from cidm_core.errors import TrainingError
-from cidm_core.methods.cidm import Cidm
+
+from .base import Baseline
 
 
-class Sequential(Cidm):
+class Sequential(Baseline):
     """A `Method` whose low-rank weights start where the task before has left them."""
 
     name = "sequential"
@@ -33,9 +34,6 @@ class Sequential(Cidm):
                     f"{self._alpha:g}. One LoRA keeps its size: use the same settings."
                 )
         return {path: (pair.down, pair.up) for path, pair in before.low_rank.items()}
-
-    def _consolidate(self) -> None:
-        """Nothing: R1 and R2 are CIDM's, whatever the settings say."""
 
 
 def last_of(old: Collection[Concept]) -> Concept | None:
