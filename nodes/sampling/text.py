@@ -22,7 +22,7 @@ from ...cidm_core.concept import Concept
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.sampling.concept_weights import check_words, owners_of, participants, weigher
 from ...cidm_core.sampling.encoder_updates import encoder_deltas
-from ...cidm_core.storage.compatibility import check_concept
+from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
 from ..host.model import ModelFacts
 from .tokens import Binding, Expanded, Tokens, phrase_of, spans_of, word_of
@@ -65,7 +65,7 @@ class _Held(Mapping[str, Concept]):
         if name not in self._concepts:
             concept = self._bank[name]
             allowed = self._config.allow_other_base
-            check_concept(concept, self._facts, allow_other_base=allowed)
+            check_fit([concept], self._facts, allow_other_base=allowed)
             self._concepts[name] = concept
         return self._concepts[name]
 

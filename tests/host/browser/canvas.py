@@ -59,10 +59,6 @@ _BUILD = """async ({ api, stacks, notes, extra, name }) => {
     }
     left = right + 40;
   }
-  // The classic canvas lets such a node grow again; Nodes 2.0 folds its rare widgets away.
-  for (const [id, node] of Object.entries(api)) {
-    if (node._look.folded) nodes.get(id).size[1] = node._look.height;
-  }
   Object.assign(graph.extra, extra);
   app.canvas.ds.reset();
   return graph.serialize();

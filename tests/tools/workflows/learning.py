@@ -65,8 +65,7 @@ def trial() -> Workflow:
     w.add(
         "train",
         "CIDM_TrainConcept",
-        size=(400, 760),
-        folded=True,
+        size=(400, 640),
         model=["model", 0],
         clip=["model", 1],
         vae=["model", 2],

@@ -51,7 +51,6 @@ class Workflow:
         size: tuple[int, int] = (320, 0),
         widgets: dict[str, Any] | None = None,
         models: list[dict[str, str]] | None = None,
-        folded: bool = False,
         **inputs: Any,
     ) -> str:
         """Add a node.
@@ -63,11 +62,10 @@ class Workflow:
             size: Width, and height if it shall be larger than it must.
             widgets: Values that have no plain form in the API format.
             models: Files it needs, as the frontend offers them for download.
-            folded: It has many rare widgets, so `size` is smaller than the classic canvas needs.
             inputs: Values and links.
         """
         look = {"width": size[0], "height": size[1], "widgets": widgets or {}}
-        look |= {"models": models, "folded": folded}
+        look["models"] = models
         self.nodes[key] = {"class_type": node, "inputs": inputs, "title": title, "look": look}
         return key
 
@@ -201,8 +199,7 @@ def learning(w: Workflow, folder: str, words: str, thing: str, name: str) -> Non
     w.add(
         "train",
         "CIDM_TrainConcept",
-        size=(400, 760),
-        folded=True,
+        size=(400, 640),
         model=["model", 0],
         clip=["model", 1],
         vae=["model", 2],
