@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import SampleConfig
-from ..errors import CidmError, RegionError
+from ..errors import CidmError
 from .console import Console
 from .flags import add_model, add_output, add_settings, given
 
@@ -84,7 +82,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from ..pictures.files import numbered, picture_path, save_picture
 
     SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
-    regions = read_regions(args.region, args.regions_json)
+    regions = _read_regions(args.region, args.regions_json)
     image, mask = _read_start(args)
     out = picture_path(args.out)
     weights_file = picture_path(args.show_weights) if args.show_weights else None
@@ -124,51 +122,17 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     return {**facts, "files": files, "weights": _weights(plan)}
 
 
-def read_regions(boxes: list[str], file: str | None) -> list[Region]:
+def _read_regions(boxes: list[str], file: str | None) -> list[Region]:
     """Regions of the command line and of a JSON file.
 
     Raises:
         RegionError: If one of them cannot be read.
     """
+    from ..importers.region_list import read_region_file
     from ..regions import parse_region
 
     regions = [parse_region(text) for text in boxes]
-    if not file:
-        return regions
-    path = Path(file).expanduser()
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise RegionError(f"Regions '{path}' cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise RegionError(f"Regions '{path}' are no JSON ({error}). Correct it there.") from error
-    if not isinstance(rows, list):
-        raise RegionError(f'Regions \'{path}\' are no list of {{"prompt": ..., "box": [...]}}.')
-    return regions + [_region(row, number, path) for number, row in enumerate(rows, start=1)]
-
-
-def _region(row: object, number: int, path: Path) -> Region:
-    from ..regions import Region
-    from ..training.images import read_mask
-
-    if not isinstance(row, Mapping) or not isinstance(row.get("prompt"), str):
-        raise RegionError(f"Region {number} of '{path}' has no prompt. Give it one.")
-    known = {"prompt", "box", "mask", "negative"}
-    if unknown := sorted(set(row) - known):
-        raise RegionError(
-            f"Region {number} of '{path}' has {', '.join(unknown)}; known are "
-            f"{', '.join(sorted(known))}. Correct the name."
-        )
-    mask = row.get("mask")
-    try:
-        return Region(
-            str(row["prompt"]),
-            box=row.get("box"),
-            mask=None if mask is None else read_mask(path.parent / str(mask)),
-            negative=row.get("negative"),
-        )
-    except (TypeError, ValueError) as error:
-        raise RegionError(f"Region {number} of '{path}': {error}") from error
+    return regions + (read_region_file(Path(file).expanduser()) if file else [])
 
 
 def _read_start(args: argparse.Namespace) -> tuple[Image.Image | None, Any]:

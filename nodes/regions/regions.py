@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ...cidm_core.errors import RegionError
-from ...cidm_core.importers.drawn_boxes import read_boxes, read_regions
-from ...cidm_core.regions import Region
+from ...cidm_core.importers.region_list import Area, read_areas, read_regions
+from ...cidm_core.regions import Box, Region
 from ..host import comfy as host
+from ..host.inputs import text_input
 from ..host.pictures import shown, to_pictures, to_tensor
 from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket
 from ..sampling.text import PROMPT
@@ -33,8 +33,8 @@ class ConceptRegion(io.ComfyNode):
             node_id="CIDM_ConceptRegion",
             display_name="Concept Region",
             category=CATEGORY,
-            description="A part of the picture and what it shows. Chain several, then guide by "
-            "them with Regional Noise Guider.",
+            description="A part of the picture and what it shows. Chain several of these, then "
+            "draw with Regional Noise Guider.",
             search_aliases=_ALIASES,
             inputs=[
                 io.Conditioning.Input(
@@ -42,16 +42,14 @@ class ConceptRegion(io.ComfyNode):
                 ),
                 _share("x", 0.0, "Left edge, as a share of the picture's width."),
                 _share("y", 0.0, "Upper edge, as a share of the picture's height."),
-                _share("width", 0.5, "Width, as a share of the picture's."),
-                _share("height", 1.0, "Height, as a share of the picture's."),
+                _share("width", 0.5, "Width, as a share of the picture's width."),
+                _share("height", 1.0, "Height, as a share of the picture's height."),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="What the region should not show. Default: the picture's negative.",
+                    tooltip="What the region should not show. By default the picture's negative.",
                 ),
-                RegionsSocket.Input(
-                    "regions", optional=True, tooltip="Earlier regions; this one is added to them."
-                ),
+                _earlier(),
                 _BoxSocket.Input(
                     "box",
                     optional=True,
@@ -61,14 +59,9 @@ class ConceptRegion(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="A painted region, used instead of the four numbers; any size.",
+                    tooltip="A painted region of any size, used instead of the four numbers.",
                 ),
-                io.String.Input(
-                    "label",
-                    default="",
-                    optional=True,
-                    tooltip="Its name in the preview and in messages.",
-                ),
+                text_input("label", "The region's name in the preview and in messages."),
                 io.Int.Input(
                     "box_number",
                     default=1,
@@ -78,7 +71,7 @@ class ConceptRegion(io.ComfyNode):
                     advanced=True,
                     tooltip="Which box to take where several are connected.",
                 ),
-                *_picture_size(),
+                *_picture(advanced=True),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -94,17 +87,15 @@ class ConceptRegion(io.ComfyNode):
         width: float,
         height: float,
         negative: list[Any] | None = None,
-        regions: tuple[RegionPrompt, ...] = (),
+        regions: tuple[RegionPrompt, ...] | None = None,
         box: Any = None,
         mask: Tensor | None = None,
         label: str = "",
         box_number: int = 1,
-        picture_width: int = _SIZE,
-        picture_height: int = _SIZE,
-        background: Tensor | None = None,
+        **picture: Any,
     ) -> io.NodeOutput:
-        number = len(regions) + 1
-        size = picture_width, picture_height
+        earlier = regions or ()
+        number = len(earlier) + 1
         if box is not None and mask is not None:
             raise RegionError(
                 f"Region {number} has a box and a mask connected. Disconnect one of them."
@@ -112,15 +103,14 @@ class ConceptRegion(io.ComfyNode):
         text = label.strip() or _concepts(positive) or f"region {number}"
         try:
             if mask is not None:
-                area = Region(text, mask=_single(mask))
+                region = Region(text, mask=_single(mask))
             elif box is not None:
-                area = Region(text, box=_chosen(box, box_number, size))
+                region = Region(text, box=_numbered_box(box, box_number, _size(**picture)))
             else:
-                area = Region(text, box=(x, y, x + width, y + height))
+                region = Region(text, box=(x, y, x + width, y + height))
         except RegionError as error:
             raise RegionError(f"Region {number}: {error}") from None
-        made = (*(regions or ()), RegionPrompt(area, positive, negative))
-        return _result(cls, made, size, background)
+        return _result(cls, (*earlier, RegionPrompt(region, positive, negative)), **picture)
 
 
 class ConceptRegions(io.ComfyNode):
@@ -137,14 +127,15 @@ class ConceptRegions(io.ComfyNode):
             search_aliases=[*_ALIASES, "regions from boxes", "multi concept"],
             inputs=[
                 io.Clip.Input(
-                    "clip", tooltip="Encodes the prompts; from Apply Concept Bank for concepts."
+                    "clip",
+                    tooltip="Encodes the prompts. Take that of Apply Concept Bank for concepts.",
                 ),
                 io.String.Input(
                     "prompts",
                     default="",
                     multiline=True,
                     # No dynamic prompts: they would take the braces out of JSON.
-                    tooltip="The k-th line is the prompt of the k-th region; an empty one takes "
+                    tooltip="The k-th line is the prompt of the k-th region; an empty line takes "
                     "the box's description. Without boxes and masks write lines such as "
                     "'0.05,0.3,0.45,0.95: a dog' (left, top, right, bottom as shares), or JSON, "
                     "whose form is on the help page.",
@@ -153,17 +144,15 @@ class ConceptRegions(io.ComfyNode):
                     "elements",
                     [_ListSocket, _BoxSocket, io.String],
                     optional=True,
-                    tooltip="Elements or bboxes of Create Bounding Boxes, or JSON.",
+                    tooltip="The output elements or bboxes of Create Bounding Boxes, or JSON.",
                 ),
                 io.Mask.Input(
                     "masks",
                     optional=True,
-                    tooltip="A batch of masks, one region each; they come after the boxes.",
+                    tooltip="A batch of masks, one for each region. They come after the boxes.",
                 ),
-                RegionsSocket.Input(
-                    "regions", optional=True, tooltip="Earlier regions; these are added to them."
-                ),
-                *_picture_size(advanced=False),
+                _earlier(),
+                *_picture(advanced=None),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -177,16 +166,15 @@ class ConceptRegions(io.ComfyNode):
         prompts: str,
         elements: Any = None,
         masks: Tensor | None = None,
-        regions: tuple[RegionPrompt, ...] = (),
-        picture_width: int = _SIZE,
-        picture_height: int = _SIZE,
-        background: Tensor | None = None,
+        regions: tuple[RegionPrompt, ...] | None = None,
+        **picture: Any,
     ) -> io.NodeOutput:
-        size = picture_width, picture_height
-        areas = [] if masks is None else list(masks if masks.ndim == 3 else masks[None])
-        made = read_regions(read_boxes(elements, *size), areas, prompts, *size)
-        encoded = [RegionPrompt(region, host.encode_text(clip, region.prompt)) for region in made]
-        return _result(cls, (*(regions or ()), *encoded), size, background)
+        size = _size(**picture)
+        areas = read_areas(elements, size)
+        if masks is not None:
+            areas += [Area(mask=mask) for mask in (masks if masks.ndim == 3 else masks[None])]
+        made = [_encoded(clip, region) for region in read_regions(areas, prompts, size)]
+        return _result(cls, (*(regions or ()), *made), **picture)
 
 
 def _share(name: str, default: float, tooltip: str) -> io.Input:
@@ -194,7 +182,14 @@ def _share(name: str, default: float, tooltip: str) -> io.Input:
     return io.Float.Input(name, default=default, min=low, max=1.0, step=0.01, tooltip=tooltip)
 
 
-def _picture_size(advanced: bool = True) -> list[io.Input]:
+def _earlier() -> io.Input:
+    return RegionsSocket.Input(
+        "regions", optional=True, tooltip="Earlier regions, which come before those made here."
+    )
+
+
+def _picture(advanced: bool | None) -> list[io.Input]:
+    """What is known of the picture that the regions lie in; see `_size` and `_result`."""
     sides = (("picture_width", "Width"), ("picture_height", "Height"))
     sizes: list[io.Input] = [
         io.Int.Input(
@@ -204,9 +199,9 @@ def _picture_size(advanced: bool = True) -> list[io.Input]:
             max=16384,
             step=8,
             optional=True,
-            advanced=advanced or None,
-            tooltip=f"{side} of the picture: that of the box editor for boxes in pixels, and the "
-            "shape of the preview.",
+            advanced=advanced,
+            tooltip=f"{side} of the picture, for boxes in pixels (take that of the box editor) and "
+            "for the preview.",
         )
         for name, side in sides
     ]
@@ -238,23 +233,33 @@ def _single(mask: Tensor) -> Tensor:
     return mask
 
 
-def _chosen(box: Any, number: int, size: tuple[int, int]) -> Sequence[float]:
-    found = read_boxes(box, *size)
+def _numbered_box(boxes: Any, number: int, size: tuple[int, int]) -> Box | None:
+    found = read_areas(boxes, size)
     if number > len(found):
         count = f"{len(found)} box{'' if len(found) == 1 else 'es'}"
         raise RegionError(f"Box {number} was asked for; {count} came. Correct box_number or draw.")
     return found[number - 1].box
 
 
+def _encoded(clip: Any, region: Region) -> RegionPrompt:
+    negative = None if region.negative is None else host.encode_text(clip, region.negative)
+    return RegionPrompt(region, host.encode_text(clip, region.prompt), negative)
+
+
+def _size(picture_width: int = _SIZE, picture_height: int = _SIZE, **_: Any) -> tuple[int, int]:
+    return picture_width, picture_height
+
+
 def _result(
     cls: type[io.ComfyNode],
     regions: tuple[RegionPrompt, ...],
-    size: tuple[int, int],
-    background: Tensor | None,
+    background: Tensor | None = None,
+    **size: Any,
 ) -> io.NodeOutput:
+    """The regions, and a preview of where they lie."""
     from ...cidm_core.pictures import layout_picture
 
     under = None if background is None else to_pictures(background[:1])[0]
-    shape = size if under is None else under.size
+    shape = _size(**size) if under is None else under.size
     image = to_tensor(layout_picture([each.region for each in regions], *shape, under))
     return io.NodeOutput(regions, image, ui=shown(cls, image=image))
