@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .config import KINDS as KINDS
 from .errors import ConceptError
 from .updates import LowRank, Update
 from .words import normalise, parse_words
 
-KINDS = ("object", "style", "human")
 _PATH = re.compile(r"(?:text_encoder(?:_2)?|down_blocks|mid_block|up_blocks)\.[A-Za-z0-9_.]{1,200}")
 
 

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from ..as_text import table
 from ..errors import CidmError
+from ..pictures import stack
+from ..pictures.scores import presence_picture, scores_picture
 from ..regions import Region
 from .alignment import image_alignment, text_alignment
 from .encoders import Encoder
 from .presence import crop, present, similarities
 
-_STRANGERS = 0.05
+_LEAST_PAIRED = 0.05  # mean cosine of pictures and texts that one CLIP read
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,18 @@ class Judgement:
         if self.text_alignment is not None:
             lines.append(f"TA {100 * self.text_alignment:.3f}")
         return "\n".join([*lines, *([self.warning] if self.warning else [])])
+
+    def picture(self) -> Image.Image:
+        """The scores as a chart, and with regions which concept is in which."""
+        rows = [(f"IA {name}", score) for name, score in self.scores]
+        if self.text_alignment is not None:
+            rows.append(("TA", self.text_alignment))
+        if not self.places:
+            return scores_picture(rows)
+        regions = [f"{k}. {place.prompt}" for k, place in enumerate(self.places, start=1)]
+        cosines, shares = zip(*((place.cosines, place.share) for place in self.places), strict=True)
+        places = presence_picture(regions, self.concepts, cosines, shares)
+        return stack([scores_picture(rows), places])
 
 
 def _row(k: int, place: Place, concepts: Sequence[str]) -> tuple[object, ...]:
@@ -165,7 +179,7 @@ def _pairing(pictures: Tensor, texts: Tensor) -> str:
             "encoders are not of one CLIP. Take both from the same model, or leave the texts out."
         )
     # Any text is a little like any picture in one CLIP, 0.1 to 0.3; strangers are around 0.
-    if float(image_alignment(pictures, texts)) > _STRANGERS:
+    if float(image_alignment(pictures, texts)) > _LEAST_PAIRED:
         return ""
     return (
         "Pictures and texts have nothing in common, so TA says little: take picture and text "

@@ -152,7 +152,7 @@ def interleaved(variants, rounds):
 
 def overhead():
     model = sd15(OPTIONS["width"])
-    facts = pack("nodes.host.model").facts_of(model)
+    facts = pack("nodes.host.model").model_facts(model)
     taught = pack("nodes.sampling.attend").attach(
         model, facts, pack("cidm_core.config").SampleConfig()
     )
@@ -194,7 +194,7 @@ def overhead():
 def first_step():
     """From Apply Concept Bank to the end of the first UNet call, with few and many concepts."""
     model, clip, _ = pack("nodes.mini.load").LoadMiniModel.execute().args
-    facts = pack("nodes.host.model").facts_of(model)
+    facts = pack("nodes.host.model").model_facts(model)
     apply = pack("nodes.sampling.apply")
     settings = {"weights": "gate", "top_k": 4, "strength": 1.0, "encoding": "per_task"}
     found = {}

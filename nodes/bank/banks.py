@@ -5,10 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...cidm_core.bank import Bank
-from ...cidm_core.errors import BankError, CidmError
+from ...cidm_core.catalogue import described, find_entry, listing, picture_beside
+from ...cidm_core.errors import BankError
+from ...cidm_core.storage.atomic import explain
+from ..host.inputs import text_input, verdict
 from ..host.pictures import shown, to_tensor
-from ..host.sockets import CATEGORY, BankSocket
-from .facts import facts_of, find_entry, listing, preview_of
+from ..host.sockets import CATEGORY, BankSocket, bank_input
 from .folders import NEW, bank_folder, bank_names, stamps
 
 
@@ -22,7 +24,8 @@ class LoadConceptBank(io.ComfyNode):
             node_id="CIDM_LoadConceptBank",
             display_name="Load Concept Bank",
             category=CATEGORY,
-            description="Open a bank: a folder of learned concepts. A new name makes a new bank.",
+            description="Opens a bank, which is a folder of learned concepts. A new name makes a "
+            "new bank.",
             search_aliases=["concept bank", "load concepts", "CIDM", "custom concepts", "new bank"],
             inputs=[
                 io.Combo.Input(
@@ -32,20 +35,17 @@ class LoadConceptBank(io.ComfyNode):
                     tooltip="A folder in models/concept_banks, or in a concept_banks folder of "
                     "extra_model_paths.yaml.",
                 ),
-                io.String.Input(
+                text_input(
                     "new_name",
-                    default="",
-                    optional=True,
-                    tooltip="A bank's name, used instead of the list. It is made if there is none "
-                    "of that name yet.",
+                    "The name of a bank, used instead of the list. The bank is made if there is "
+                    "none of that name yet.",
                 ),
             ],
             outputs=[
-                BankSocket.Output(
-                    "bank", tooltip="The bank, for training, applying and looking after it."
-                ),
+                BankSocket.Output("bank", tooltip="The bank, for training and for drawing."),
                 io.String.Output(
-                    "listing", tooltip="Its concepts in learning order, and files with a fault."
+                    "listing",
+                    tooltip="The concepts in learning order, and the files that have a fault.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -54,12 +54,8 @@ class LoadConceptBank(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, bank: str | None = None, new_name: str | None = None) -> bool | str:
         """Names are checked here, so that a bank made after the page was loaded is found too."""
-        try:
-            if bank is not None:  # None: linked, known only when it runs
-                bank_folder(bank, new_name or "")
-        except CidmError as error:
-            return str(error)
-        return True
+        # None: linked, known only when it runs
+        return bank is None or verdict(lambda: bank_folder(bank, new_name or ""))
 
     @classmethod
     def fingerprint_inputs(cls, bank: str | None = None, new_name: str | None = None) -> str:
@@ -75,9 +71,7 @@ class LoadConceptBank(io.ComfyNode):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BankError(
-                f"Bank '{folder}' cannot be made ({error.strerror}). Make room or allow writing."
-            ) from error
+            raise BankError(explain(error, f"make bank '{folder}'")) from error
         opened = Bank(folder)
         text = listing(opened)
         return io.NodeOutput(opened, text, ui=shown(cls, text=text))
@@ -92,13 +86,13 @@ class ConceptInfo(io.ComfyNode):
             node_id="CIDM_ConceptInfo",
             display_name="Concept Info",
             category=CATEGORY,
-            description="Words, class, picture and training facts of one concept of a bank.",
+            description="Shows the words, the class, the picture and the training of one concept.",
             search_aliases=["concept words", "trigger words", "show concept", "CIDM"],
             is_output_node=True,
-            inputs=[bank_input(), name_input("Which concept; empty: the last one learned.")],
+            inputs=[bank_input(), concept_input()],
             outputs=[
                 io.String.Output("facts", tooltip="Everything the bank knows of it, as text."),
-                io.String.Output("words", tooltip="Its words, to be put into a prompt."),
+                io.String.Output("words", tooltip="Its words, for a prompt."),
                 io.Image.Output("picture", tooltip="Its picture with the main facts."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -110,9 +104,9 @@ class ConceptInfo(io.ComfyNode):
 
         entry = find_entry(bank, name)
         bank[entry.name]  # reads and verifies every tensor
-        facts = facts_of(entry)
+        facts = described(entry)
         text = "\n".join(f"{key}: {value}" for key, value in facts.items())
-        card = concept_card(entry.name, entry.trigger, facts, preview_of(entry))
+        card = concept_card(entry.name, entry.trigger, facts, picture_beside(entry.path))
         image = to_tensor(card)
         return io.NodeOutput(text, entry.trigger, image, ui=shown(cls, text=text, image=image))
 
@@ -126,19 +120,22 @@ class RemoveConcept(io.ComfyNode):
             node_id="CIDM_RemoveConcept",
             display_name="Remove Concept",
             category=CATEGORY,
-            description="Delete one concept from a bank, for good. The others are not touched.",
+            description="Deletes one concept from a bank for good. The others are not touched.",
             search_aliases=["delete concept", "forget concept", "CIDM"],
             is_output_node=True,
             not_idempotent=True,
             inputs=[
                 bank_input(),
-                name_input(
-                    "The concept to delete; a damaged file's name without its ending.", False
+                io.String.Input(
+                    "name",
+                    default="",
+                    tooltip="The concept to delete. For a damaged file, its name without the "
+                    "ending.",
                 ),
                 io.String.Input(
                     "confirm",
                     default="",
-                    tooltip="The same name once more; without it nothing is deleted.",
+                    tooltip="The same name once more. Nothing is deleted without it.",
                 ),
             ],
             outputs=[BankSocket.Output("bank", tooltip="The bank without the concept.")],
@@ -147,40 +144,33 @@ class RemoveConcept(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str | None = None, confirm: str | None = None) -> bool | str:
-        if name is None or confirm is None:  # linked
-            return True
-        return _objection(name, confirm) or True
+        # None: linked, known only when it runs
+        return name is None or confirm is None or verdict(lambda: _check_twice(name, confirm))
 
     @classmethod
     def execute(cls, bank: Bank, name: str, confirm: str) -> io.NodeOutput:
-        if objection := _objection(name, confirm):
-            raise BankError(objection)
-        stems = [path.stem for path, _ in bank.broken()]
-        wanted = name.strip()
-        found = wanted if wanted in stems else find_entry(bank, wanted).name
+        wanted = _check_twice(name, confirm)
+        damaged = [path.stem for path, _ in bank.broken()]
+        found = wanted if wanted in damaged else find_entry(bank, wanted).name
         bank.remove(found)
         left = Bank(bank.path)
         text = f"Removed {found!r}.\n{listing(left)}"
         return io.NodeOutput(left, ui=shown(cls, text=text))
 
 
-def bank_input() -> io.Input:
-    """The socket of a node that works on a bank."""
-    return BankSocket.Input("bank", tooltip="From Load Concept Bank or Train Concept.")
+def concept_input() -> io.Input:
+    """The name of a concept of the connected bank."""
+    return text_input("name", "Which concept of the bank. Empty means the last one learned.")
 
 
-def name_input(tooltip: str, optional: bool = True) -> io.Input:
-    """The name of a concept."""
-    return io.String.Input("name", default="", optional=optional, tooltip=tooltip)
-
-
-def _objection(name: str, confirm: str) -> str | None:
-    """Why nothing may be deleted."""
-    if not name.strip():
-        return "Which concept should be removed? Write its name into name and into confirm."
-    if name.strip() != confirm.strip():
-        return (
-            f"Removing {name.strip()!r} cannot be undone. Write the same name into confirm to do "
-            "it, or take this node out."
+def _check_twice(name: str, confirm: str) -> str:
+    """The name, if it was typed twice."""
+    wanted = name.strip()
+    if not wanted:
+        raise BankError("Which concept should be removed? Write its name into name and confirm.")
+    if wanted != confirm.strip():
+        raise BankError(
+            f"Removing {wanted!r} cannot be undone. Write the same name into confirm to do it, or "
+            "take this node out."
         )
-    return None
+    return wanted

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ...cidm_core.catalogue import nearest
 from ...cidm_core.errors import BankError
-from ...cidm_core.storage.names import file_stem, same_key
+from ...cidm_core.storage.names import file_stem
 from ..host import comfy as host
 
 NEW = "(new bank)"
@@ -81,10 +81,3 @@ def stamps(folder: Path) -> Iterable[tuple[str, int, int]]:
         except OSError:  # gone meanwhile
             continue
         yield item.name, facts.st_mtime_ns, facts.st_size
-
-
-def nearest(wanted: str, known: Iterable[str]) -> str | None:
-    """The known name most like the wanted one, if any is."""
-    names = {same_key(each): each for each in known}
-    found = difflib.get_close_matches(same_key(wanted), names, n=1, cutoff=0.5)
-    return names[found[0]] if found else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_api.latest import io
 from PIL import Image
@@ -12,11 +12,8 @@ from torch import Tensor
 from ...cidm_core.bank import Bank
 from ...cidm_core.errors import CidmError, PromptError
 from ..host.pictures import shown, to_pictures, to_tensor
-from ..host.sockets import CATEGORY, BankSocket, RegionPrompt, RegionsSocket
+from ..host.sockets import CATEGORY, BankSocket, RegionsSocket
 from .encoders import HostEncoder, progress_of
-
-if TYPE_CHECKING:
-    from ...cidm_core.evaluation.judge import Judgement
 
 _SETS = 6
 Photos = Tensor | list[Tensor]
@@ -121,16 +118,15 @@ class EvaluateConcepts(io.ComfyNode):
         # The host gives every input as a list.
         prompts = "\n".join(prompts) if isinstance(prompts, list) else prompts
         clip_vision, names, clip, bank = map(_one, (clip_vision, names, clip, bank))
-        regions: tuple[RegionPrompt, ...] = _one(regions) or ()
         pictures = _pictures(images)
         photos = _named(names, [references, *_further(further)])
         texts = _texts(prompts, len(pictures), bank) if clip is not None else []
-        areas = [each.region for each in regions]
+        areas = [each.region for each in _one(regions) or ()]
         passes = len(areas) + (1 if texts or not areas else 0)
         total = len(pictures) * passes + sum(map(len, photos.values()))
         encoder = HostEncoder(clip_vision, clip, progress_of(cls, total))
         found = judge(encoder, pictures, photos, areas, texts)
-        text, image = found.table(), to_tensor(_chart(found))
+        text, image = found.table(), to_tensor(found.picture())
         numbers = (found.image_alignment, found.text_alignment or 0.0, found.presence or 0.0)
         return io.NodeOutput(text, image, *numbers, ui=shown(cls, text=text, image=image))
 
@@ -194,23 +190,3 @@ def _texts(prompts: str, pictures: int, bank: Bank | None) -> list[str]:
     entries = bank.entries() if bank is not None else ()
     plain = [write_back(line, entries) for line in lines]
     return [line for line in plain for _ in range(pictures // len(lines))]
-
-
-def _chart(found: Judgement) -> Image.Image:
-    from ...cidm_core.pictures import stack
-    from ...cidm_core.pictures.scores import presence_picture, scores_picture
-
-    rows = [(f"IA {name}", score) for name, score in found.scores]
-    if found.text_alignment is not None:
-        rows.append(("TA", found.text_alignment))
-    drawn = [scores_picture(rows)]
-    if found.places:
-        drawn.append(
-            presence_picture(
-                [f"{k}. {place.prompt}" for k, place in enumerate(found.places, start=1)],
-                found.concepts,
-                [place.cosines for place in found.places],
-                [place.share for place in found.places],
-            )
-        )
-    return stack(drawn)

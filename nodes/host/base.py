@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...cidm_core.errors import FamilyError, HostError
-from ...cidm_core.families import Family, fingerprint, fingerprint_paths
+from ...cidm_core.families import Family, fingerprint
 from . import comfy as host
-from .model import base_weight, facts_of
+from .model import base_weight, model_facts, probed_weights
 
 if TYPE_CHECKING:
     from ...cidm_core.diffusers_host.base import Base
@@ -30,7 +30,7 @@ _EDITION = (
 
 
 @contextmanager
-def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Iterator[Base]:
+def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
     """A base model for a while; its memory is free afterwards, whoever still holds it.
 
     Call it outside inference mode, or nothing can be learned on it.
@@ -78,8 +78,8 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Iterator[Base]:
 
 
 @dataclass(frozen=True)
-class Glance:
-    """What can be told of a base model before it is built; stands in for it in `find_taught`."""
+class ExpectedBase:
+    """What is known of a base model before it is made; `find_taught` needs no more."""
 
     family: Family
     fingerprint: str
@@ -87,7 +87,7 @@ class Glance:
     dtype: torch.dtype
 
 
-def glance_at(model: Any, precision: str) -> Glance:
+def expected_base(model: Any, precision: str) -> ExpectedBase:
     """Family and fingerprint that `base_of` would give.
 
     Raises:
@@ -95,13 +95,10 @@ def glance_at(model: Any, precision: str) -> Glance:
     """
     from ...cidm_core.devices import DTYPES
 
-    facts, dtype = facts_of(model), DTYPES[precision]
-    keys = [
-        f"diffusion_model.{facts.host_path(path)}.weight"
-        for path in fingerprint_paths(facts.layers)
-    ]
-    name = fingerprint(base_weight(model, key).to(dtype) for key in keys)
-    return Glance(facts.family, name, host.torch_device(), dtype)
+    facts, dtype = model_facts(model), DTYPES[precision]
+    weights = probed_weights(model, facts.layers, facts.config)
+    name = fingerprint(weight.to(dtype) for weight in weights)
+    return ExpectedBase(facts.family, name, host.torch_device(), dtype)
 
 
 def lora_notes(model: Any, clip: Any) -> list[str]:
@@ -147,7 +144,7 @@ def _text_encoder(clip: Any) -> _Text:
     part = getattr(whole, "clip", "")
     module = getattr(whole, part, None) if isinstance(part, str) else None
     transformer = getattr(module, "transformer", None)
-    if not hasattr(transformer, "text_model"):
+    if not isinstance(transformer, nn.Module) or not hasattr(transformer, "text_model"):
         raise HostError(
             f"The CLIP socket carries a {type(whole).__name__}, which is no text encoder of Stable "
             "Diffusion 1.x. Connect the CLIP of the same checkpoint, or load one with type "
@@ -155,22 +152,19 @@ def _text_encoder(clip: Any) -> _Text:
         )
     start = f"{part}.transformer."
     names = [k for k in whole.state_dict() if k.startswith(start) and "position_ids" not in k]
-    found = {f"{CLIP}{key.removeprefix(start)}": _clip_weight(clip, key) for key in names}
+    # The patcher's model is the text encoder itself.
+    found = {f"{CLIP}{key.removeprefix(start)}": base_weight(clip.patcher, key) for key in names}
     tokenizer = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", part)).tokenizer
     return _Text(found, tokenizer, _heads(transformer, "text encoder"))
 
 
-def _clip_weight(clip: Any, key: str) -> Tensor:
-    # The patcher's model is the text encoder itself.
-    return base_weight(clip.patcher, key)
-
-
 def _heads(module: nn.Module, part: str) -> int:
-    found = {m.heads for m in module.modules() if isinstance(getattr(m, "heads", None), int)}
+    counts = {getattr(each, "heads", None) for each in module.modules()}
+    found = {count for count in counts if isinstance(count, int)}
     if len(found) != 1:
-        counts = ", ".join(str(count) for count in sorted(found)) or "none"
+        listed = ", ".join(map(str, sorted(found))) or "none"
         raise FamilyError(
-            f"The connected model has a {part} with attention heads: {counts}. Stable Diffusion "
+            f"The connected model has a {part} with attention heads: {listed}. Stable Diffusion "
             "1.x has one number in all layers; load such a checkpoint."
         )
     return found.pop()
@@ -245,9 +239,8 @@ class HostVae(nn.Module):
             pixels = found.float().movedim(-1, 1) * 2 - 1
         return SimpleNamespace(sample=pixels.clone())
 
-    def to(self, *args: Any, **kwargs: Any) -> HostVae:
+    def to(self, device: Any = None, *_: Any, **__: Any) -> HostVae:
         """Leaving the device means: let the host unload it. It comes back by itself."""
-        device = args[0] if args else kwargs.get("device")
-        if torch.device(device).type == "cpu":
+        if device is not None and torch.device(device).type == "cpu":
             host.unload_models()
         return self

@@ -8,16 +8,11 @@ import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import comfy.model_management as _management
 import folder_paths
 import torch
-from comfy.conds import CONDRegular as CONDRegular
-from comfy.patcher_extension import WrappersMP as WrappersMP
-from comfy.samplers import CFGGuider as CFGGuider
-from comfy.samplers import calc_cond_batch as calc_cond_batch
-from comfy.samplers import cfg_function as cfg_function
 from comfy_api.latest import ComfyAPISync, io
 
 from ...cidm_core.errors import HostError

@@ -8,13 +8,14 @@ recipe decides shows "auto".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields
 from typing import Any
 
 from comfy_api.latest import io
 
 from ...cidm_core.config import AnySettings, Settings
+from ...cidm_core.errors import CidmError
 
 # The frontend limits a number input without a maximum to 2048.
 _MOST_INT, _MOST_FLOAT = 2**53 - 1, 1e6
@@ -83,6 +84,20 @@ def given(settings: type[Settings], values: Mapping[str, object]) -> dict[str, o
     return found
 
 
+def text_input(name: str, tooltip: str, **more: Any) -> io.Input:
+    """A line of text that may be left empty."""
+    return io.String.Input(name, default="", optional=True, tooltip=tooltip, **more)
+
+
+def verdict(check: Callable[[], object]) -> bool | str:
+    """What `validate_inputs` tells the host: True, or what the check complained of."""
+    try:
+        check()
+    except CidmError as error:
+        return str(error)
+    return True
+
+
 def _kind(f: Field[Any]) -> str:
     return str(f.type).partition(" | ")[0]
 
@@ -91,7 +106,7 @@ def _optional(f: Field[Any]) -> bool:
     return "None" in str(f.type)
 
 
-def _input(f: Field[Any], default: Any, advanced: bool) -> io.Input:
+def _input(f: Field[Any], default: Any, advanced: bool | None) -> io.Input:
     """One input; hidden knobs are `advanced`."""
     # Optional, so that a prompt written by hand may leave it out.
     common = {"tooltip": f.metadata["help"], "advanced": advanced or None, "optional": True}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +39,7 @@ class ModelFacts:
 
     def host_path(self, path: str) -> str:
         """Where ComfyUI's UNet has a module of diffusers' UNet."""
-        named = unet_name(f"{path}.weight", self.config)
-        return named.removeprefix(UNET).removesuffix(".weight")
+        return _host_path(path, self.config)
 
 
 def base_weight(model: Any, key: str) -> Tensor:
@@ -60,7 +59,7 @@ def base_weight(model: Any, key: str) -> Tensor:
     return weight
 
 
-def facts_of(model: Any) -> ModelFacts:
+def model_facts(model: Any) -> ModelFacts:
     """Read a MODEL's family, layers and fingerprint off its weights.
 
     Raises:
@@ -78,6 +77,17 @@ def facts_of(model: Any) -> ModelFacts:
     # An inpainting model has more input channels; concepts of the plain one fit it.
     config["in_channels"] = config["out_channels"]
     family, layers = family_of(name, config), layers_of(name, config)
-    weights = [f"{path}.weight" for path in fingerprint_paths(layers)]
-    keys = [_UNET + unet_name(key, config).removeprefix(UNET) for key in weights]
-    return ModelFacts(family, layers, fingerprint(base_weight(model, k) for k in keys), config)
+    name = fingerprint(probed_weights(model, layers, config))
+    return ModelFacts(family, layers, name, config)
+
+
+def probed_weights(
+    model: Any, layers: Sequence[CrossAttention], config: Mapping[str, Any]
+) -> Iterator[Tensor]:
+    """The weights of a MODEL that `fingerprint` reads."""
+    for path in fingerprint_paths(layers):
+        yield base_weight(model, f"{_UNET}{_host_path(path, config)}.weight")
+
+
+def _host_path(path: str, config: Mapping[str, Any]) -> str:
+    return unet_name(f"{path}.weight", config).removeprefix(UNET).removesuffix(".weight")

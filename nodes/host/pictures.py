@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,18 +25,6 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
     if values.shape[-1] == 1:
         values = values.repeat(3, axis=-1)
     return [Image.fromarray(np.ascontiguousarray(each)) for each in values]
-
-
-def stacked(drawn: Sequence[Image.Image]) -> Tensor:
-    """Pictures one below the other as one IMAGE."""
-    sheet = Image.new(
-        "RGB", (max(p.width for p in drawn), sum(p.height for p in drawn)), (255, 255, 255)
-    )
-    y = 0
-    for picture in drawn:
-        sheet.paste(picture, (0, y))
-        y += picture.height
-    return to_tensor(sheet)
 
 
 def shown(

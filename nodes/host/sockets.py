@@ -28,6 +28,11 @@ class MethodChoice:
     settings: Mapping[str, object]
 
 
+def bank_input() -> io.Input:
+    """The socket of a node that works on a bank."""
+    return BankSocket.Input("bank", tooltip="From Load Concept Bank or Train Concept.")
+
+
 @dataclass(frozen=True, eq=False)
 class RegionPrompt:
     """One region: where, and the conditioning(s) that apply there.

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.samplers import CFGGuider, calc_cond_batch, cfg_function
 from comfy_api.latest import io
 from torch import Tensor
 
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.errors import HostError, RegionError
 from ...cidm_core.sampling.layout import GLOBAL, NEGATIVE, RegionTexts, Scene, guide, layout
-from ..host.comfy import CFGGuider, calc_cond_batch, cfg_function
 from ..host.inputs import inputs_of, settings_from
 from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket
 from ..sampling.attend import KEY, config_of

@@ -10,11 +10,11 @@ from comfy_api.latest import io
 
 from ...cidm_core.bank import Bank
 from ...cidm_core.config import SampleConfig
-from ...cidm_core.pictures.weights import weights_picture
-from ..host import pictures
+from ...cidm_core.pictures import stack, weights_picture
 from ..host.inputs import inputs_of, settings_from
-from ..host.model import facts_of
-from ..host.sockets import CATEGORY, BankSocket, RegionPrompt, RegionsSocket
+from ..host.model import model_facts
+from ..host.pictures import shown, to_tensor
+from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket, bank_input
 from .attend import attach
 from .text import PROMPT, ConceptPrompt, ConceptText, teach
 
@@ -48,7 +48,7 @@ class ApplyConceptBank(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model the bank was learned on."),
                 io.Clip.Input("clip", tooltip="Its CLIP."),
-                BankSocket.Input("bank", tooltip="From Load Concept Bank or Train Concept."),
+                bank_input(),
                 *inputs_of(SampleConfig, _SETTINGS, advanced=_STRENGTH),
             ],
             outputs=[
@@ -62,7 +62,7 @@ class ApplyConceptBank(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, bank: Bank, **settings: Any) -> io.NodeOutput:
         config = settings_from(SampleConfig, settings)
-        facts = facts_of(model)
+        facts = model_facts(model)
         bank.check(facts, allow_other_base=config.allow_other_base)
         taught = teach(clip, ConceptText(bank, facts, config))
         return io.NodeOutput(attach(model, facts, config), taught)
@@ -106,8 +106,8 @@ class ShowConceptWeights(io.ComfyNode):
         found = [(title, entry[1].get(PROMPT)) for title, entry in titled]
         text = "\n".join(_described(title, prompt) for title, prompt in found)
         drawn = [_drawn(title, prompt) for title, prompt in found if prompt is not None]
-        image = pictures.stacked(drawn) if drawn else torch.zeros(1, 64, 64, 3)
-        return io.NodeOutput(image, text, ui=pictures.shown(cls, text=text, image=image))
+        image = to_tensor(stack(drawn)) if drawn else torch.zeros(1, 64, 64, 3)
+        return io.NodeOutput(image, text, ui=shown(cls, text=text, image=image))
 
 
 def _described(title: str, prompt: ConceptPrompt | None) -> str:

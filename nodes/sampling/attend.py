@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...cidm_core.config import SampleConfig
@@ -23,7 +24,6 @@ from ...cidm_core.regions import masks_at
 from ...cidm_core.sampling.layer_updates import LayerUpdate, layer_updates
 from ...cidm_core.sampling.regional import Insert, Inserts
 from ...cidm_core.text import TextContext
-from ..host.comfy import WrappersMP
 from ..host.model import ModelFacts
 from .conditions import RowCond, Rows, rows_of
 
@@ -59,12 +59,13 @@ def config_of(model: Any) -> SampleConfig | None:
 def _masks(guider: Any, noise: Tensor) -> Tensor:
     """Where the guider's regions are, (regions, height, width) at latent size."""
     regional = getattr(guider, "regional", None)
+    height, width = noise.shape[-2:]
     if regional is None:
-        return noise.new_zeros(0, *noise.shape[-2:])
+        return noise.new_zeros(0, height, width)
     latents = guider.model_patcher.model.latent_format
     cell_px = int(getattr(latents, "spacial_downscale_ratio", 8))
     areas = [entry.region for entry in regional.regions]
-    return masks_at(areas, *noise.shape[-2:], regional.config.feather, cell_px)
+    return masks_at(areas, height, width, regional.config.feather, cell_px)
 
 
 def _unet_call(

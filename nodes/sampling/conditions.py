@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.conds import CONDRegular
 from torch import Tensor
 
 from ...cidm_core.concept import Concept
 from ...cidm_core.errors import HostError, PromptError
 from ...cidm_core.sampling.plan import Slot
 from ...cidm_core.text import Spans, TextContext
-from ..host.comfy import CONDRegular
 from ..host.model import ModelFacts
 from .text import PROMPT, ConceptPrompt
 
@@ -73,7 +73,7 @@ class RowCond(CONDRegular):
         return isinstance(other, RowCond)
 
     def concat(self, others: Sequence[RowCond]) -> tuple[tuple[int, Any], ...]:
-        return sum((other.cond for other in others), self.cond)
+        return (*self.cond, *(each for other in others for each in other.cond))
 
     def size(self) -> list[int]:
         return [len(self.cond)]

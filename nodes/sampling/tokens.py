@@ -87,7 +87,7 @@ class Binding:
                 return token
             word = next(left)
             vector = self._rows(name, word).mean(0)
-            vector.concept_word = word
+            vector.concept_word = word  # type: ignore[attr-defined]
             return (vector, *token[1:])
 
         return [[put(token) for token in chunk] for chunk in chunks]

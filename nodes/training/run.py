@@ -14,7 +14,7 @@ from ...cidm_core.bank import Bank
 from ...cidm_core.concept import Concept
 from ...cidm_core.methods import method_called
 from ..host import comfy as host
-from ..host.base import base_of, glance_at, lora_notes
+from ..host.base import base_of, expected_base, lora_notes
 from .inputs import config_of, precision_of
 from .progress import Reporter
 
@@ -121,7 +121,7 @@ def _find(order: Order, bank: Bank, model: Any) -> Concept | None:
     """The concept, if an earlier session of the host learned it from these very inputs."""
     from ...cidm_core.diffusers_host.job import find_taught
 
-    base = glance_at(model, precision_of(order.settings))
+    base = expected_base(model, precision_of(order.settings))
     return find_taught(base, bank, order.photos, **order.call(base.family))
 
 

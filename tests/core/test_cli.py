@@ -174,13 +174,13 @@ def test_a_wrong_command_line_is_code_2(words, capsys):
     ("words", "says"),
     [
         (["bank", "list", "--bank", "{tmp}/none"], "There is no bank"),
-        (["bank", "show", "cat", "--bank", "{bank}"], "it holds dog, ink"),
+        (["bank", "show", "cat", "--bank", "{bank}"], "It holds dog, ink"),
         (["bank", "export", "dog", "--bank", "{bank}", "--out", "{tmp}/x.pth"], ".safetensors"),
         (["bank", "import", "{tmp}/none.safetensors", "--bank", "{tmp}/b"], "none.safetensors"),
-        (["bank", "import", "{tmp}/x.pth", "--bank", "{tmp}/b"], "--class-words is missing"),
+        (["bank", "import", "{tmp}/x.pth", "--bank", "{tmp}/b"], "Give class_words"),
         (
             ["bank", "import", "{tmp}/x.pth", "--bank", "{tmp}/b", "--class-words", "dog"],
-            "Give --model",
+            "Give the model it was learned on",
         ),
         (["train", "--bank", "{tmp}/b"], "--photos is missing"),
         (["train", "--bank", "{tmp}/b", "--photos", "x", "--words", "<a>"], "--class-words"),
@@ -266,15 +266,15 @@ def test_mistakes_of_the_program_are_not_hidden(monkeypatch, tmp_path):
 def test_bank_list_and_show(bank, capsys):
     assert main(["bank", "list", "--bank", str(bank.path)]) == OK
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["order", "name", "words"]
-    assert lines[1].split() == ["0", "dog", "<dog1>", "<dog2>", "dog", "object", "SD15", "2"]
+    assert lines[0].split() == ["name", "words", "class", "words", "kind"]
+    assert lines[1].split() == ["dog", "<dog1>", "<dog2>", "dog", "object"]
     assert main(["bank", "list", "--bank", str(bank.path), "--json"]) == OK
     listed = result(capsys)["concepts"]
     assert [c["name"] for c in listed] == ["dog", "ink"]
     assert listed[1]["kind"] == "style"
     assert main(["bank", "show", "dog", "--bank", str(bank.path)]) == OK
     text = capsys.readouterr().out
-    for part in ("<dog1> <dog2>", "class_words", "object", "SD15", "created"):
+    for part in ("<dog1> <dog2>", "class", "object", "SD15", "learned"):
         assert part in text
 
 
@@ -334,6 +334,8 @@ def test_import_of_a_public_pth(tiny_folder, tmp_path, capsys):
     told = result(capsys)
     assert (told["name"], told["words"]) == ("dog", ["<dog1>", "<dog2>"])
     assert told["alpha"] == pytest.approx(3.2)
+    assert main([*words, "--model", str(tiny_folder), "--scale", "0.8"]) == OK
+    assert "in the bank already" in capsys.readouterr().err
 
 
 # --- generate ------------------------------------------------------------------------------------
@@ -406,7 +408,8 @@ def test_generate_edits_a_photo_inside_a_mask_only(tiny_folder, bank, photos, tm
     ("text", "says"),
     [
         ("{", "no JSON"),
-        ("{}", "no list"),
+        ("{}", "it has nothing, no box"),
+        ("7", "are int"),
         ('[{"box": [0, 0, 1, 1]}]', "Region 1"),
         ('[{"prompt": "a", "boks": []}]', "boks"),
         ('[{"prompt": "a", "box": 3}]', "Region 1"),
@@ -613,4 +616,4 @@ def test_as_a_program(bank):
     done = python(["-m", "cidm_core", "bank", "list", "--bank", str(bank.path), "--json"])
     assert done.returncode == OK, done.stderr
     assert len(json.loads(done.stdout)["concepts"]) == 2
-    assert done.stderr.splitlines()[0].split()[0] == "order", "words for people go elsewhere"
+    assert done.stderr.splitlines()[0].split()[0] == "name", "words for people go elsewhere"

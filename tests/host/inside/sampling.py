@@ -22,7 +22,7 @@ Region = pack("cidm_core.regions").Region
 apply, guider_node = pack("nodes.sampling.apply"), pack("nodes.regions.guider")
 RegionPrompt, attend = pack("nodes.host.sockets").RegionPrompt, pack("nodes.sampling.attend")
 model, clip, vae = pack("nodes.mini.load").LoadMiniModel.execute().args
-facts = pack("nodes.host.model").facts_of(model)
+facts = pack("nodes.host.model").model_facts(model)
 bank = concepts.bank(facts)
 SIGMAS, CFG = (8.0, 1.0, 0.0), 3.0
 NOISE = random(1, 8, 8, 8, seed=7)
