@@ -77,7 +77,7 @@ def _objection(f: Field[Any], value: Any) -> str | None:
 def recipe_setting(subject: str) -> Any:
     """The field `recipe`, which decides all settings that were declared `by_recipe`."""
     help = f"One word for every choice of {subject}: what the benchmark shows to be best (ours), "
-    help += "the paper's, or the released code's. Single settings go before it."
+    help += "the paper's, or the released code's. Single settings override it."
     return setting("ours", help, choices=RECIPES, advanced=False)
 
 
@@ -208,70 +208,91 @@ class SampleConfig(Settings):
         }
     )
 
-    steps: int = setting(50, "Denoising steps.", low=1, high=1000, advanced=False)
+    steps: int = setting(50, "Number of denoising steps.", low=1, high=1000, advanced=False)
     guidance_scale: float = setting(
-        7.5, "Classifier-free guidance scale.", low=0.0, high=100.0, advanced=False
+        7.5, "Scale of classifier-free guidance.", low=0.0, high=100.0, advanced=False
     )
     seed: int = setting(0, "Seed of the starting noise.", low=0, high=2**53, advanced=False)
     negative_prompt: str = setting("", "What the picture should not show.", advanced=False)
     num_images: int = setting(1, "Pictures per prompt.", low=1, high=256, advanced=False)
-    width_px: int | None = setting(None, "Width. Default: the family's.", low=8, high=8192)
-    height_px: int | None = setting(None, "Height. Default: the family's.", low=8, high=8192)
+    width_px: int | None = setting(
+        None, "Width of the picture. By default it is the family's.", low=8, high=8192
+    )
+    height_px: int | None = setting(
+        None, "Height of the picture. By default it is the family's.", low=8, high=8192
+    )
     scheduler: str = setting(
         "dpmpp_2m",
-        "Sampler; a diffusers scheduler class name works too.",
+        "The sampler, or the class name of a diffusers scheduler.",
     )
     denoise: float = setting(
-        1.0, "With a start picture: how much of it is redrawn (0: nothing).", low=0.0, high=1.0
+        1.0, "How much of a start picture is redrawn; 0 redraws nothing.", low=0.0, high=1.0
     )
     recipe: str = recipe_setting("weighing and regions")
     weights: str = setting(
         None,
-        "Rule for the aggregation weights (Eq. 3 and its variants).",
+        "Rule that weighs concepts (Eq. 3): the paper's among the concepts that the prompt names "
+        "(gate), among all (paper), or the released code's.",
         choices=("gate", "paper", "released"),
         by_recipe=True,
     )
     top_k: int = setting(4, "At most this many concepts take part.", low=1, high=4096)
     encoding: str = setting(
         None,
-        "Concept tokens encoded each task alone, or all in one prompt as released.",
+        "How concept words are encoded for weighing: each concept alone (per_task), or all in one "
+        "prompt, as the released code does (joint).",
         choices=("per_task", "joint"),
         by_recipe=True,
     )
-    strength: float = setting(1.0, "Scale of all concept weights.", low=0.0, high=4.0)
+    strength: float = setting(1.0, "Factor on the weights of all concepts.", low=0.0, high=4.0)
     execution: str = setting(
         "auto",
-        "Fold the weights into the model, or add them per batch row.",
+        "Whether concept weights are folded into the model (merged) or added for each row of the "
+        "batch (per_sample).",
         choices=("auto", "merged", "per_sample"),
     )
     region_weights: str = setting(
         None,
-        "Whose prompt sets a region's weights: its own or the global one.",
+        "Whose prompt weighs the concepts in a region: its own (per_region) or that of the whole "
+        "picture (global).",
         choices=("per_region", "global"),
         by_recipe=True,
     )
     key_value_routing: str = setting(
         "prompt",
-        "Keys and values: the prompt's weights for all tokens, or each concept's own update for "
-        "its own words alone.",
+        "What changes keys and values: all concepts by the prompt's weights at every token "
+        "(prompt), or each concept at its own words alone (token).",
         choices=("prompt", "token"),
     )
-    regional_attention: bool = setting(True, "Regional cross-attention (section 4.3).")
-    noise_estimation: bool = setting(True, "Region noise estimation (Eq. 4 and 5).")
+    regional_attention: bool = setting(
+        True, "Let cross-attention read a region's own prompt inside it (section 4.3)."
+    )
+    noise_estimation: bool = setting(
+        True, "Estimate the noise of a region with its own prompt (Eq. 4 and 5)."
+    )
     alpha: float = setting(
-        0.1, "Share of the global estimate in regions (Eq. 5).", low=0.0, high=1.0, advanced=False
+        0.1,
+        "Share of the whole picture's noise estimate inside regions (Eq. 5).",
+        low=0.0,
+        high=1.0,
+        advanced=False,
     )
     region_mode: str = setting(
         None,
-        "Eq. 5 as partition of unity, or literal.",
+        "How the noise estimates are summed (Eq. 5): with shares that sum to 1 (partition), or as "
+        "printed in the paper (literal).",
         choices=("partition", "literal"),
         by_recipe=True,
     )
     feather: float = setting(
-        0.05, "Soft edge of regions, share of the shorter side.", low=0.0, high=0.5, advanced=False
+        0.05,
+        "Width of the soft edge of regions, as a share of the shorter side.",
+        low=0.0,
+        high=0.5,
+        advanced=False,
     )
     rows_at_once: int | None = setting(
-        None, "UNet rows per call. Default: all, fewer when memory is short.", low=1
+        None, "UNet rows per call. By default all, or fewer when memory is short.", low=1
     )
     allow_other_base: bool = setting(False, "Use concepts learned on another model of the family.")
 

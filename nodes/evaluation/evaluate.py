@@ -28,26 +28,26 @@ class EvaluateConcepts(io.ComfyNode):
             node_id="CIDM_EvaluateConcepts",
             display_name="Evaluate Concepts",
             category=CATEGORY,
-            description="How much pictures look like the photos of a concept (IA), how well they "
-            "follow the prompt (TA), and whether each concept is in its own region.",
+            description="Measures how much pictures look like the photos of a concept (IA), how "
+            "well they follow the prompt (TA), and whether each concept is in its own region.",
             search_aliases=["CLIP score", "image alignment", "text alignment", "metrics", "CIDM"],
             is_input_list=True,  # photos of different sizes come as a list
             is_output_node=True,
             inputs=[
-                io.Image.Input("images", tooltip="The pictures to judge, a batch or a list."),
+                io.Image.Input("images", tooltip="The pictures to judge: a batch or a list."),
                 io.ClipVision.Input(
                     "clip_vision", tooltip="A CLIP model from Load CLIP Vision, such as ViT-L/14."
                 ),
                 io.Image.Input(
                     "references",
-                    tooltip="Photos of the concept, a batch, or a list as dataset loaders give it; "
-                    "with regions, of the first region's.",
+                    tooltip="Photos of the concept: a batch, or a list as dataset loaders give it. "
+                    "With regions, those of the first region's concept.",
                 ),
                 *[
                     io.Image.Input(
                         f"references_{k}",
                         optional=True,
-                        tooltip=f"Photos of a further concept; with regions, of region {k}'s.",
+                        tooltip=f"Photos of a further concept. With regions, that of region {k}.",
                     )
                     for k in range(2, _SETS + 1)
                 ],
@@ -60,8 +60,8 @@ class EvaluateConcepts(io.ComfyNode):
                 RegionsSocket.Input(
                     "regions",
                     optional=True,
-                    tooltip="Judges each region's part of the picture on its own: which concept's "
-                    "photos are the nearest?",
+                    tooltip="With regions, each region's part of the picture is judged on its own: "
+                    "which concept's photos are the nearest?",
                 ),
                 io.String.Input(
                     "prompts",
@@ -75,7 +75,7 @@ class EvaluateConcepts(io.ComfyNode):
                     "clip",
                     optional=True,
                     tooltip="For TA: the text encoder of the same CLIP as clip_vision, with its "
-                    "text projection. Those in SD 1.5 checkpoints have none; see the help page.",
+                    "text projection. Those in SD 1.5 checkpoints have none, see the help page.",
                 ),
                 BankSocket.Input(
                     "bank",
@@ -84,17 +84,22 @@ class EvaluateConcepts(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output("table", tooltip="All scores; IA and TA times 100, as in papers."),
+                io.String.Output(
+                    "table", tooltip="All scores, with IA and TA times 100 as in papers."
+                ),
                 io.Image.Output("picture", tooltip="The scores as a chart."),
                 io.Float.Output(
                     "ia",
-                    tooltip="Mean cosine with the photos, -1 to 1; with regions, of each "
-                    "region with its own concept's photos.",
+                    tooltip="Mean cosine with the photos, from -1 to 1. With regions, each region "
+                    "is compared with its own concept's photos.",
                 ),
-                io.Float.Output("ta", tooltip="CLIPScore with the prompts, 0 to 2.5; else 0."),
+                io.Float.Output(
+                    "ta", tooltip="CLIPScore with the prompts, from 0 to 2.5. Without clip it is 0."
+                ),
                 io.Float.Output(
                     "presence",
-                    tooltip="Share of regions whose own concept is the nearest; 0 without regions.",
+                    tooltip="Share of regions whose own concept is the nearest. Without regions it "
+                    "is 0.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],

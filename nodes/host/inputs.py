@@ -113,7 +113,7 @@ def _input(f: Field[Any], default: Any, advanced: bool | None) -> io.Input:
     kind = _kind(f)
     if f.metadata["by_recipe"] and f.metadata["choices"]:
         options = [AUTO, *f.metadata["choices"]]
-        common["tooltip"] = f"{f.metadata['help']} {AUTO}: as the recipe has it."
+        common["tooltip"] = f"{f.metadata['help']} With {AUTO} the recipe decides."
         return io.Combo.Input(f.name, options, default=AUTO, **common)
     if f.metadata["choices"]:
         return io.Combo.Input(f.name, list(f.metadata["choices"]), default=default, **common)
@@ -124,7 +124,7 @@ def _input(f: Field[Any], default: Any, advanced: bool | None) -> io.Input:
             f.name, default=default, multiline=f.name.endswith("prompt"), **common
         )
     if _optional(f):
-        common["tooltip"] = f"{common['tooltip']} Here: 0."
+        common["tooltip"] = f"{common['tooltip']} 0 means this default."
     return (_int if kind == "int" else _float)(f, default, common)
 
 

@@ -17,20 +17,23 @@ class LoadMiniModel(io.ComfyNode):
             display_name="Load Mini Model (try-out)",
             category=f"{CATEGORY}/try out",
             description=(
-                "A tiny model of 32 x 32 pixels that comes with the pack: learn a "
-                "concept in a minute or two, without a download. It knows simple scenes, such as "
-                "'a photo of a red cat'. Best with width and height 32, 30 steps, cfg 4."
+                "A tiny model of 32 x 32 pixels that comes with the pack. It learns a concept in a "
+                "minute or two, without a download, and knows simple scenes such as 'a photo of a "
+                "red cat'. Draw with width and height 32, 30 steps, cfg 4."
             ),
             search_aliases=["mini-sd", "CIDM mini", "tiny model", "toy model", "demo checkpoint"],
             outputs=[
                 io.Model.Output(
-                    display_name="MODEL", tooltip="mini-sd's UNet; 8 latent channels, 4 px a cell."
+                    display_name="MODEL",
+                    tooltip="The UNet of mini-sd: 8 latent channels, 4 pixels per latent cell.",
                 ),
                 io.Clip.Output(
-                    display_name="CLIP", tooltip="Its text encoder; 48 tokens, plain English."
+                    display_name="CLIP",
+                    tooltip="Its text encoder: up to 48 tokens of plain English.",
                 ),
                 io.Vae.Output(
-                    display_name="VAE", tooltip="Its autoencoder; width and height in steps of 8."
+                    display_name="VAE",
+                    tooltip="Its autoencoder: width and height in steps of 8 pixels.",
                 ),
             ],
         )

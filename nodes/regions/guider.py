@@ -46,7 +46,7 @@ class RegionalNoiseGuider(io.ComfyNode):
             ),
             search_aliases=["regional prompt", "regional sampling", "CIDM guider", "region noise"],
             inputs=[
-                io.Model.Input("model", tooltip="MODEL output of Apply Concept Bank."),
+                io.Model.Input("model", tooltip="The MODEL of Apply Concept Bank."),
                 io.Conditioning.Input("positive", tooltip="The prompt of the whole picture."),
                 io.Conditioning.Input("negative", tooltip="What the picture should not show."),
                 RegionsSocket.Input("regions", tooltip="From Concept Region or Concept Regions."),
@@ -56,13 +56,13 @@ class RegionalNoiseGuider(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance scale, for the picture and for every region.",
+                    tooltip="Guidance scale of the picture and of every region.",
                 ),
                 *inputs_of(SampleConfig, _SETTINGS),
             ],
             outputs=[
                 io.Guider.Output(
-                    display_name="guider", tooltip="For SamplerCustomAdvanced; any sampler."
+                    display_name="guider", tooltip="For SamplerCustomAdvanced, with any sampler."
                 )
             ],
         )

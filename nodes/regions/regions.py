@@ -206,7 +206,7 @@ def _picture(advanced: bool | None) -> list[io.Input]:
         for name, side in sides
     ]
     background = io.Image.Input(
-        "background", optional=True, tooltip="A picture under the preview; nothing else uses it."
+        "background", optional=True, tooltip="A picture to lay under the preview, for nothing else."
     )
     return [*sizes, background]
 

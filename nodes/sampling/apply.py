@@ -47,14 +47,15 @@ class ApplyConceptBank(io.ComfyNode):
             search_aliases=["CIDM", "concept", "lora bank", "elastic aggregation", "load concepts"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the bank was learned on."),
-                io.Clip.Input("clip", tooltip="Its CLIP."),
+                io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint."),
                 bank_input(),
                 *inputs_of(SampleConfig, _SETTINGS, advanced=_STRENGTH),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="For the sampler or the guider."),
                 io.Clip.Output(
-                    display_name="clip", tooltip="For text encode nodes; knows the concept words."
+                    display_name="clip",
+                    tooltip="For text encode nodes. It knows the concept words.",
                 ),
             ],
         )
@@ -77,19 +78,19 @@ class ShowConceptWeights(io.ComfyNode):
             node_id="CIDM_ShowConceptWeights",
             display_name="Show Concept Weights",
             category=CATEGORY,
-            description="Shows which concept got which weight in which layer, for a prompt.",
+            description="Shows which concept got which weight in which layer for a prompt.",
             search_aliases=["concept weights", "aggregation weights", "CIDM weights"],
             inputs=[
                 io.Conditioning.Input(
                     "conditioning", tooltip="From CLIP Text Encode with the CLIP of the bank."
                 ),
                 RegionsSocket.Input(
-                    "regions", optional=True, tooltip="Shows the regions' weights too."
+                    "regions", optional=True, tooltip="Connect regions to see their weights too."
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="picture", tooltip="A bar chart for each prompt."),
-                io.String.Output(display_name="text", tooltip="The same in words."),
+                io.String.Output(display_name="text", tooltip="The mean weights in words."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,

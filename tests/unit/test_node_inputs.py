@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cidm_core.config import ImportConfig, SampleConfig, TrainConfig
+from cidm_core.config import ImportConfig, SampleConfig
+from cidm_core.methods.cidm import CidmConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,25 +43,26 @@ def inputs():
 
 
 def test_every_setting_has_an_input_with_its_help_and_default(inputs):
-    for settings in (ImportConfig, TrainConfig, SampleConfig):
+    for settings in (ImportConfig, CidmConfig, SampleConfig):
         found = {each.id: each for each in inputs.inputs_of(settings)}
         assert list(found) == [f.name for f in fields(settings)]
         for f in fields(settings):
             row = found[f.name]
             assert row.rest["tooltip"].startswith(f.metadata["help"])
-            none = "auto" if f.metadata["by_recipe"] else 0
+            none = "auto" if f.metadata["by_recipe"] and f.metadata["choices"] else 0
             assert row.rest["default"] == (none if f.default is None else f.default)
             assert bool(row.rest["advanced"]) == f.metadata["advanced"]
 
 
 def test_kinds_and_limits(inputs):
-    rows = {each.id: each for each in inputs.inputs_of(TrainConfig)}
+    rows = {each.id: each for each in inputs.inputs_of(CidmConfig)}
     steps, seed, rate = rows["steps"], rows["seed"], rows["lr_lora"]
     assert (type(steps).__name__, steps.rest["min"], steps.rest["max"]) == ("Int", 1, 100_000)
     assert seed.rest["max"] == 2**53 - 1  # JavaScript counts no further
     assert seed.rest["control_after_generate"] is False
     assert rate.rest["step"] == rate.rest["round"] == pytest.approx(1e-6)
     assert rows["orthogonality"].options == [
+        "auto",
         "subspace",
         "energy",
         "released",
@@ -96,23 +98,23 @@ def test_chosen_names_keep_their_order_and_take_other_defaults(inputs):
 
 
 def test_defaults_sent_back_are_the_default_settings(inputs):
-    for settings in (ImportConfig, TrainConfig, SampleConfig):
+    for settings in (ImportConfig, CidmConfig, SampleConfig):
         sent = {each.id: each.rest["default"] for each in inputs.inputs_of(settings)}
         assert inputs.settings_from(settings, {**sent, "model": object()}) == settings()
 
 
 def test_zero_means_none_only_where_none_is_allowed(inputs):
-    found = inputs.given(TrainConfig, {"resolution_px": 0, "save_every": 0, "alpha": 2})
+    found = inputs.given(CidmConfig, {"resolution_px": 0, "save_every": 0, "alpha": 2})
     assert found == {"save_every": 0, "alpha": 2.0}
 
 
 def test_a_base_stands_where_nothing_was_sent(inputs):
     made = inputs.settings_from(
-        TrainConfig, {"steps": 5, "resolution_px": 0}, {"resolution_px": 64, "steps": 9}
+        CidmConfig, {"steps": 5, "resolution_px": 0}, {"resolution_px": 64, "steps": 9}
     )
     assert (made.steps, made.resolution_px) == (5, 64)
 
 
 def test_a_value_out_of_its_limits_is_refused(inputs):
     with pytest.raises(ValueError, match="resolution_px is 4"):
-        inputs.settings_from(TrainConfig, {"resolution_px": 4})
+        inputs.settings_from(CidmConfig, {"resolution_px": 4})
