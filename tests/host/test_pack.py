@@ -20,6 +20,7 @@ IDS = {
         "ImportConcept",
         "LoadConceptBank",
         "LoadMiniModel",
+        "MethodCidm",
         "RegionalNoiseGuider",
         "RemoveConcept",
         "ShowConceptWeights",

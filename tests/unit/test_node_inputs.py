@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cidm_core.config import ImportConfig, SampleConfig
+from cidm_core.config import ImportConfig, SampleConfig, TrainConfig
 from cidm_core.methods.cidm import CidmConfig
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_chosen_names_keep_their_order_and_take_other_defaults(inputs):
 
 
 def test_defaults_sent_back_are_the_default_settings(inputs):
-    for settings in (ImportConfig, CidmConfig, SampleConfig):
+    for settings in (ImportConfig, TrainConfig, SampleConfig):
         sent = {each.id: each.rest["default"] for each in inputs.inputs_of(settings)}
         assert inputs.settings_from(settings, {**sent, "model": object()}) == settings()
 
