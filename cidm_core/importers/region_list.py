@@ -94,7 +94,8 @@ def read_areas(
                 f"The boxes are of {len(rows)} frames. Regions are of one picture; give one frame."
             )
         rows = rows[0]
-    return _numbered(rows, lambda row: _area(row, size, folder))
+    listed: Sequence[Any] = rows
+    return _numbered(listed, lambda row: _area(row, size, folder))
 
 
 def read_regions(areas: Sequence[Area], prompts: str, size: tuple[int, int]) -> list[Region]:

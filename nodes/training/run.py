@@ -20,6 +20,7 @@ from .progress import Reporter
 
 if TYPE_CHECKING:
     from ...cidm_core.diffusers_host.base import Base
+    from ...cidm_core.families import Family
     from ...cidm_core.training.data import Photo
 
 log = logging.getLogger(__name__)
