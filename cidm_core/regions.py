@@ -188,7 +188,7 @@ def _from_array(mask: Any, prompt: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
 
 
-def _span(low: float, high: float, cells: int, soft: float) -> Float[Tensor, "cells"]:
+def _span(low: float, high: float, cells: int, soft: float) -> Float[Tensor, " cells"]:
     """One axis of a box: 1 inside, 0 outside, with ramps `soft` cells wide on inner edges."""
     if soft <= 0:
         start, stop = (math.ceil(edge * cells - 0.5 - _TOLERANCE) for edge in (low, high))

@@ -7,14 +7,14 @@ import os
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
-BANKS = "concept_banks"
-
 
 class ConceptExtension(ComfyExtension):
     """Everything the pack adds to ComfyUI."""
 
     async def on_load(self) -> None:
         """Register the folder of concept banks; users may add others in extra_model_paths.yaml."""
+        from .host.comfy import BANKS
+
         folder = os.path.join(folder_paths.models_dir, BANKS)
         os.makedirs(folder, exist_ok=True)
         folder_paths.add_model_folder_path(BANKS, folder, is_default=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..training.progress import Progress
+from ..training.progress import Progress, details
 
 _LINE_SECONDS = 10.0  # between two plain lines
 _VERBS = {"preparing": "Encoding photos", "learning": "Learning", "saving": "Saving"}
@@ -74,32 +74,3 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def details(event: Progress) -> str:
-    """Loss, speed and remaining time of a training step."""
-    parts: list[str] = []
-    if math.isfinite(event.loss):
-        parts.append(f"loss {event.loss:.4f}")
-    if event.steps_per_second > 0:
-        slow = event.steps_per_second < 1
-        parts.append(
-            f"{1 / event.steps_per_second:.1f} s/step"
-            if slow
-            else f"{event.steps_per_second:.1f} steps/s"
-        )
-    if math.isfinite(event.remaining_seconds) and event.step < event.steps:
-        parts.append(f"{duration(event.remaining_seconds)} left")
-    if event.skipped:
-        parts.append(f"{event.skipped} skipped")
-    return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """4 s, 1:05, 2:03:04."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -195,7 +195,8 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from ..diffusers_host.load import load_base
     from ..diffusers_host.train import train_concept
     from ..training.data import Photo
-    from .progress_bar import ProgressBar, duration
+    from ..training.progress import duration
+    from .progress_bar import ProgressBar
 
     started = time.monotonic()
     photos = Photo.from_folder(request.photos, request.captions, request.masks)

@@ -19,7 +19,7 @@ _ORDER = {"paper": 2, "released": 1, "gate": 2}  # the norm psi divides by
 
 
 @runtime_checkable
-class LowRank(Protocol):
+class Factors(Protocol):
     """What a low-rank update must offer; `cidm_core.updates.LowRank` does."""
 
     @property
@@ -35,7 +35,7 @@ class Concatenated(NamedTuple):
 
     down: Float[Tensor, "columns in_features"]
     up: Float[Tensor, "out_features columns"]
-    columns: Int[Tensor, "columns"]  # which concept each column belongs to
+    columns: Int[Tensor, " columns"]  # which concept each column belongs to
 
 
 def relevance(
@@ -139,7 +139,7 @@ def _largest(size: Tensor, top_k: int | None) -> Tensor:
 
 
 def delta(
-    weights: Float[Tensor, "concepts"], factors: Sequence[LowRank]
+    weights: Float[Tensor, " concepts"], factors: Sequence[Factors]
 ) -> Float[Tensor, "out_features in_features"]:
     """The aggregated update `sum_i w_i * scale_i * up_i @ down_i` of one layer (Eq. 3).
 
@@ -154,7 +154,7 @@ def delta(
     return scaled @ down.to(scaled.dtype)
 
 
-def concatenate(factors: Sequence[LowRank]) -> Concatenated:
+def concatenate(factors: Sequence[Factors]) -> Concatenated:
     """Put the factors of several concepts, of any ranks, side by side.
 
     `up @ diag(w[columns]) @ down` is Eq. 3's sum, so one pair of matrix products serves all

@@ -108,7 +108,7 @@ def orthonormal_basis(
 
 def leading_directions(
     columns: Float[Tensor, "rows columns"], keep: int | None = None
-) -> tuple[Float[Tensor, "rows found"], Float[Tensor, "found"]]:
+) -> tuple[Float[Tensor, "rows found"], Float[Tensor, " found"]]:
     """Left singular vectors and singular values above rounding noise, at most `keep`."""
     rows, count = columns.shape
     if count > rows:
@@ -122,7 +122,7 @@ def leading_directions(
 
 def gram_directions(
     gram: Float[Tensor, "rows rows"], keep: int | None = None, dtype: torch.dtype | None = None
-) -> tuple[Float[Tensor, "rows found"], Float[Tensor, "found"]]:
+) -> tuple[Float[Tensor, "rows found"], Float[Tensor, " found"]]:
     """`leading_directions` of C from `C C^T`, for more columns than anyone wants to hold."""
     energy, vectors = torch.linalg.eigh(gram.double())
     energy, vectors = energy.flip(0), vectors.flip(1)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..errors import CidmError
 from . import consolidation
-from .aggregation import LowRank
+from .aggregation import Factors
 from .stacks import Device, Span, Stack, Ups, gather_spans, pad_columns, stack_layers
 
-Old = Iterable[Mapping[str, LowRank]]  # earlier concepts, factors by layer; read once, in turn
+Old = Iterable[Mapping[str, Factors]]  # earlier concepts, factors by layer; read once, in turn
 Pairs = Mapping[str, tuple[Tensor, Tensor]]  # key -> (scale * up, down)
 
 

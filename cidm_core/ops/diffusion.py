@@ -34,7 +34,7 @@ def noise_with_offset(
 def add_noise(
     latents: Float[Tensor, "batch channels height width"],
     noise: Float[Tensor, "batch channels height width"],
-    alphas_cumprod: Float[Tensor, "batch"],
+    alphas_cumprod: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch channels height width"]:
     """z_t = `sqrt(a_t) z + sqrt(1 - a_t) noise` (Eq. 1); the network's target is `noise`.
 

@@ -15,7 +15,7 @@ PROMPT = -2  # owner of a token that keeps the weights of its prompt
 
 
 def token_weights(
-    weights: Float[Tensor, "*batch concepts"], owners: Int[Tensor, "tokens"]
+    weights: Float[Tensor, "*batch concepts"], owners: Int[Tensor, " tokens"]
 ) -> Float[Tensor, "*batch tokens concepts"]:
     """Weights of every token, so that `K_j = (W + sum_k 1[j in tokens_k] delta_k) e_j`.
 

@@ -46,6 +46,35 @@ class Progress:
     stage_steps: int = 0
 
 
+def details(event: Progress) -> str:
+    """Loss, speed and remaining time of a training step."""
+    parts: list[str] = []
+    if math.isfinite(event.loss):
+        parts.append(f"loss {event.loss:.4f}")
+    if event.steps_per_second > 0:
+        slow = event.steps_per_second < 1
+        parts.append(
+            f"{1 / event.steps_per_second:.1f} s/step"
+            if slow
+            else f"{event.steps_per_second:.1f} steps/s"
+        )
+    if math.isfinite(event.remaining_seconds) and event.step < event.steps:
+        parts.append(f"{duration(event.remaining_seconds)} left")
+    if event.skipped:
+        parts.append(f"{event.skipped} skipped")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """4 s, 1:05, 2:03:04."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 OnProgress = Callable[[Progress], None]
 _NOT_TERMS = ("step", "loss", "grad_norm", "seconds", "skipped", "stage", "stage_step")
 

@@ -130,7 +130,7 @@ class _Shown:
         self._key, self._left = "", ""
 
     def cell(self, done: int, total: int, key: str, remaining: float) -> None:
-        from cidm_core.commands.progress_bar import duration
+        from cidm_core.training.progress import duration
 
         waiting = "waiting for other processes" if done < total else ""
         self._count, self._key = (done, total), key or waiting

@@ -108,7 +108,7 @@ def conditioning(facts, concepts, seed):
     encoded = pack("cidm_core.text")
     held = encoded.TextContext(held, None, encoded.Spans())
     prompt = text.ConceptPrompt(names, held, plain, tuple(concepts), weights, weights, facts.names)
-    return [[plain, {text.PROMPT: prompt}]]
+    return [[plain, {text.PROMPT_KEY: prompt}]]
 
 
 class Timed:
@@ -153,7 +153,7 @@ def interleaved(variants, rounds):
 def overhead():
     model = sd15(OPTIONS["width"])
     facts = pack("nodes.host.model").model_facts(model)
-    taught = pack("nodes.sampling.attend").attach(
+    taught = pack("nodes.sampling.attend").attach_hooks(
         model, facts, pack("cidm_core.config").SampleConfig()
     )
     concepts = [concept(facts, n) for n in range(max(OPTIONS["concepts"]))]

@@ -8,7 +8,7 @@ from ...cidm_core.bank import Bank
 from ...cidm_core.catalogue import described, find_entry, listing, picture_beside
 from ...cidm_core.errors import BankError
 from ...cidm_core.storage.atomic import explain
-from ..host.inputs import text_input, verdict
+from ..host.inputs import passes, text_input
 from ..host.pictures import shown, to_tensor
 from ..host.sockets import CATEGORY, BankSocket, bank_input
 from .folders import NEW, bank_folder, bank_names, stamps
@@ -55,7 +55,7 @@ class LoadConceptBank(io.ComfyNode):
     def validate_inputs(cls, bank: str | None = None, new_name: str | None = None) -> bool | str:
         """Names are checked here, so that a bank made after the page was loaded is found too."""
         # None: linked, known only when it runs
-        return bank is None or verdict(lambda: bank_folder(bank, new_name or ""))
+        return bank is None or passes(lambda: bank_folder(bank, new_name or ""))
 
     @classmethod
     def fingerprint_inputs(cls, bank: str | None = None, new_name: str | None = None) -> str:
@@ -145,7 +145,7 @@ class RemoveConcept(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name: str | None = None, confirm: str | None = None) -> bool | str:
         # None: linked, known only when it runs
-        return name is None or confirm is None or verdict(lambda: _check_twice(name, confirm))
+        return name is None or confirm is None or passes(lambda: _check_twice(name, confirm))
 
     @classmethod
     def execute(cls, bank: Bank, name: str, confirm: str) -> io.NodeOutput:

@@ -16,7 +16,7 @@ from ...cidm_core.importers.concept_import import FOREIGN, check_class_words, im
 from ...cidm_core.storage.names import file_stem
 from ...cidm_core.storage.tensor_file import SUFFIX
 from ..host import comfy as host
-from ..host.inputs import inputs_of, settings_from, text_input, verdict
+from ..host.inputs import inputs_of, passes, settings_from, text_input
 from ..host.model import model_facts
 from ..host.pictures import shown
 from ..host.sockets import CATEGORY, BankSocket, bank_input
@@ -70,7 +70,7 @@ class ImportConcept(io.ComfyNode):
         if file is None:  # linked, known only when it runs
             return True
         words = "known later" if class_words is None else class_words
-        return verdict(lambda: check_class_words(_chosen(file), words))
+        return passes(lambda: check_class_words(_chosen(file), words))
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, **_rest: Any) -> str:
@@ -124,7 +124,7 @@ class ExportConcept(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file_name: str | None = None) -> bool | str:
-        return verdict(lambda: _stem(file_name or "", "concept"))
+        return passes(lambda: _stem(file_name or "", "concept"))
 
     @classmethod
     def execute(

@@ -68,10 +68,10 @@ def settings_from(
     Raises:
         CidmError: If a value is out of its limits.
     """
-    return settings.from_dict({**(base or {}), **given(settings, values)})
+    return settings.from_dict({**(base or {}), **settings_given(settings, values)})
 
 
-def given(settings: type[Settings], values: Mapping[str, object]) -> dict[str, object]:
+def settings_given(settings: type[Settings], values: Mapping[str, object]) -> dict[str, object]:
     """The settings among a node's arguments that say something; see `settings_from`."""
     found: dict[str, object] = {}
     for f in fields(settings):
@@ -89,7 +89,7 @@ def text_input(name: str, tooltip: str, **more: Any) -> io.Input:
     return io.String.Input(name, default="", optional=True, tooltip=tooltip, **more)
 
 
-def verdict(check: Callable[[], object]) -> bool | str:
+def passes(check: Callable[[], object]) -> bool | str:
     """What `validate_inputs` tells the host: True, or what the check complained of."""
     try:
         check()

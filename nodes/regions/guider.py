@@ -17,7 +17,7 @@ from ...cidm_core.errors import HostError, RegionError
 from ...cidm_core.sampling.layout import GLOBAL, NEGATIVE, RegionTexts, Scene, guide, layout
 from ..host.inputs import inputs_of, settings_from
 from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket
-from ..sampling.attend import KEY, config_of
+from ..sampling.attend import KEY, applied_config
 from ..sampling.conditions import REQUEST, RowRequest
 
 _SETTINGS = (
@@ -77,7 +77,7 @@ class RegionalNoiseGuider(io.ComfyNode):
         cfg: float,
         **settings: Any,
     ) -> io.NodeOutput:
-        applied = config_of(model)
+        applied = applied_config(model)
         if applied is None:
             raise HostError(
                 "The model of the Regional Noise Guider has no concept bank. Put Apply Concept "

@@ -15,8 +15,8 @@ from ..host.inputs import inputs_of, settings_from
 from ..host.model import model_facts
 from ..host.pictures import shown, to_tensor
 from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket, bank_input
-from .attend import attach
-from .text import PROMPT, ConceptPrompt, ConceptText, teach
+from .attend import attach_hooks
+from .text import PROMPT_KEY, ConceptPrompt, ConceptText, teach
 
 _SETTINGS = (
     "recipe",
@@ -66,7 +66,7 @@ class ApplyConceptBank(io.ComfyNode):
         facts = model_facts(model)
         bank.check(facts, allow_other_base=config.allow_other_base)
         taught = teach(clip, ConceptText(bank, facts, config))
-        return io.NodeOutput(attach(model, facts, config), taught)
+        return io.NodeOutput(attach_hooks(model, facts, config), taught)
 
 
 class ShowConceptWeights(io.ComfyNode):
@@ -104,7 +104,7 @@ class ShowConceptWeights(io.ComfyNode):
             for number, region in enumerate(regions, start=1)
             for entry in region.positive
         ]
-        found = [(title, entry[1].get(PROMPT)) for title, entry in titled]
+        found = [(title, entry[1].get(PROMPT_KEY)) for title, entry in titled]
         text = "\n".join(_described(title, prompt) for title, prompt in found)
         drawn = [_drawn(title, prompt) for title, prompt in found if prompt is not None]
         image = to_tensor(stack(drawn)) if drawn else torch.zeros(1, 64, 64, 3)

@@ -25,13 +25,13 @@ from ...cidm_core.sampling.layer_updates import LayerUpdate, layer_updates
 from ...cidm_core.sampling.regional import Insert, Inserts
 from ...cidm_core.text import TextContext
 from ..host.model import ModelFacts
-from .conditions import RowCond, Rows, rows_of
+from .conditions import CondRows, RowCond, rows_of
 
 KEY = "cidm"
 _PLACES = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
 
 
-def attach(model: Any, facts: ModelFacts, config: SampleConfig) -> Any:
+def attach_hooks(model: Any, facts: ModelFacts, config: SampleConfig) -> Any:
     """A copy of a MODEL that reads what concept prompts carry. Again attached: replaced."""
     taught = model.clone()
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.DIFFUSION_MODEL):
@@ -50,7 +50,7 @@ def attach(model: Any, facts: ModelFacts, config: SampleConfig) -> Any:
     return taught
 
 
-def config_of(model: Any) -> SampleConfig | None:
+def applied_config(model: Any) -> SampleConfig | None:
     """The settings of the bank that was applied to a MODEL; None if there is none."""
     applied = model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
     return model.get_attachment(KEY) if applied else None
@@ -99,7 +99,7 @@ class Session:
     """One sampling run: what its rows need, put on the UNet's device once."""
 
     facts: ModelFacts
-    rows: Rows
+    rows: CondRows
     config: SampleConfig
     masks: Tensor
     _models: dict[Any, _Model] = field(default_factory=dict[Any, Any])

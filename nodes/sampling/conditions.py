@@ -15,11 +15,11 @@ from ...cidm_core.errors import HostError, PromptError
 from ...cidm_core.sampling.plan import Slot
 from ...cidm_core.text import Spans, TextContext
 from ..host.model import ModelFacts
-from .text import PROMPT, ConceptPrompt
+from .text import PROMPT_KEY, ConceptPrompt
 
 REQUEST = "cidm_row"  # key of a `RowRequest` in a conditioning's options
 
-Entry = Sequence[Any]
+CondEntry = Sequence[Any]
 """One entry of a CONDITIONING, `[tensor, options]`."""
 
 
@@ -32,12 +32,12 @@ class RowRequest:
         inserts: For regional cross-attention: text, the entry that weighs it, number of the region.
     """
 
-    weighed_by: Entry | None
-    inserts: tuple[tuple[Entry, Entry | None, int], ...] = ()
+    weighed_by: CondEntry | None
+    inserts: tuple[tuple[CondEntry, CondEntry | None, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class CondRow:
     """One kind of UNet row: its slot, and the (slot, region) pairs of regional cross-attention."""
 
     slot: int
@@ -45,10 +45,10 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class CondRows:
     """All rows of a sampling run, by number, and what they refer to."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CondRow, ...]
     concepts: tuple[Concept, ...]
     slots: tuple[Slot, ...]
 
@@ -79,7 +79,7 @@ class RowCond(CONDRegular):
         return [len(self.cond)]
 
 
-def rows_of(conds: dict[str, list[dict[str, Any]]], facts: ModelFacts) -> Rows:
+def rows_of(conds: dict[str, list[dict[str, Any]]], facts: ModelFacts) -> CondRows:
     """Number the conditionings of a guider and say what each number means.
 
     Unconditional conditionings get the weights of the picture's, as if these were merged into
@@ -97,7 +97,7 @@ def rows_of(conds: dict[str, list[dict[str, Any]]], facts: ModelFacts) -> Rows:
     _check_any(conds)
     table = _Slots(facts)
     shared = table.mean([prompts[id(c)] for c in conds.get("positive", ())])
-    rows: list[Row] = []
+    rows: list[CondRow] = []
     for role, listed in conds.items():
         for cond in listed:
             prompt = prompts[id(cond)]
@@ -108,10 +108,10 @@ def rows_of(conds: dict[str, list[dict[str, Any]]], facts: ModelFacts) -> Rows:
             slot = table.add(prompt.named if prompt else "", prompt and prompt.text, weights)
             given = request.inserts if request else ()
             inserts = [(table.entry(text, by, shared), region) for text, by, region in given]
-            rows.append(Row(slot, tuple(inserts)))
+            rows.append(CondRow(slot, tuple(inserts)))
             number = RowCond(((len(rows) - 1, None),))
             cond["model_conds"] = {**cond.get("model_conds", {}), RowCond.KEY: number}
-    return Rows(tuple(rows), *table.finish())
+    return CondRows(tuple(rows), *table.finish())
 
 
 class _Slots:
@@ -138,12 +138,16 @@ class _Slots:
             for name in names
         }
 
-    def weights_by(self, entry: Entry | None, shared: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def weights_by(
+        self, entry: CondEntry | None, shared: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
         """The weights of an entry's prompt; the picture's without one."""
         prompt = None if entry is None else self._prompt(entry)
         return shared if prompt is None else self.by_name(prompt)
 
-    def entry(self, text: Entry, weighed_by: Entry | None, shared: Mapping[str, Tensor]) -> int:
+    def entry(
+        self, text: CondEntry, weighed_by: CondEntry | None, shared: Mapping[str, Tensor]
+    ) -> int:
         """The slot of an entry that a region puts into another's cross-attention."""
         prompt = self._prompt(text)
         context = prompt.text if prompt else TextContext(text[0].float(), None, Spans())
@@ -165,13 +169,13 @@ class _Slots:
             slots.append(Slot(named, text, table, table))
         return tuple(self._concepts.values()), tuple(slots)
 
-    def _prompt(self, entry: Entry) -> ConceptPrompt | None:
+    def _prompt(self, entry: CondEntry) -> ConceptPrompt | None:
         return _prompt_of({"cross_attn": entry[0], **entry[1]}, self._facts)
 
 
 def _prompt_of(cond: Mapping[str, Any], facts: ModelFacts) -> ConceptPrompt | None:
     """The concept prompt of a conditioning, if it is still the one that was encoded."""
-    prompt: ConceptPrompt | None = cond.get(PROMPT)
+    prompt: ConceptPrompt | None = cond.get(PROMPT_KEY)
     if prompt is None:
         return None
     if prompt.layers != facts.names:
@@ -205,7 +209,7 @@ def _changer(now: Tensor, prompt: ConceptPrompt) -> str:
 
 def _check_any(conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     texts = [c for listed in conds.values() for c in listed if c.get("cross_attn") is not None]
-    if texts and not any(PROMPT in c for c in texts):
+    if texts and not any(PROMPT_KEY in c for c in texts):
         raise HostError(
             "A concept bank is applied to the model, but none of the prompts was encoded with its "
             "CLIP, so no concept can take part. Connect the CLIP output of Apply Concept Bank to "

@@ -25,9 +25,9 @@ from ...cidm_core.sampling.encoder_updates import encoder_deltas
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
 from ..host.model import ModelFacts
-from .tokens import Binding, Expanded, Tokens, phrase_of, spans_of, word_of
+from .tokens import Binding, Expanded, HostTokens, phrase_of, spans_of, word_of
 
-PROMPT = "cidm_prompt"  # key of a `ConceptPrompt` in a conditioning's options
+PROMPT_KEY = "cidm_prompt"  # key of a `ConceptPrompt` in a conditioning's options
 _ENCODERS = {"l": "text_encoder", "g": "text_encoder_2"}  # ComfyUI's name -> ours
 
 
@@ -94,7 +94,7 @@ class ConceptText:
         self._binding = Binding(words, self.owners.keys() - words, self._rows)
         self._held = _Held(self.bank, self.facts, self.config)
 
-    def tokenize(self, clip: Any, text: str, **options: Any) -> Tokens:
+    def tokenize(self, clip: Any, text: str, **options: Any) -> HostTokens:
         """The stock tokens of a text, with a tagged vector for every concept word.
 
         Raises:
@@ -108,7 +108,7 @@ class ConceptText:
         concept = self._held[self.owners[word]]
         return concept.rows[_ENCODERS[encoder]][concept.words.index(word)].float()
 
-    def encoding(self, clip: Any, tokens: Tokens) -> Encoding:
+    def encoding(self, clip: Any, tokens: HostTokens) -> Encoding:
         """The tokens for every layer, and the CLIP with what the named concepts change in it."""
         first = next(iter(tokens.values()))
         called = [c for chunk in first for t in chunk if (c := word_of(t) or phrase_of(t))]
@@ -221,20 +221,20 @@ class _KnowsConcepts:
     def clone(self, *args: Any, **kwargs: Any) -> Any:
         return _adopt(super().clone(*args, **kwargs), self.concept_text)  # type: ignore[misc]
 
-    def stock_tokenize(self, text: str, **options: Any) -> Tokens:
+    def stock_tokenize(self, text: str, **options: Any) -> HostTokens:
         return super().tokenize(text, **options)  # type: ignore[misc]
 
-    def stock_encode(self, tokens: Tokens, **options: Any) -> Any:
+    def stock_encode(self, tokens: HostTokens, **options: Any) -> Any:
         return super().encode_from_tokens(tokens, **options)  # type: ignore[misc]
 
-    def stock_scheduled(self, tokens: Tokens, *args: Any, **kwargs: Any) -> Any:
+    def stock_scheduled(self, tokens: HostTokens, *args: Any, **kwargs: Any) -> Any:
         return super().encode_from_tokens_scheduled(tokens, *args, **kwargs)  # type: ignore[misc]
 
-    def tokenize(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Tokens:
+    def tokenize(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> HostTokens:
         return self.concept_text.tokenize(self, text, return_word_ids=return_word_ids, **kwargs)
 
     def encode_from_tokens(
-        self, tokens: Tokens, return_pooled: Any = False, return_dict: bool = False
+        self, tokens: HostTokens, return_pooled: Any = False, return_dict: bool = False
     ) -> Any:
         if isinstance(tokens, Expanded):  # the stock methods call one another
             options = {"return_pooled": return_pooled, "return_dict": return_dict}
@@ -245,15 +245,15 @@ class _KnowsConcepts:
         )
         prompt = self.concept_text.prompt(self, encoding, found["cond"])
         if return_dict:
-            return {**found, "cond": prompt.plain, PROMPT: prompt}
+            return {**found, "cond": prompt.plain, PROMPT_KEY: prompt}
         return (prompt.plain, found["pooled_output"]) if return_pooled else prompt.plain
 
-    def encode_from_tokens_scheduled(self, tokens: Tokens, *args: Any, **kwargs: Any) -> Any:
+    def encode_from_tokens_scheduled(self, tokens: HostTokens, *args: Any, **kwargs: Any) -> Any:
         encoding = self.concept_text.encoding(self, tokens)
         result: list[list[Any]] = []
         for encoded, options in encoding.clip.stock_scheduled(encoding.tokens, *args, **kwargs):
             prompt = self.concept_text.prompt(self, encoding, encoded)
-            result.append([prompt.plain, {**options, PROMPT: prompt}])
+            result.append([prompt.plain, {**options, PROMPT_KEY: prompt}])
         return result
 
 

@@ -20,13 +20,13 @@ from ...cidm_core.words import contains, normalise, pattern
 PLACEHOLDERS = ("castle", "forest", "garden", "window", "river", "bridge", "candle", "mountain")
 
 Token = tuple[Any, ...]
-Tokens = dict[str, list[list[Token]]]
-Rows = Callable[[str, str], Tensor]
+HostTokens = dict[str, list[list[Token]]]
+FindRows = Callable[[str, str], Tensor]
 """Encoder's name in ComfyUI, concept word -> its embeddings (layers or 1, dim)."""
 
 
 class Expanded(dict[str, Any]):
-    """Tokens repeated for every layer, which the stock encoder takes as they are."""
+    """HostTokens repeated for every layer, which the stock encoder takes as they are."""
 
     copies = 1
 
@@ -56,10 +56,10 @@ class Binding:
         rows: The words' embeddings.
     """
 
-    def __init__(self, words: Collection[str], phrases: Collection[str], rows: Rows) -> None:
+    def __init__(self, words: Collection[str], phrases: Collection[str], rows: FindRows) -> None:
         self._words, self._phrases, self._rows = words, phrases, rows
 
-    def tokenize(self, clip: Any, text: str, **options: Any) -> Tokens:
+    def tokenize(self, clip: Any, text: str, **options: Any) -> HostTokens:
         """The stock tokens of a text, with a tagged vector for every concept word."""
         plain = normalise(text)
         # A pattern of all words of a large bank takes longer to build than a picture to begin.
@@ -92,7 +92,7 @@ class Binding:
 
         return [[put(token) for token in chunk] for chunk in chunks]
 
-    def _tagged(self, clip: Any, text: str, tokens: Tokens) -> Tokens:
+    def _tagged(self, clip: Any, text: str, tokens: HostTokens) -> HostTokens:
         """Tag the tokens of trigger phrases, longest phrase first."""
         found = [p for p in self._phrases if p in text and contains(text, p)]
         for phrase in sorted(found, key=len, reverse=True):
@@ -101,7 +101,7 @@ class Binding:
                     _tag(chunk, ids, phrase)
         return tokens
 
-    def expand(self, tokens: Tokens, layers: int) -> Expanded:
+    def expand(self, tokens: HostTokens, layers: int) -> Expanded:
         """Repeat tokens for every layer, layer l with its own embeddings of the words."""
         expanded = Expanded()
         rows = {

@@ -19,7 +19,7 @@ from ...cidm_core.families import FAMILIES, Family
 from ...cidm_core.methods import config_for, method_called
 from ...cidm_core.training.presets import PRESETS
 from ..host import comfy as host
-from ..host.inputs import AUTO, given, inputs_of
+from ..host.inputs import AUTO, inputs_of, settings_given
 
 ON_THE_NODE = ("steps", "seed")  # settings of every method that the training node itself shows
 PREVIEWS = 8  # per run, unless the user says otherwise
@@ -55,7 +55,7 @@ class MethodInputs:
         for name, value in found.items():
             if value in ("on", "off") and self._fields[name].type == "bool":
                 found[name] = value == "on"
-        return given(self.config, found)
+        return settings_given(self.config, found)
 
     def _auto(self, name: str, value: object) -> bool:
         return value in (AUTO, self._none_of(name))

@@ -34,7 +34,7 @@ class Reporter:
 
     def on_progress(self, event: Progress) -> None:
         """Show a step, or an encoded photo."""
-        from ...cidm_core.commands.progress_bar import details
+        from ...cidm_core.training.progress import details
 
         self.last = event
         now = time.monotonic()

@@ -140,9 +140,9 @@ class TrainConcept(io.ComfyNode):
 
 
 def _output(cls: type[io.ComfyNode], bank: Any, learned: Any) -> io.NodeOutput:
-    from ...cidm_core.commands.progress_bar import duration
     from ...cidm_core.pictures import loss_picture
     from ...cidm_core.storage.stock_lora import lora_tensors
+    from ...cidm_core.training.progress import duration
 
     concept, facts = learned.concept, learned.concept.facts
     curve = to_tensor(loss_picture(learned.rows, concept.trigger))

@@ -21,12 +21,12 @@ from cidm_core.bank import Bank
 from cidm_core.cli import FAILED, INTERRUPTED, OK, build_parser, main
 from cidm_core.commands import flags
 from cidm_core.commands.console import Console
-from cidm_core.commands.progress_bar import ProgressBar, details, duration
+from cidm_core.commands.progress_bar import ProgressBar
 from cidm_core.commands.train import own_device, read_request
 from cidm_core.config import SampleConfig
 from cidm_core.errors import CidmError
 from cidm_core.methods.cidm import CidmConfig
-from cidm_core.training.progress import Progress
+from cidm_core.training.progress import Progress, details, duration
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("demo", "train", "generate", "bank", "evaluate")

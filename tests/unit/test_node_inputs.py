@@ -104,7 +104,7 @@ def test_defaults_sent_back_are_the_default_settings(inputs):
 
 
 def test_zero_means_none_only_where_none_is_allowed(inputs):
-    found = inputs.given(CidmConfig, {"resolution_px": 0, "save_every": 0, "alpha": 2})
+    found = inputs.settings_given(CidmConfig, {"resolution_px": 0, "save_every": 0, "alpha": 2})
     assert found == {"save_every": 0, "alpha": 2.0}
 
 
