@@ -21,11 +21,12 @@ from .concept import Concept
 from .errors import BankError, CidmError
 from .storage.atomic import explain, make_folder, sweep, sync_folder, write_atomic
 from .storage.compatibility import Model, check_fit, check_new
-from .storage.concept_file import Entry, decode, encode, load, preview_path
+from .storage.concept_file import concept_from_bytes, concept_to_bytes, read_concept
 from .storage.listing import Listing
 from .storage.locks import locked
 from .storage.names import clean_name, file_stem, same_key
 from .storage.names import default_name as default_name
+from .storage.record import Entry, preview_path
 from .storage.stock_lora import write_lora
 from .storage.tensor_file import SUFFIX
 
@@ -102,7 +103,7 @@ class Bank(Mapping[str, Concept]):
         try:
             if error is not None:
                 raise error
-            return load(path)
+            return read_concept(path)
         except BankError as caught:
             others = len(self.entries()) - (error is None)
             note = f" The other {others} concepts can still be used." if others else ""
@@ -135,8 +136,9 @@ class Bank(Mapping[str, Concept]):
             target = self._free_target(concept.name)
             index = 1 + max((entry.index for entry in entries), default=-1)
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            data = encode(replace(concept, index=index, created=created))
-            stored = decode(data, target.name)  # nothing is written that could not be read
+            data = concept_to_bytes(replace(concept, index=index, created=created))
+            # Nothing is written that could not be read.
+            stored = concept_from_bytes(data, target.name)
             write_atomic(target, data, error=BankError)
             if picture is not None:
                 _write_preview(preview_path(target), picture)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from .as_text import table
 from .errors import BankError
-from .storage.concept_file import preview_path
 from .storage.names import same_key
+from .storage.record import preview_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .bank import Bank
-    from .storage.concept_file import Entry
+    from .storage.record import Entry
 
 _FIRST = ("steps", "rank", "lr_tokens", "lr_lora", "seed", "resolution_px", "precision")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +18,6 @@ from ..checkpoints.pickles import require_safe_torch
 from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError
 from ..families import FAMILIES, PROJECTIONS, Family
-from ..storage import concept_file
 from ..updates import DOWN, UP, LowRank
 from ..words import normalise
 
@@ -32,15 +30,6 @@ _HINTS = (
     ("lora_A", "a peft LoRA without concept tokens"),
     ("text_embedding", "a training state rather than its result"),
 )
-
-
-def read_concept_file(path: str | os.PathLike[str]) -> Concept:
-    """Read one of our own concept files from anywhere, ready for `Bank.add`.
-
-    Raises:
-        BankError: If it is missing, damaged or no concept file.
-    """
-    return replace(concept_file.load(Path(path)), index=-1, created="")
 
 
 def read_pth(

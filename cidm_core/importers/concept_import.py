@@ -12,8 +12,9 @@ from ..catalogue import picture_beside
 from ..concept import Concept
 from ..config import ImportConfig
 from ..errors import BankError
+from ..storage.concept_file import read_concept
 from ..storage.names import default_name
-from .cifc_concept import read_concept_file, read_pth
+from .cifc_concept import read_pth
 
 FOREIGN = ".pth"
 
@@ -52,7 +53,7 @@ def import_concept(
     if path.suffix.lower() == FOREIGN:
         concept = _foreign(path, config, model or _model_of(bank))
     else:
-        concept = read_concept_file(path)
+        concept = read_concept(path)
     if config.name.strip():
         concept = replace(concept, name=config.name.strip())
     if (there := _held(bank, concept)) is not None:

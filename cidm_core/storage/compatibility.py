@@ -10,8 +10,8 @@ from ..concept import Concept
 from ..errors import BankError, FamilyError
 from ..families import FAMILIES, PROJECTIONS, CrossAttention, Family, same_base
 from ..updates import ValueResidual
-from .concept_file import Entry
 from .names import same_key
+from .record import Entry
 
 _LOAD = "Load the model it was learned on, or use another bank"
 

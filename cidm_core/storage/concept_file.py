@@ -4,26 +4,19 @@ Weights carry the widespread names: `lora_unet_<path>` with `.lora_down.weight`,
 and `.alpha`, or `.diff`. What no loader knows rides along as `lora_unet_cidm_<what>`, well-formed
 like a LoRA pair (the numbers, and zeros), because strict loaders refuse a file with any other key
 and pass over a module that the model lacks: the words' rows (`tokens_<encoder>`) and value
-residuals (`values_<path>`). Everything else is JSON in the header.
-
-Format 2 holds any number of subjects and any kind of update. Format 1, of one subject with
-low-rank weights, is read as well.
+residuals (`values_<path>`). Everything else is in the header (see `record`). Files of format 1
+have low-rank weights and rows only.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..concept import Concept, Subject
+from ..concept import Concept
 from ..errors import BankError, ConceptError
 from ..families import PROJECTIONS
 from ..updates import (
@@ -38,73 +31,17 @@ from ..updates import (
     ValueResidual,
     path_of,
 )
-from ..words import normalise, parse_words
-from .names import clean_name
-from .stock_lora import lora_key, lora_metadata, lora_tensors, rank_and_alpha
-from .tensor_file import pack, parse_text, read, read_metadata, unpack
+from .record import NAME, RECORD, parse_record, record_text, unfit
+from .stock_lora import lora_key, lora_metadata, lora_tensors
+from .tensor_file import pack, read, unpack
 
-VERSION = 2
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_VALUE = 1e4  # Trained weights stay below 10; larger ones are damage, not learning.
-_RECORD = "cidm"  # its key in the metadata
 _ROWS = f"{UNET_PREFIX}cidm_tokens_"
 _VALUES = f"{UNET_PREFIX}cidm_values_"
-_NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
-_FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    "name": str,
-    "subjects": list,
-    "method": str,
-    "family": str,
-    "base": str,
-    "layers": list,
-    "rank": int,
-    "alpha": (int, float),
-    "config": dict,
-    "index": int,
-    "created": str,
-    "facts": dict,
-    "tensor_bytes": int,
-}
-_SUBJECT: Mapping[str, type] = {"words": list, "class_words": str, "kind": str}
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What the header of a concept file tells. `rank` is the largest rank of its updates."""
-
-    name: str
-    subjects: tuple[Subject, ...]
-    method: str
-    family: str
-    base: str
-    layers: tuple[str, ...]
-    rank: int
-    alpha: float
-    index: int
-    created: str
-    path: Path
-    facts: Mapping[str, object] = field(repr=False)
-    config: Mapping[str, object] = field(repr=False)
-
-    # As those of a `Concept`, which these facts become when its tensors are read.
-    words = Concept.words
-    triggers = Concept.triggers
-    trigger = Concept.trigger
-    class_words = Concept.class_words
-    kind = Concept.kind
-
-    @property
-    def preview(self) -> Path:
-        """Where its picture is, if it has one."""
-        return preview_path(self.path)
-
-
-def preview_path(path: Path) -> Path:
-    """The picture beside a concept file."""
-    return path.with_suffix(".png")
-
-
-def encode(concept: Concept) -> bytes:
+def concept_to_bytes(concept: Concept) -> bytes:
     """The bytes of a concept's file.
 
     Raises:
@@ -112,18 +49,15 @@ def encode(concept: Concept) -> bytes:
     """
     try:
         _check(concept)
-        tensors = lora_tensors(concept) | _own_tensors(concept)
+        tensors = _tensors(concept)
         _check_types(tensors)
     except ConceptError as caught:
         raise BankError(f"{caught} Nothing was written.") from caught
-    record = _record(concept) | {
-        "tensor_bytes": sum(t.numel() * t.element_size() for t in tensors.values())
-    }
-    text = json.dumps(record, separators=(",", ":"), allow_nan=False)
-    return pack(tensors, {_RECORD: text} | lora_metadata(concept))
+    record = record_text(concept, sum(t.numel() * t.element_size() for t in tensors.values()))
+    return pack(tensors, {RECORD: record} | lora_metadata(concept))
 
 
-def decode(data: bytes, origin: str) -> Concept:
+def concept_from_bytes(data: bytes, origin: str) -> Concept:
     """The concept in a file's bytes.
 
     Args:
@@ -134,7 +68,7 @@ def decode(data: bytes, origin: str) -> Concept:
         BankError: If anything differs from what was written, or does not fit together.
     """
     tensors, metadata = unpack(data, origin)
-    record = _parse_record(metadata.get(_RECORD, "null"), origin)
+    record, keys = parse_record(metadata, origin), set(tensors)
     try:
         _check_types(tensors)
         words = sum(len(subject.words) for subject in record["subjects"])
@@ -144,76 +78,25 @@ def decode(data: bytes, origin: str) -> Concept:
             record.pop(key)
         concept = Concept(**record, updates=updates, rows=rows)
         _check(concept)
+        if odd := keys ^ _tensors(concept).keys():
+            raise ConceptError(f"{min(odd)[:80]!r} belongs to no layer of the concept.")
         return concept
     except ConceptError as caught:
-        raise _unfit(origin, caught) from caught
+        raise unfit(origin, caught) from caught
 
 
-def load(path: Path) -> Concept:
+def read_concept(path: Path) -> Concept:
     """Read a concept file and verify all of it.
 
     Raises:
         BankError: If it is missing, damaged or no concept file.
     """
-    return decode(read(path), path.name)
+    return concept_from_bytes(read(path), path.name)
 
 
-def load_entry(path: Path) -> Entry:
-    """Read the header of a concept file, and no tensor.
-
-    Raises:
-        BankError: If the header is damaged or the file has not the size it tells of.
-    """
-    metadata, size = read_metadata(path)
-    record = _parse_record(metadata.get(_RECORD, "null"), path.name)
-    expected = record.pop("tensor_bytes")
-    if size != expected:
-        raise BankError(
-            f"{path.name}: {size} bytes of tensors, where {expected} were written. "
-            "Restore the file from a copy, or remove it and train again."
-        )
-    return Entry(**record, path=path)
-
-
-def _record(concept: Concept) -> dict[str, object]:
-    rank, alpha = rank_and_alpha(concept)
-    return {
-        "version": VERSION,
-        "name": concept.name,
-        "subjects": [_subject_row(subject) for subject in concept.subjects],
-        "method": concept.method,
-        "family": concept.family,
-        "base": concept.base,
-        "layers": list(concept.layers),
-        "rank": rank,
-        "alpha": alpha,
-        "config": _plain(concept.config),
-        "index": concept.index,
-        "created": concept.created,
-        "facts": _plain(concept.facts),
-    }
-
-
-def _subject_row(subject: Subject) -> dict[str, Any]:
-    return asdict(subject) | {"words": [normalise(word) for word in subject.words]}
-
-
-def _plain(value: object) -> Any:
-    """Provenance as JSON; a note that JSON cannot hold must not cost the training it is about."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value)
-
-
-def _own_tensors(concept: Concept) -> dict[str, Tensor]:
-    """What no LoRA loader knows, in a form that they pass over."""
-    tensors: dict[str, Tensor] = {}
+def _tensors(concept: Concept) -> dict[str, Tensor]:
+    """All that a file holds; what no LoRA loader knows is in a form that they pass over."""
+    tensors = lora_tensors(concept)
     for encoder, rows in concept.rows.items():
         tensors[f"{_ROWS}{encoder}{DOWN}"] = rows.flatten(0, 1)
         tensors[f"{_ROWS}{encoder}{UP}"] = rows.new_zeros(1, rows.shape[0] * rows.shape[1])
@@ -298,7 +181,7 @@ def _check(concept: Concept) -> None:
                 f"{path} of {concept.name!r} has no LoRA name that leads back to it."
             )
     for encoder, rows in concept.rows.items():
-        if not _NAME.fullmatch(encoder):
+        if not NAME.fullmatch(encoder):
             raise ConceptError(f"Encoder name {encoder[:80]!r} may hold letters, digits, _ and .")
         _check_values(concept.name, encoder, rows)
 
@@ -320,59 +203,3 @@ def _check_values(name: str, where: str, *tensors: Tensor) -> None:
                 f"{name!r} holds NaN, infinity or values beyond {MAX_VALUE:g} in {where}; "
                 "learning went astray there. Train it again with a lower learning rate."
             )
-
-
-def _parse_record(text: str, origin: str) -> dict[str, Any]:
-    record = parse_text(text, origin)
-    version = record.get("version") if isinstance(record, dict) else None
-    if not isinstance(version, int) or version < 1:
-        raise BankError(f"{origin}: holds no concept, perhaps a plain LoRA. Choose a concept file.")
-    if version > VERSION:
-        raise BankError(
-            f"{origin}: written in format {version}; this version reads up to {VERSION}. "
-            "Update the package."
-        )
-    if version == 1:
-        record["subjects"] = [{key: record.get(key) for key in _SUBJECT}]
-    for key, kind in _FIELDS.items():
-        if not isinstance(record.get(key), kind):
-            raise _unfit(origin, f"{key!r} is missing or of a wrong type.")
-    record = {key: record[key] for key in _FIELDS}
-    try:
-        record["layers"] = tuple(record["layers"])
-        record["subjects"] = tuple(_subject(row) for row in record["subjects"])
-        _check_record(record)
-    except (ConceptError, BankError) as caught:
-        raise _unfit(origin, caught) from caught
-    return record
-
-
-def _subject(row: Any) -> Subject:
-    found: dict[str, Any] = row if isinstance(row, dict) else {}
-    for key, kind in _SUBJECT.items():
-        if not isinstance(found.get(key), kind):
-            raise ConceptError(f"{key!r} of a subject is missing or of a wrong type.")
-    words = found["words"]
-    if not all(isinstance(word, str) for word in words):
-        raise ConceptError("its words are malformed.")
-    if words and parse_words(words) != tuple(words):
-        raise ConceptError("its words are malformed.")
-    return Subject(tuple(words), found["class_words"], found["kind"])
-
-
-def _check_record(record: Mapping[str, Any]) -> None:
-    layers = record["layers"]
-    if not record["subjects"]:
-        raise ConceptError("it has no subject.")
-    if not all(isinstance(path, str) and _NAME.fullmatch(path) for path in layers):
-        raise ConceptError("a layer's name is malformed.")
-    if len(set(layers)) != len(layers) or record["index"] < -1:
-        raise ConceptError("a layer repeats, or the place in the learning order is below zero.")
-    if clean_name(record["name"]) != record["name"]:
-        raise ConceptError("its name is malformed.")
-
-
-def _unfit(origin: str, reason: object) -> BankError:
-    return BankError(
-        f"{origin}: {reason} Restore the file from a copy, or remove it and train again."
-    )

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from ..errors import BankError
 from .atomic import explain
-from .concept_file import Entry, load_entry
 from .names import file_stem, same_key
+from .record import Entry, read_entry
 from .tensor_file import SUFFIX
 
 _Stamp = tuple[int, int, int]
@@ -76,7 +76,7 @@ def _stamp(item: os.DirEntry[str]) -> _Stamp:
 
 def _header(path: Path) -> Entry | BankError:
     try:
-        return load_entry(path)
+        return read_entry(path)
     except BankError as error:
         return error
 

@@ -17,7 +17,8 @@ from cidm_core.errors import BankError, ConceptError, FamilyError
 from cidm_core.families import FAMILIES
 from cidm_core.storage import names, tensor_file
 from cidm_core.storage.compatibility import check_fit
-from cidm_core.storage.concept_file import encode, preview_path
+from cidm_core.storage.concept_file import concept_to_bytes
+from cidm_core.storage.record import preview_path
 from cidm_core.updates import FullRank, LowRank, ValueResidual
 
 
@@ -85,7 +86,7 @@ def test_listing_1000_concepts_reads_headers_and_no_tensor(bank, monkeypatch):
     headers = 0
     for n in range(1000):
         concept = make_concept(f"c{n}", layers=1, width=64)
-        data = bytearray(encode(replace(concept, index=999 - n, created="2026")))
+        data = bytearray(concept_to_bytes(replace(concept, index=999 - n, created="2026")))
         length = int.from_bytes(data[:8], "little")
         headers += 8 + length
         data[8 + length :] = b"\xff" * (len(data) - 8 - length)  # any use of a tensor would fail
@@ -180,7 +181,7 @@ def test_a_file_copied_beside_itself_is_told(bank):
     bank.add(make_concept("dog"))
     shutil.copy(bank.path / "dog.safetensors", bank.path / "dog copy.safetensors")
     renamed = make_concept("hound", words=("<x>", "<dog-2>"), index=0, created="2999")
-    (bank.path / "hound.safetensors").write_bytes(encode(renamed))
+    (bank.path / "hound.safetensors").write_bytes(concept_to_bytes(renamed))
     assert list(bank) == ["dog"]
     texts = {path.name: str(error) for path, error in bank.broken()}
     assert texts.keys() == {"dog copy.safetensors", "hound.safetensors"}

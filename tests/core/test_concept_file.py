@@ -16,14 +16,15 @@ from safetensors import safe_open
 from cidm_core.concept import Subject
 from cidm_core.errors import BankError, CidmError
 from cidm_core.families import FAMILIES, PROJECTIONS
-from cidm_core.storage import concept_file
-from cidm_core.storage.concept_file import decode, encode, load, load_entry
+from cidm_core.storage import record
+from cidm_core.storage.concept_file import concept_from_bytes, concept_to_bytes, read_concept
+from cidm_core.storage.record import read_entry
 from cidm_core.updates import FullRank, LowRank, ValueResidual
 
 
 @pytest.fixture
 def data():
-    return encode(make_concept(index=3, created="2026-01-02T03:04:05+00:00"))
+    return concept_to_bytes(make_concept(index=3, created="2026-01-02T03:04:05+00:00"))
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def path(tmp_path, data):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_concept_comes_back_bit_for_bit(dtype):
     concept = make_concept(dtype=dtype, index=3, created="2026-01-02T03:04:05+00:00")
-    found = decode(encode(concept), "dog")
+    found = concept_from_bytes(concept_to_bytes(concept), "dog")
     assert same(concept, found)
     assert found.rows["text_encoder"].dtype == dtype
     assert (found.index, found.created) == (3, "2026-01-02T03:04:05+00:00")
@@ -53,7 +54,7 @@ def test_mixed_types_ranks_and_missing_projections_come_back():
     updates[second] = LowRank(torch.ones(1, 4).bfloat16(), torch.ones(4, 1).bfloat16(), 7.0)
     concept = make_concept(name="x", paths=concept.layers)
     object.__setattr__(concept, "updates", updates)
-    found = decode(encode(concept), "x")
+    found = concept_from_bytes(concept_to_bytes(concept), "x")
     assert same(concept, found)
     assert found.low_rank[first].alpha == 0.5
 
@@ -71,8 +72,8 @@ def test_every_kind_of_update_row_and_subject_comes_back():
     subjects = (Subject(("<a>", "<b>"), "dog"), Subject((), "Red Barn"), Subject(("<c>",), "cat"))
     rows = {"text_encoder": torch.randn(3, 1, 5), "text_encoder_2": torch.randn(3, 2, 7)}
     concept = replace(concept, subjects=subjects, updates=updates, rows=rows)
-    data = encode(concept)
-    found = decode(data, "x")
+    data = concept_to_bytes(concept)
+    found = concept_from_bytes(data, "x")
     assert same(concept, found)
     assert found.subjects == subjects
     table, _ = split(data)
@@ -80,7 +81,7 @@ def test_every_kind_of_update_row_and_subject_comes_back():
 
 
 def test_the_same_concept_gives_the_same_bytes(data):
-    assert encode(make_concept(index=3, created="2026-01-02T03:04:05+00:00")) == data
+    assert concept_to_bytes(make_concept(index=3, created="2026-01-02T03:04:05+00:00")) == data
 
 
 def test_views_and_graph_tensors_are_stored_by_value():
@@ -89,18 +90,18 @@ def test_views_and_graph_tensors_are_stored_by_value():
     down = torch.arange(16.0).reshape(4, 4)[::2]
     up = torch.ones(2, 4, requires_grad=True).T
     object.__setattr__(concept, "updates", {**concept.updates, path: LowRank(down, up, 1.0)})
-    found = decode(encode(concept), "x").low_rank[path]
+    found = concept_from_bytes(concept_to_bytes(concept), "x").low_rank[path]
     assert torch.equal(found.down, down)
     assert torch.equal(found.up, up)
     assert not found.up.requires_grad
 
 
 def test_entry_tells_what_the_header_tells(path):
-    entry = load_entry(path)
+    entry = read_entry(path)
     assert (entry.name, entry.words, entry.kind) == ("dog", ("<dog-1>", "<dog-2>"), "object")
     assert (entry.family, entry.rank, entry.alpha, entry.index) == ("SD15", 2, 3.2, 3)
     assert entry.trigger == "<dog-1> <dog-2>"
-    assert entry.layers == load(path).layers
+    assert entry.layers == read_concept(path).layers
     assert entry.facts == {"photos": 5, "loss": 0.125}
     assert entry.preview.name == "dog.png"
 
@@ -140,7 +141,7 @@ def test_diffusers_converts_every_key(tmp_path):
     lora = pytest.importorskip("diffusers.loaders").StableDiffusionLoraLoaderMixin
     path = tmp_path / "dog.safetensors"
     concept = make_concept(layers=16)
-    path.write_bytes(encode(concept))
+    path.write_bytes(concept_to_bytes(concept))
     state, alphas = lora.lora_state_dict(str(tmp_path), weight_name=path.name)
     mine = {key for key in state if "cidm" not in key}
     stem = "unet.{}.attn2.processor.{}_lora.{}.weight"
@@ -174,7 +175,7 @@ def test_diffusers_applies_the_very_deltas(tmp_path):
         path: unet.get_submodule(path).weight + pair.delta
         for path, pair in concept.low_rank.items()
     }
-    (tmp_path / "dog.safetensors").write_bytes(encode(concept))
+    (tmp_path / "dog.safetensors").write_bytes(concept_to_bytes(concept))
     mixin = diffusers.loaders.StableDiffusionLoraLoaderMixin
     state, alphas = mixin.lora_state_dict(str(tmp_path), weight_name="dog.safetensors")
     mixin.load_lora_into_unet(state, network_alphas=alphas, unet=unet)
@@ -192,7 +193,7 @@ def test_every_flipped_bit_is_found(data, path):
     bits += range(300 * 8)  # length, opening and both digests: every single bit
     for bit in bits:
         with pytest.raises(BankError, match=r"dog: .*copy"):
-            decode(flip(data, bit), "dog")
+            concept_from_bytes(flip(data, bit), "dog")
 
 
 def test_header_flips_are_found_without_reading_tensors(data, path):
@@ -205,19 +206,19 @@ def test_header_flips_are_found_without_reading_tensors(data, path):
                 continue  # the whole file's digest: only a full read can tell
             os.pwrite(file.fileno(), bytes([data[at] ^ 1 << rng.randrange(8)]), at)
             with pytest.raises(BankError):
-                load_entry(path)
+                read_entry(path)
             os.pwrite(file.fileno(), data[at : at + 1], at)
-    load_entry(path)
+    read_entry(path)
 
 
 def test_files_of_format_1_are_verified_as_well():
     """They carry one more digest per tensor."""
     path = Path(__file__).parents[1] / "data" / "format1" / "bank" / "harbour.safetensors"
     data, rng = path.read_bytes(), random.Random(4)
-    assert (load(path).name, load_entry(path).name) == ("harbour", "harbour")
+    assert (read_concept(path).name, read_entry(path).name) == ("harbour", "harbour")
     for bit in [rng.randrange(len(data) * 8) for _ in range(200)]:
         with pytest.raises(BankError, match=r"harbour: .*copy"):
-            decode(flip(data, bit), "harbour")
+            concept_from_bytes(flip(data, bit), "harbour")
 
 
 def test_every_truncation_and_addition_is_found(data, path):
@@ -225,10 +226,10 @@ def test_every_truncation_and_addition_is_found(data, path):
     sizes = {0, 1, 7, 8, 9, 100, len(data) - 1, *(rng.randrange(len(data)) for _ in range(100))}
     for wrong in [data[:size] for size in sizes] + [data + b"\0", data + data]:
         with pytest.raises(BankError):
-            decode(wrong, "dog")
+            concept_from_bytes(wrong, "dog")
         path.write_bytes(wrong)
         with pytest.raises(BankError):
-            load_entry(path)
+            read_entry(path)
 
 
 def first(table, ending):
@@ -280,6 +281,25 @@ def rank_zero(table, record, blobs):
     blobs[down] = blobs[up] = b""
 
 
+def whole_lora(*stems):
+    """Complete and sound updates under some names."""
+
+    def change(table, record, blobs):
+        for stem in stems:
+            for ending in ("lora_down.weight", "lora_up.weight"):
+                extra(f"{stem}.{ending}", (1, 1))(table, record, blobs)
+            extra(f"{stem}.alpha", ())(table, record, blobs)
+            blobs[f"{stem}.alpha"] = struct.pack("<f", 1.0)
+
+    return change
+
+
+def beside(table, record, blobs):
+    """One layer, changed in two ways."""
+    whole_lora("lora_unet_mid_block_attentions_0_proj_in")(table, record, blobs)
+    extra("lora_unet_mid_block_attentions_0_proj_in.diff", (1, 1))(table, record, blobs)
+
+
 def set_record(**values):
     return lambda table, record, blobs: record.update(values)
 
@@ -301,6 +321,15 @@ FORGED = {
     "missing alpha": (drop(".alpha"), "lacks its down, up or alpha"),
     "extra key": (extra("lora_unet_down_blocks_9.lora_up.weight"), "lacks its down"),
     "text encoder key": (extra("lora_te_text_model.lora_up.weight"), "lacks its down"),
+    "name for two encoders": (
+        whole_lora("lora_te1_text_model_encoder_layers_0_mlp_fc1"),
+        "belongs to no layer",
+    ),
+    "two names of a layer": (
+        whole_lora(*(f"lora_te{n}_text_model_encoder_layers_0_mlp_fc1" for n in ("", "1"))),
+        "belongs to no layer",
+    ),
+    "two changes of a layer": (beside, "belongs to no layer"),
     "half tokens": (extra("lora_unet_cidm_tokens_b.lora_down.weight", (4, 4)), "incomplete"),
     "lost tokens": (
         lambda t, r, b: [t.pop(key) for key in list(t) if "cidm" in key and "up" in key],
@@ -344,12 +373,12 @@ def test_well_signed_nonsense_is_refused(data, case):
     change, text = FORGED[case]
     forged = forge(data, change)
     with pytest.raises(BankError, match=text) as caught:
-        decode(forged, "dog.safetensors")
+        concept_from_bytes(forged, "dog.safetensors")
     assert str(caught.value).startswith("dog.safetensors: ")
 
 
 def test_forge_itself_is_sound(data):
-    decode(forge(data, lambda table, record, blobs: None), "dog")
+    concept_from_bytes(forge(data, lambda table, record, blobs: None), "dog")
 
 
 def raw(edit):
@@ -418,7 +447,7 @@ RAW = {
 def test_malformed_headers_are_refused(data, case):
     edit, text = RAW[case]
     with pytest.raises(BankError, match=text):
-        decode(raw(edit)(data), "dog")
+        concept_from_bytes(raw(edit)(data), "dog")
 
 
 def test_absurd_headers_are_refused_unread(tmp_path, data):
@@ -429,11 +458,11 @@ def test_absurd_headers_are_refused_unread(tmp_path, data):
     for length in (None, 2**63, 2**64 - 1):
         if length is not None:
             path.write_bytes(struct.pack("<Q", length) + data[8:])
-        for reading in (load, load_entry):
+        for reading in (read_concept, read_entry):
             with pytest.raises(BankError, match="header of"):
                 reading(path)
     path.write_bytes(forge(data, many))
-    for reading in (load, load_entry):
+    for reading in (read_concept, read_entry):
         with pytest.raises(BankError, match="more than 20000 tensors"):
             reading(path)
 
@@ -443,7 +472,7 @@ def test_a_plain_lora_is_told_apart(tmp_path):
 
     path = tmp_path / "lora.safetensors"
     save_file({"lora_unet_x.alpha": torch.tensor(1.0)}, path)
-    for reading in (load, load_entry):
+    for reading in (read_concept, read_entry):
         with pytest.raises(BankError, match="not a concept file"):
             reading(path)
 
@@ -454,7 +483,7 @@ def test_odd_files_do_not_block(tmp_path):
     (tmp_path / "folder.safetensors").mkdir()
     (tmp_path / "nowhere.safetensors").symlink_to(tmp_path / "gone")
     for name, text in (("pipe", "regular"), ("folder", "regular"), ("nowhere", "cannot be read")):
-        for reading in (load, load_entry):
+        for reading in (read_concept, read_entry):
             with pytest.raises(BankError, match=text):
                 reading(tmp_path / f"{name}.safetensors")
 
@@ -482,7 +511,7 @@ def test_what_cannot_be_stored_is_refused_before_writing():
         (make_concept(facts={"notes": "x" * (9 * 2**20)}), "limits"),
     ):
         with pytest.raises(BankError, match=text):
-            encode(broken)
+            concept_to_bytes(broken)
 
 
 def test_odd_provenance_never_costs_the_concept():
@@ -494,7 +523,7 @@ def test_odd_provenance_never_costs_the_concept():
         "nested": {1: {"a": math.inf}},
         "lone": "\ud800",
     }
-    found = decode(encode(make_concept(facts=facts)), "dog").facts
+    found = concept_from_bytes(concept_to_bytes(make_concept(facts=facts)), "dog").facts
     assert found["loss"] is None
     assert found["pair"] == [1, 2.5]
     assert found["nested"] == {"1": {"a": None}}
@@ -505,11 +534,11 @@ def test_random_headers_raise_nothing_but_our_error(data):
     """Structure-aware fuzzing: the record's values replaced by anything JSON can hold."""
     rng = random.Random(3)
     values = [None, True, -1, 0, 2**70, 1e308, "", "x" * 300, "../x", [], [[]], [1], {}, {"a": 1}]
-    keys = [*concept_file._FIELDS, "version"]
+    keys = [*record._FIELDS, "version"]
     for _ in range(300):
         choice = {rng.choice(keys): rng.choice(values) for _ in range(rng.randint(1, 4))}
         forged = forge(data, set_record(**choice))
         try:
-            decode(forged, "dog")
+            concept_from_bytes(forged, "dog")
         except CidmError:
             continue

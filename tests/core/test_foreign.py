@@ -15,7 +15,8 @@ from cidm_core.bank import Bank
 from cidm_core.errors import BankError
 from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.importers import cifc_concept as foreign
-from cidm_core.importers.cifc_concept import read_concept_file, read_pth
+from cidm_core.importers.cifc_concept import read_pth
+from cidm_core.storage.concept_file import read_concept
 from cidm_core.storage.stock_lora import write_lora
 
 ASK = {"name": "dog", "class_words": "dog", "kind": "object", "family": "SD15", "base": BASE}
@@ -331,8 +332,7 @@ def test_our_own_files_come_from_anywhere(tmp_path):
     bank, other = Bank(tmp_path / "a"), Bank(tmp_path / "b")
     for name in ("cat", "dog"):
         bank.add(make_concept(name))
-    concept = read_concept_file(bank.path / "dog.safetensors")
-    assert (concept.index, concept.created) == (-1, "")
+    concept = read_concept(bank.path / "dog.safetensors")
     assert other.add(concept).index == 0
     assert same(other["dog"], bank["dog"])
     before = contents(other.path)
@@ -341,7 +341,7 @@ def test_our_own_files_come_from_anywhere(tmp_path):
     with pytest.raises(
         BankError, match=r"lora.safetensors: holds no concept, perhaps a plain LoRA"
     ):
-        read_concept_file(lora)
+        read_concept(lora)
     assert contents(other.path) == before
 
 
