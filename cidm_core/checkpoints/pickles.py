@@ -1,21 +1,45 @@
-"""What must hold before pickled weights are read."""
+"""Pickled weights, read so that nothing in the file can run."""
 
 from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import CidmError
 
+log = logging.getLogger(__name__)
 
-def require_safe_torch(origin: str, error: type[CidmError]) -> None:
-    """Refuse where `weights_only=True` does not keep a crafted file from running code.
+
+def load_pickle(path: Path, error: type[CidmError], advice: str, *, mmap: bool = False) -> Any:
+    """What a file of plain tensors holds.
 
     Args:
-        origin: What is to be read, for the message.
-        error: Raised if this PyTorch is older than 2.6 (CVE-2025-32434).
+        path: The file.
+        error: Class of the error to raise.
+        advice: What to do about a file that is refused, as a sentence.
+        mmap: Leave the tensors on the disk until they are used; their checksums are then not read.
+
+    Raises:
+        CidmError: (as `error`) If it cannot be read, is damaged or holds more than plain tensors,
+            or PyTorch is older than 2.6, where `weights_only=True` can be got around
+            (CVE-2025-32434).
     """
     version = torch.__version__.split("+")[0].split(".")
     if (int(version[0]), int(version[1])) < (2, 6):
         raise error(
-            f"torch {torch.__version__} cannot read '{origin}' safely. Update to torch 2.6."
+            f"torch {torch.__version__} cannot read '{path.name}' safely. Update to torch 2.6."
         )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except OSError as caught:
+        reason = caught.strerror or caught
+        raise error(f"{path.name}: cannot be read ({reason}). Check the path.") from caught
+    except Exception as caught:  # whatever a crafted or cut file makes the unpickler raise
+        log.debug("weights-only reading of %s: %s", path, caught)
+        raise error(
+            f"{path.name} is damaged, or holds more than plain tensors. Such a file can run "
+            f"programs, so it was not opened. {advice}"
+        ) from caught

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import HostError
-from .pickles import require_safe_torch
-
-log = logging.getLogger(__name__)
+from .pickles import load_pickle
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 GET_AGAIN = "Get the file again and compare its size with the source."
@@ -93,29 +89,23 @@ def _open_safetensors(name: str, files: set[Path]) -> Weights:
 
 
 def _hint(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            head = file.read(32).lstrip()
-    except OSError:
-        return GET_AGAIN
+    head = _head(path).lstrip()
     return next((hint for start, hint in _HEADS.items() if head.startswith(start)), GET_AGAIN)
 
 
-def _open_pickle(path: Path) -> Weights:
-    require_safe_torch(path.name, HostError)
+def _head(path: Path) -> bytes:
+    """The first bytes of a file, none if it cannot be read."""
     try:
         with path.open("rb") as file:
-            mapped = file.read(2) == b"PK"  # the older format of torch.save cannot be mapped
-        found: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except OSError as error:
-        raise HostError(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # anything can come out of a damaged pickle
-        log.debug("weights-only reading of %s: %s", path, error)
-        raise HostError(
-            f"{path.name} is damaged, or a pickle with more in it than plain tensors. Such a file "
-            "can run programs, so it is not opened. Get the .safetensors edition of the model, or "
-            "convert it on a machine you can spare."
-        ) from error
+            return file.read(32)
+    except OSError:
+        return b""
+
+
+def _open_pickle(path: Path) -> Weights:
+    advice = "Get the .safetensors edition of the model, or convert it on a machine you can spare."
+    # The older format of torch.save cannot be mapped.
+    found = load_pickle(path, HostError, advice, mmap=_head(path).startswith(b"PK"))
     if isinstance(found, dict):
         found = found.get("state_dict", found)
     entries = found.items() if isinstance(found, dict) else ()

@@ -1,23 +1,26 @@
-"""Concepts from and to other programs: public CIFC and Mix-of-Show files, plain LoRA files.
+"""Concepts that CIFC or Mix-of-Show learned: their `.pth` files.
 
 Those files are pickles: they are read with weights-only loading or refused, without fallback.
-Their deltas are `alpha * up @ down` with plain alpha, not alpha / rank (methods note 9); the
-scale is folded in by setting our alpha to `rank * scale`.
+Their deltas are `alpha * up @ down` with plain alpha, not alpha / rank; the scale is folded in by
+setting our alpha to `rank * scale`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..checkpoints.pickles import require_safe_torch
+from ..checkpoints.pickles import load_pickle
 from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError
 from ..families import FAMILIES, PROJECTIONS, Family
+from ..storage.names import default_name
 from ..updates import DOWN, UP, LowRank
 from ..words import normalise
 
@@ -30,59 +33,56 @@ _HINTS = (
     ("lora_A", "a peft LoRA without concept tokens"),
     ("text_embedding", "a training state rather than its result"),
 )
+_TEXT_ATTENTION = re.compile(r"text_model\.encoder\.layers\.\d{1,2}\.self_attn\.(?:[qkv]|out)_proj")
 
 
 def read_pth(
     path: str | os.PathLike[str],
     *,
-    name: str,
     class_words: str,
     kind: str,
     family: str,
     base: str,
     scale: float = 1.0,
     words: Sequence[str] | None = None,
-    complete: bool = False,
 ) -> Concept:
-    """Read a concept that CIFC or Mix-of-Show learned.
+    """Read a concept that CIFC or Mix-of-Show learned; it is called after its words.
+
+    Attention weights of UNet and text encoder come in; the rest is named in `facts["left_out"]`.
 
     Args:
         path: Their `.pth` file.
-        name: The concept's name here.
         class_words: The plain words that its words stand for.
         kind: "object", "style" or "human".
         family: The family of the model it was learned on.
         base: Fingerprint of that model.
         scale: Their plain alpha: 1.0 as trained, 0.8 in the public sampling script.
         words: Which of the file's words to take, in order; all by default.
-        complete: Refuse a file with parts that a concept cannot hold (self-attention and
-            text-encoder weights) instead of naming them in `facts["left_out"]`.
 
     Raises:
         BankError: If the file is missing, no plain weights or of another layout.
     """
-    origin = Path(path).name
-    row = _single_encoder(family, origin)
+    path = Path(path)
+    origin, row = path.name, _single_encoder(family, path.name)
     if not 0 < scale <= 100:
         raise BankError(f"The scale is {scale}; give a number above 0, such as 1.0 or 0.8.")
-    params = _params(_load_weights(Path(path), origin), origin)
-    unet = _tensor_table(params["unet"], origin)
-    tokens = _tokens(_tensor_table(params["new_concept_embedding"], origin), words, row, origin)
-    factors, left = _factors(unet, row, scale, origin)
-    others = {key: params[key] for key in params.keys() - {"unet", "new_concept_embedding", "lag"}}
-    left |= {key: len(value) for key, value in others.items() if isinstance(value, Mapping)}
-    left = {key: count for key, count in sorted(left.items()) if count}
-    if left and complete:
-        raise BankError(f"{origin} also changes {_listed(left)}. Allow those to be left out.")
+    params = _params(_load(path), origin)
+    tables = {part: _tensors(params.get(part), origin) for part in ("unet", "text_encoder")}
+    tokens = _rows(_tensors(params["new_concept_embedding"], origin), words, row, origin)
+    updates = dict(_updates(tables, row, scale, origin))
+    if not any(".attn2." in path for path in updates):
+        raise BankError(f"{origin} has no cross-attention weights. Choose another file.")
+    left = _left_out(params, tables)
     facts: dict[str, object] = {"imported": origin, "scale": scale}
     try:
+        chosen = tuple(normalise(word) for word in tokens)
         return Concept(
-            name=name,
-            subjects=(Subject(tuple(normalise(word) for word in tokens), class_words, kind),),
+            name=default_name(chosen, class_words),
+            subjects=(Subject(chosen, class_words, kind),),
             family=family,
             base=base,
             layers=tuple(layer.path for layer in row.layers),
-            updates=factors,
+            updates=updates,
             rows={row.encoders[0].name: torch.stack(list(tokens.values()))},
             facts=facts | ({"left_out": left} if left else {}),
         )
@@ -98,25 +98,12 @@ def _single_encoder(family: str, origin: str) -> Family:
     return row
 
 
-def _load_weights(path: Path, origin: str) -> object:
-    require_safe_torch(origin, BankError)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BankError(
-                f"{origin} is larger than {MAX_BYTES} bytes; concepts are not. Check it."
-            )
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except BankError:
-        raise
-    except OSError as caught:
+def _load(path: Path) -> object:
+    if path.exists() and path.stat().st_size > MAX_BYTES:
         raise BankError(
-            f"{origin}: cannot be read ({caught.strerror}). Check the path."
-        ) from caught
-    except Exception as caught:  # whatever a crafted or cut file makes the unpickler raise
-        raise BankError(
-            f"{origin} is damaged, or holds more than plain weights and was not opened "
-            f"({type(caught).__name__}). Get it from its author again; never load it another way."
-        ) from caught
+            f"{path.name} is larger than {MAX_BYTES} bytes; concepts are not. Check it."
+        )
+    return load_pickle(path, BankError, "Get it from its author again.")
 
 
 def _params(loaded: object, origin: str) -> Mapping[str, object]:
@@ -132,7 +119,8 @@ def _params(loaded: object, origin: str) -> Mapping[str, object]:
     )
 
 
-def _tensor_table(table: object, origin: str) -> dict[str, Tensor]:
+def _tensors(table: object, origin: str) -> dict[str, Tensor]:
+    """A table of plain numbers by name; empty if it is no table."""
     rows = dict(table) if isinstance(table, Mapping) else {}
     for key, value in rows.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
@@ -148,9 +136,10 @@ def _storable(value: Tensor) -> Tensor:
     return value if keep else value.float()
 
 
-def _tokens(
+def _rows(
     rows: dict[str, Tensor], words: Sequence[str] | None, family: Family, origin: str
 ) -> dict[str, Tensor]:
+    """Rows of the chosen words, (layers, dim) each."""
     chosen = list(rows) if words is None else list(words)
     if not chosen or any(word not in rows for word in chosen):
         raise BankError(
@@ -160,9 +149,9 @@ def _tokens(
     shape = len(family.layers), family.encoders[0].dim
     tokens: dict[str, Tensor] = {}
     for word in chosen:
-        row = rows[word].reshape(-1, rows[word].shape[-1]) if rows[word].ndim else rows[word]
+        row = torch.atleast_2d(rows[word]).flatten(0, -2)
         # One row: learned without layer-wise tokens, so every layer has the same.
-        if row.ndim != 2 or row.shape[0] not in (1, shape[0]) or row.shape[1] != shape[1]:
+        if row.shape[0] not in (1, shape[0]) or row.shape[1] != shape[1]:
             raise BankError(
                 f"{origin}: tokens of {word!r} are {tuple(row.shape)}; {family.name} has {shape}. "
                 "Name the family that it was learned on."
@@ -171,35 +160,51 @@ def _tokens(
     return tokens
 
 
-def _factors(
-    unet: dict[str, Tensor], family: Family, scale: float, origin: str
-) -> tuple[dict[str, LowRank], dict[str, int]]:
-    """Factors of the cross-attention layers; how many tensors of what else there are."""
-    factors: dict[str, LowRank] = {}
+def _updates(
+    tables: Mapping[str, dict[str, Tensor]], family: Family, scale: float, origin: str
+) -> Iterator[tuple[str, LowRank]]:
+    """Take the updates of all attention layers out of the tables, with their paths here."""
+    encoder = family.encoders[0]
+    places = [("unet", path, path, shape) for path, shape in _attention(family)]
+    for key in dict.fromkeys(k.removesuffix(DOWN).removesuffix(UP) for k in tables["text_encoder"]):
+        if _TEXT_ATTENTION.fullmatch(key):
+            places.append(
+                ("text_encoder", key, f"{encoder.name}.{key}", (encoder.dim, encoder.dim))
+            )
+    for part, key, path, (out, into) in places:
+        down, up = tables[part].pop(key + DOWN, None), tables[part].pop(key + UP, None)
+        if down is None and up is None:
+            continue
+        if down is None or up is None:
+            raise BankError(f"{origin}: {key} lacks its down or up. Get the file again.")
+        down, up = down.flatten(1), up.flatten(1)
+        if (up.shape[0], down.shape[1]) != (out, into) or up.shape[1] != down.shape[0]:
+            raise BankError(
+                f"{origin}: {key} is {tuple(up.shape)} x {tuple(down.shape)}; {family.name} "
+                f"has {out} x {into} there. Name the family that it was learned on."
+            )
+        yield path, LowRank(down, up, down.shape[0] * scale)
+
+
+def _attention(family: Family) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Path and shape of every linear layer of the UNet's cross- and self-attention."""
     for layer in family.layers:
         for projection in PROJECTIONS:
-            path = f"{layer.path}.{projection}"
-            down, up = unet.pop(path + DOWN, None), unet.pop(path + UP, None)
-            if down is None and up is None:
-                continue
-            if down is None or up is None:
-                raise BankError(f"{origin}: {path} lacks its down or up. Get the file again.")
-            down, up = down.flatten(1), up.flatten(1)
-            out, into = layer.shape(projection)
-            if (up.shape[0], down.shape[1]) != (out, into) or up.shape[1] != down.shape[0]:
-                raise BankError(
-                    f"{origin}: {path} is {tuple(up.shape)} x {tuple(down.shape)}; {family.name} "
-                    f"has {out} x {into} there. Name the family that it was learned on."
-                )
-            factors[path] = LowRank(down, up, down.shape[0] * scale)
-    if not factors:
-        raise BankError(f"{origin} has no cross-attention weights. Choose another file.")
-    left: dict[str, int] = {}
-    for key in unet:
-        part = next((p for p in ("attn1", "attn2", "ff.", "proj_") if p in key), "other")
-        left[f"unet {part.strip('._')}"] = left.get(f"unet {part.strip('._')}", 0) + 1
-    return factors, left
+            yield f"{layer.path}.{projection}", layer.shape(projection)
+    for layer in family.layers:
+        for projection in PROJECTIONS:
+            path = f"{layer.path.removesuffix('attn2')}attn1.{projection}"
+            yield path, (layer.width, layer.width)
 
 
-def _listed(left: Mapping[str, int]) -> str:
-    return ", ".join(f"{part} ({count} tensors)" for part, count in left.items())
+def _left_out(
+    params: Mapping[str, object], tables: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, int]:
+    """How many tensors of what else there are."""
+    left = Counter({part: len(rows) for part, rows in tables.items() if part != "unet"})
+    for key in tables["unet"]:
+        part = next((p for p in ("attn1", "attn2", "ff", "proj") if p in key), "other")
+        left[f"unet {part}"] += 1
+    for key in params.keys() - {"new_concept_embedding", "lag", *tables}:
+        left[key] = len(value) if isinstance(value := params[key], Mapping) else 0
+    return {part: count for part, count in sorted(left.items()) if count}

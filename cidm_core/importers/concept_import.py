@@ -13,7 +13,6 @@ from ..concept import Concept
 from ..config import ImportConfig
 from ..errors import BankError
 from ..storage.concept_file import read_concept
-from ..storage.names import default_name
 from .cifc_concept import read_pth
 
 FOREIGN = ".pth"
@@ -51,7 +50,16 @@ def import_concept(
     """
     check_class_words(path, config.class_words)
     if path.suffix.lower() == FOREIGN:
-        concept = _foreign(path, config, model or _model_of(bank))
+        family, base = model or _model_of(bank)
+        concept = read_pth(
+            path,
+            class_words=config.class_words.strip(),
+            kind=config.kind,
+            family=family,
+            base=base,
+            scale=config.scale,
+            words=config.words.split() or None,
+        )
     else:
         concept = read_concept(path)
     if config.name.strip():
@@ -60,21 +68,6 @@ def import_concept(
         return there, "It was in the bank already."
     preview = picture_beside(path)
     return bank.add(concept, preview, allow_other_base=config.allow_other_base), _left_out(concept)
-
-
-def _foreign(path: Path, config: ImportConfig, model: tuple[str, str]) -> Concept:
-    family, base = model
-    concept = read_pth(
-        path,
-        name="imported",
-        class_words=config.class_words.strip(),
-        kind=config.kind,
-        family=family,
-        base=base,
-        scale=config.scale,
-        words=config.words.split() or None,
-    )
-    return replace(concept, name=default_name(concept.words, concept.class_words))
 
 
 def _model_of(bank: Bank) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from cidm_core.importers.cifc_concept import read_pth
 from cidm_core.storage.concept_file import read_concept
 from cidm_core.storage.stock_lora import write_lora
 
-ASK = {"name": "dog", "class_words": "dog", "kind": "object", "family": "SD15", "base": BASE}
+ASK = {"class_words": "dog", "kind": "object", "family": "SD15", "base": BASE}
 DOWN, UP = "lora_down.weight", "lora_up.weight"
 
 
@@ -112,19 +112,43 @@ def test_convolutions_of_one_pixel_are_linear_layers(save):
     assert len(read_pth(save(theirs), **ASK).low_rank) == 64
 
 
-def test_what_a_concept_cannot_hold_is_named_or_refused(save):
+def test_what_is_left_out_is_named(save):
     theirs = released()
-    attn1 = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    block = "down_blocks.0.attentions.0.transformer_blocks.0"
     theirs["params"]["unet"] |= {
-        f"{attn1}.{DOWN}": torch.ones(2, 320),
-        f"{attn1}.{UP}": torch.ones(320, 2),
+        f"{block}.ff.net.0.proj.{DOWN}": torch.ones(2, 320),
+        f"{block}.ff.net.0.proj.{UP}": torch.ones(2560, 2),
     }
     theirs["params"]["text_encoder"] = {"layers.0.q_proj.lora_down.weight": torch.ones(2, 768)}
+    theirs["params"]["other"] = {"a": 1}
     concept = read_pth(save(theirs), **ASK)
-    assert concept.facts["left_out"] == {"text_encoder": 1, "unet attn1": 2}
-    assert len(concept.low_rank) == 64
-    with pytest.raises(BankError, match=r"text_encoder \(1 tensors\), unet attn1 \(2 tensors\)"):
-        read_pth(save(theirs), **ASK, complete=True)
+    assert concept.facts["left_out"] == {"other": 1, "text_encoder": 1, "unet ff": 2}
+    assert len(concept.updates) == 64
+
+
+def test_self_attention_and_text_encoder_come_along(save, tmp_path):
+    theirs = released()
+    attn1 = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    text = "text_model.encoder.layers.0.self_attn.q_proj"
+    for part, path, width in (("unet", attn1, 320), ("text_encoder", text, 768)):
+        rows = theirs["params"].setdefault(part, {})
+        rows |= {f"{path}.{DOWN}": torch.randn(2, width), f"{path}.{UP}": torch.randn(width, 2)}
+    concept = read_pth(save(theirs), **ASK)
+    assert set(concept.updates) - set(read_pth(save(released()), **ASK).updates) == {
+        attn1,
+        f"text_encoder.{text}",
+    }
+    assert "left_out" not in concept.facts
+    bank = Bank(tmp_path / "bank")
+    bank.add(concept)
+    assert same(bank["dog"], concept)
+    theirs["params"]["text_encoder"][f"{text}.{UP}"] = torch.ones(640, 2)
+    with pytest.raises(BankError, match="SD15 has 768 x 768 there"):
+        read_pth(save(theirs), **ASK)
+
+
+def test_it_is_called_after_its_words(save):
+    assert read_pth(save(released(words=("<bun1>", "<bun2>"))), **ASK).name == "bun"
 
 
 def change(edit):
@@ -252,7 +276,7 @@ def test_hostile_files_are_refused_and_run_nothing(tmp_path, case, form):
         torch.save(content, path)
     else:
         torch.save(payload, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(BankError, match="more than plain weights and was not opened"):
+    with pytest.raises(BankError, match=r"more than plain tensors.* was not opened"):
         read_pth(path, **ASK)
     assert not canary.exists()
 
@@ -287,6 +311,7 @@ def test_huge_files_and_old_torch_are_refused_unopened(save, monkeypatch):
     monkeypatch.setattr(foreign, "MAX_BYTES", 1000)
     with pytest.raises(BankError, match="larger than 1000"):
         read_pth(path, **ASK)
+    monkeypatch.setattr(foreign, "MAX_BYTES", 2**30)
     monkeypatch.setattr(torch, "__version__", "2.5.1+cu121")
     with pytest.raises(BankError, match=r"Update to torch 2\.6"):
         read_pth(path, **ASK)
@@ -301,7 +326,7 @@ def test_loading_is_weights_only_on_the_cpu(save, monkeypatch):
 
     monkeypatch.setattr(torch, "load", loading)
     read_pth(path, **ASK)
-    assert asked == [{"map_location": "cpu", "weights_only": True}]
+    assert asked == [{"map_location": "cpu", "weights_only": True, "mmap": False}]
 
 
 def test_a_plain_lora_goes_out_without_tokens(tmp_path):
