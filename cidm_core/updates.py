@@ -113,6 +113,11 @@ class ValueResidual:
                 f"A value residual is {tuple(self.vector.shape)}; it must be (out_features,)."
             )
 
+    @property
+    def shape(self) -> tuple[int]:
+        """(out_features,) of the layer."""
+        return (len(self.vector),)
+
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds, by the end of its name."""
         return {DOWN: self.vector[None], UP: self.vector.new_zeros(1, 1)}

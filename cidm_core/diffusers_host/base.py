@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,32 @@ class Base:
     def prediction_type(self) -> str:
         """What the UNet predicts: "epsilon", "v_prediction" or "sample"."""
         return str(self.scheduler_config.get("prediction_type", "epsilon"))
+
+    def located(self, path: str) -> tuple[Any, str]:
+        """The UNet or text encoder that a path in a concept belongs to, and the path inside it."""
+        name, _, rest = path.partition(".")
+        names = [row.name for row in self.family.encoders]
+        if name not in names:
+            return self.unet, path
+        encoder = self.text_encoders[names.index(name)]
+        # transformers 5 dropped the inner level.
+        has_level = any(key == "text_model" for key, _ in encoder.named_children())
+        return encoder, rest if has_level else rest.removeprefix("text_model.")
+
+    def module(self, path: str) -> Any:
+        """The module at a path as concepts have it.
+
+        Raises:
+            AttributeError: If there is none.
+        """
+        root, inside = self.located(path)
+        return root.get_submodule(inside)
+
+    def shape_of(self, path: str) -> tuple[int, ...] | None:
+        """Shape of the weight at a path as concepts have it; None if there is none."""
+        with contextlib.suppress(AttributeError):
+            return tuple(self.module(path).weight.shape)
+        return None
 
 
 def assemble(

@@ -220,29 +220,13 @@ def changed_encoders(base: Base, deltas: Mapping[str, Tensor]) -> Generator[None
     saved: list[tuple[Any, Tensor]] = []
     try:
         for path, delta in deltas.items():
-            linear = encoder_module(base, path)
+            linear = base.module(path)
             saved.append((linear, linear.weight.detach().clone()))
             linear.weight.data.add_(delta.to(linear.weight))
         yield
     finally:
         for linear, weight in saved:
             linear.weight.data.copy_(weight)
-
-
-def encoder_module(base: Base, path: str) -> Any:
-    """The linear layer of a text encoder, by its path in a concept."""
-    encoder, rest = encoder_path(base, path)
-    return encoder.get_submodule(rest)
-
-
-def encoder_path(base: Base, path: str) -> tuple[Any, str]:
-    """The text encoder that a path in a concept belongs to, and the path inside it."""
-    name, _, rest = path.partition(".")
-    names = [row.name for row in base.family.encoders]
-    encoder = base.text_encoders[names.index(name)]
-    # transformers 5 dropped the inner level.
-    has_level = any(key == "text_model" for key, _ in encoder.named_children())
-    return encoder, rest if has_level else rest.removeprefix("text_model.")
 
 
 class DiffusersEncoder:

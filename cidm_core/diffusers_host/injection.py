@@ -21,7 +21,6 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import HostError
 from ..updates import FullRank, LowRank, Update, ValueResidual
 from .base import Base
-from .encode import encoder_path
 
 ADAPTER = "cidm"
 _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
@@ -120,7 +119,7 @@ class Injection:
                 )
         low: dict[int, tuple[Any, dict[str, LowRank]]] = {}
         for path, update in updates.items():
-            root, inner = self._locate(path)
+            root, inner = self._base.located(path)
             if isinstance(update, LowRank):
                 low.setdefault(id(root), (root, {}))[1][inner] = update
             elif isinstance(update, FullRank) or path.endswith(_TEXT_SIDE):
@@ -138,12 +137,6 @@ class Injection:
     def _encoders(self) -> list[tuple[str, Any]]:
         rows = self._base.family.encoders
         return [(r.name, e) for r, e in zip(rows, self._base.text_encoders, strict=True)]
-
-    def _locate(self, path: str) -> tuple[Any, str]:
-        """The model that a path belongs to, and the path inside it."""
-        if path.partition(".")[0] in [row.name for row in self._base.family.encoders]:
-            return encoder_path(self._base, path)
-        return self._base.unet, path
 
     def _wrap(self, root: Any, updates: Mapping[str, LowRank]) -> None:
         """Let peft wrap the layers, and give it our parameters and scales instead of its own."""

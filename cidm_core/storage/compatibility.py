@@ -8,8 +8,7 @@ from typing import NamedTuple, Protocol
 from .. import words as word_rules
 from ..concept import Concept
 from ..errors import BankError, FamilyError
-from ..families import FAMILIES, PROJECTIONS, CrossAttention, Family, same_base
-from ..updates import ValueResidual
+from ..families import FAMILIES, CrossAttention, Family, same_base
 from .names import same_key
 from .record import Entry
 
@@ -25,6 +24,10 @@ class Model(Protocol):
     def layers(self) -> tuple[CrossAttention, ...]: ...
     @property
     def fingerprint(self) -> str: ...
+
+    def shape_of(self, path: str) -> tuple[int, ...] | None:
+        """Shape of the weight at a path as concepts have it; None if there is none."""
+        ...
 
 
 def check_new(concept: Concept, entries: Sequence[Entry]) -> None:
@@ -118,21 +121,26 @@ def _check_header(concept: Concept | Entry, asked: _Asked, allow_other_base: boo
 
 
 def _check_widths(concept: Concept, model: Model) -> None:
-    shapes = {f"{at.path}.{part}": at.shape(part) for at in model.layers for part in PROJECTIONS}
     for path, update in concept.updates.items():
-        found = update.vector.shape if isinstance(update, ValueResidual) else update.shape
-        wanted = shapes.get(path, found)[: len(found)]
-        if tuple(found) != tuple(wanted):
+        held = model.shape_of(path)
+        if held is None or len(held) != 2:
             raise FamilyError(
-                f"Concept {concept.name!r} changes {_sizes(found)} weights in {path}, the model "
-                f"has {_sizes(wanted)} there. {_LOAD}."
+                f"Concept {concept.name!r} changes {path}, which is no linear layer of the model. "
+                f"{_LOAD}."
             )
-    context, dims = model.layers[0].context_dim, [r.shape[-1] for r in concept.rows.values()]
-    if len(dims) == len(model.family.encoders) and sum(dims) != context:
-        raise FamilyError(
-            f"The words of concept {concept.name!r} are {sum(dims)} wide, the model reads texts "
-            f"{context} wide. {_LOAD}."
-        )
+        if update.shape != held[: len(update.shape)]:
+            raise FamilyError(
+                f"Concept {concept.name!r} changes {_sizes(update.shape)} weights in {path}, the "
+                f"model has {_sizes(held)} there. {_LOAD}."
+            )
+    for row in model.family.encoders if concept.words else ():
+        rows = concept.rows.get(row.name)
+        if rows is None or rows.shape[-1] != row.dim:
+            found = "missing" if rows is None else f"{rows.shape[-1]} wide"
+            raise FamilyError(
+                f"The words of concept {concept.name!r} are {found} for the {row.name}, the model "
+                f"reads words {row.dim} wide. {_LOAD}."
+            )
 
 
 def _sizes(shape: Iterable[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,16 @@ class ModelFacts:
         layers: Its attn2 layers in execution order.
         fingerprint: Name of the weights.
         config: Of the UNet, as diffusers has it.
+        shapes: Of the UNet's weights, by their names in the host.
+        encoder_shapes: Of the text encoders' weights, by paths as concepts have them.
     """
 
     family: Family
     layers: tuple[CrossAttention, ...]
     fingerprint: str
     config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    encoder_shapes: Mapping[str, tuple[int, ...]]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -40,6 +45,14 @@ class ModelFacts:
     def host_path(self, path: str) -> str:
         """Where ComfyUI's UNet has a module of diffusers' UNet."""
         return _host_path(path, self.config)
+
+    def shape_of(self, path: str) -> tuple[int, ...] | None:
+        """Shape of the weight at a path as concepts have it; None if there is none."""
+        if path.startswith("text_encoder"):
+            return self.encoder_shapes.get(path)
+        with contextlib.suppress(KeyError, IndexError, ValueError):  # no path that a UNet can have
+            return self.shapes.get(f"{UNET}{self.host_path(path)}.weight")
+        return None
 
 
 def base_weight(model: Any, key: str) -> Tensor:
@@ -59,8 +72,34 @@ def base_weight(model: Any, key: str) -> Tensor:
     return weight
 
 
-def model_facts(model: Any) -> ModelFacts:
+def encoder_key(clip: Any, path: str) -> str:
+    """Name in a CLIP's state dict of the weight at a path as concepts have it."""
+    encoder, _, rest = path.partition(".")
+    # A model of one encoder says what it is called.
+    first = getattr(clip.cond_stage_model, "clip", "clip_l")
+    part = "clip_g" if encoder == "text_encoder_2" else first
+    return f"{part}.transformer.{rest}.weight"
+
+
+def _encoder_shapes(clip: Any, family: Family) -> dict[str, tuple[int, ...]]:
+    heads = {
+        encoder_key(clip, f"{row.name}.").removesuffix(".weight"): row for row in family.encoders
+    }
+    found: dict[str, tuple[int, ...]] = {}
+    for key, weight in clip.cond_stage_model.state_dict().items():
+        head = next((head for head in heads if key.startswith(head)), None)
+        if head is not None and key.endswith(".weight"):
+            path = key.removeprefix(head).removesuffix(".weight")
+            found[f"{heads[head].name}.{path}"] = tuple(weight.shape)
+    return found
+
+
+def model_facts(model: Any, clip: Any = None) -> ModelFacts:
     """Read a MODEL's family, layers and fingerprint off its weights.
+
+    Args:
+        model: What is on the MODEL socket.
+        clip: Its CLIP, where concepts are to be checked that change the text encoder.
 
     Raises:
         FamilyError: If concepts do not exist for this kind of model.
@@ -78,7 +117,8 @@ def model_facts(model: Any) -> ModelFacts:
     config["in_channels"] = config["out_channels"]
     family, layers = family_of(name, config), layers_of(name, config)
     name = fingerprint(probed_weights(model, layers, config))
-    return ModelFacts(family, layers, name, config)
+    encoders = {} if clip is None else _encoder_shapes(clip, family)
+    return ModelFacts(family, layers, name, config, shapes, encoders)
 
 
 def probed_weights(

@@ -63,7 +63,7 @@ class ApplyConceptBank(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, bank: Bank, **settings: Any) -> io.NodeOutput:
         config = settings_from(SampleConfig, settings)
-        facts = model_facts(model)
+        facts = model_facts(model, clip)
         bank.check(facts, allow_other_base=config.allow_other_base)
         taught = teach(clip, ConceptText(bank, facts, config))
         return io.NodeOutput(attach_hooks(model, facts, config), taught)

@@ -24,7 +24,7 @@ from ...cidm_core.sampling.concept_weights import check_words, owners_of, partic
 from ...cidm_core.sampling.encoder_updates import encoder_deltas
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
-from ..host.model import ModelFacts
+from ..host.model import ModelFacts, encoder_key
 from .tokens import Binding, Expanded, HostTokens, phrase_of, spans_of, word_of
 
 PROMPT_KEY = "cidm_prompt"  # key of a `ConceptPrompt` in a conditioning's options
@@ -202,13 +202,7 @@ class _Encoder:
 def _with_deltas(clip: Any, deltas: Mapping[str, Tensor]) -> Any:
     """A copy of a CLIP whose text encoders have other weights; the host puts them in and out."""
     changed = clip.clone()
-    # A model of one encoder says what it is called.
-    first = getattr(clip.cond_stage_model, "clip", "clip_l")
-    parts = {"text_encoder": first, "text_encoder_2": "clip_g"}
-    patches: dict[str, Any] = {}
-    for path, delta in deltas.items():
-        encoder, _, rest = path.partition(".")
-        patches[f"{parts[encoder]}.transformer.{rest}.weight"] = ("diff", (delta,))
+    patches = {encoder_key(clip, path): ("diff", (delta,)) for path, delta in deltas.items()}
     changed.add_patches(patches, 1.0)
     return changed
 
