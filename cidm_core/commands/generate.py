@@ -90,7 +90,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
 
     from ..bank import Bank
     from ..diffusers_host.load import load_base
-    from ..diffusers_host.pipeline import generate, make_plan
+    from ..diffusers_host.pipeline import draw_plan, make_plan
     from .progress_bar import ProgressBar
 
     bank = Bank(args.bank) if args.bank else {}
@@ -102,12 +102,11 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     if weights_file:
         save_picture(draw_weights(plan), weights_file)
     with ProgressBar(enabled=console.shows_progress) as bar:
-        pictures = generate(
+        pictures = draw_plan(
             base,
-            bank,
-            args.prompt,
-            regions,
+            plan,
             config,
+            regions,
             image,
             mask,
             on_step=lambda step, steps, _: bar.update(step, steps, verb="Drawing"),

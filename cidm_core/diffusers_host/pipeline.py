@@ -80,32 +80,34 @@ def generate(
         CidmError: Bad prompts, regions, sizes or models, each with what to do.
     """
     config = config or SampleConfig.for_family(base.family.sampling)
-    width, height = size_px(base, config)
     plan = make_plan(base, bank, prompt, regions, config)
-    source = None if image is None else _fitted(image, width, height)
-    area = _area(mask, regions, source, (height, width))
-    start = None if source is None else _start(base, source, area)
-    pictures = draw_plan(base, plan, config, start, on_step)
-    if source is not None and area is not None:
-        pictures = [_paste(picture, source, area) for picture in pictures]
-    return pictures
+    return draw_plan(base, plan, config, regions, image, mask, on_step)
 
 
 def draw_plan(
     base: Base,
     plan: Plan,
     config: SampleConfig,
-    start: Start | None = None,
+    regions: Sequence[Region] = (),
+    image: Image.Image | None = None,
+    mask: Tensor | Image.Image | str | None = None,
     on_step: OnStep | None = None,
 ) -> list[Image.Image]:
-    """`config.num_images` pictures of each scene of a plan, scene by scene.
+    """`config.num_images` pictures of each scene of a plan, scene by scene; see `generate`.
 
     Raises:
+        RegionError: If the mask is to be that of regions, and there are none.
         HostError: Bad sizes, memory ran out, or the picture is not finite.
     """
+    width, height = size_px(base, config)
+    source = None if image is None else _fitted(image, width, height)
+    area = _area(mask, regions, source, (height, width))
+    start = None if source is None else _start(base, source, area)
     scenes = len(plan.scenes)
     latents = sample(base, plan, _noise(base, config, scenes), config, start, on_step)
     pictures = decode(base, latents)
+    if source is not None and area is not None:
+        pictures = [_paste(picture, source, area) for picture in pictures]
     # Pictures alternate between the scenes; hand them back scene by scene.
     return [pictures[i] for s in range(scenes) for i in range(s, len(pictures), scenes)]
 
