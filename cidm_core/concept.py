@@ -33,8 +33,8 @@ class Subject:
 
     def __post_init__(self) -> None:
         if self.words:
-            parse_words(self.words)
-        if not self.words and not self.class_words.strip():
+            object.__setattr__(self, "words", parse_words(self.words))
+        elif not any(character.isalnum() for character in self.class_words):
             raise ConceptError("A subject has neither words nor class words. Give one of them.")
         if self.kind not in KINDS:
             raise ConceptError(f"Kind {self.kind[:40]!r} is none of {', '.join(KINDS)}.")
@@ -42,7 +42,7 @@ class Subject:
     @property
     def triggers(self) -> tuple[str, ...]:
         """What calls it in a prompt: its words; without any, its class words as one phrase."""
-        return self.words or (normalise(self.class_words).strip(),)
+        return self.words or (" ".join(normalise(self.class_words).split()),)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,11 @@ def concept_from_bytes(data: bytes, origin: str) -> Concept:
         _check_types(tensors)
         words = sum(len(subject.words) for subject in record["subjects"])
         rows = _take_rows(tensors, words, len(record["layers"]))
-        updates = _ordered(_take_values(tensors) | _take_updates(tensors), record["layers"])
+        values = _take_values(tensors)
+        updates = _take_updates(tensors)
+        if twice := sorted(updates.keys() & values.keys()):
+            raise ConceptError(f"{twice[0]} is changed in two ways.")
+        updates = _ordered(values | updates, record["layers"])
         for key in ("rank", "alpha", "tensor_bytes"):
             record.pop(key)
         concept = Concept(**record, updates=updates, rows=rows)
@@ -112,10 +116,12 @@ def _take_updates(tensors: dict[str, Tensor]) -> dict[str, Update]:
     updates: dict[str, Update] = {}
     for key in dict.fromkeys(_stem(name) for name in tensors):
         path = path_of(key)
-        if (delta := tensors.get(key + DIFF)) is not None:
+        down, up, alpha, delta = (tensors.get(key + ending) for ending in (DOWN, UP, ALPHA, DIFF))
+        if path in updates or (delta is not None and (down is not None or up is not None)):
+            raise ConceptError(f"{path[:80]} is changed in two ways.")
+        if delta is not None:
             updates[path] = FullRank(delta)
             continue
-        down, up, alpha = (tensors.get(key + ending) for ending in (DOWN, UP, ALPHA))
         if down is None or up is None or alpha is None or alpha.numel() != 1:
             raise ConceptError(f"{path} lacks its down, up or alpha.")
         updates[path] = LowRank(down, up, alpha.item())
@@ -145,12 +151,17 @@ def _take_rows(tensors: dict[str, Tensor], words: int, layers: int) -> dict[str,
                 f"{held.shape[0]} tokens for {encoder[:80]}, where {words} words in {layers} "
                 f"layers need {words * layers}."
             )
-        rows[encoder] = held.reshape(words, held.shape[0] // words, -1)
+        rows[encoder] = held.reshape(words, held.shape[0] // words, held.shape[1])
     return rows
 
 
 def _take_values(tensors: dict[str, Tensor]) -> dict[str, Update]:
-    return {path_of(name): ValueResidual(row[0]) for name, row in _take(tensors, _VALUES).items()}
+    values: dict[str, Update] = {}
+    for name, held in _take(tensors, _VALUES).items():
+        if len(held) != 1:
+            raise ConceptError(f"{name[:80]} has {len(held)} value residuals; it can have one.")
+        values[path_of(name)] = ValueResidual(held[0])
+    return values
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -160,7 +171,7 @@ def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         name = key[len(prefix) : -len(DOWN)]
         rows = tensors.pop(key)
         if tensors.pop(f"{prefix}{name}{UP}", None) is None or rows.ndim != 2:
-            raise ConceptError(f"The tokens for {name[:80]} are incomplete.")
+            raise ConceptError(f"The tensors of {name[:80]} are incomplete.")
         found[name] = rows
     return found
 
