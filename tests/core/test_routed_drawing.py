@@ -1,6 +1,5 @@
-"""Keys and values routed by token, residuals by box: in the plan, in the layers, in pictures."""
+"""Keys and values routed by token: in the layers and in pictures."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,17 +10,15 @@ from torch.testing import assert_close
 
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
-from cidm_core.diffusers_host.patches import Rows, attach
+from cidm_core.diffusers_host.patches import attach
 from cidm_core.diffusers_host.pipeline import generate, make_plan
-from cidm_core.errors import CidmError, HostError
-from cidm_core.ops import attention, routing
+from cidm_core.errors import CidmError
 from cidm_core.regions import Region
+from cidm_core.sampling.layer_updates import layer_updates
 
 PROMPT = "a <v1> <w1> and a <v2> <w2>"
 TWO = [Region("a <v1> <w1>", box=(0, 0, 0.6, 1)), Region("a <v2> <w2>", box=(0.4, 0.2, 1, 1))]
-HALVES = [Region("a <v1> <w1>", box=(0, 0, 0.5, 1)), Region("a <v2> <w2>", box=(0.5, 0, 1, 1))]
 TOKEN = {"key_value_routing": "token"}
-BOX = {"residual_routing": "box", "noise_estimation": False}
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +46,41 @@ def delta(pair):
     return pair.alpha / pair.down.shape[0] * pair.up.double() @ pair.down.double()
 
 
-def test_off_there_is_no_routing_in_the_plan(tiny_base, concepts):
-    plan = make_plan(tiny_base, concepts, PROMPT, config=config())
-    assert plan.residual_routing == "row"
-    assert all(slot.owners is None and slot.token_weights is None for slot in plan.slots)
+def owners(plan, slot):
+    """Whose each token of a slot is: a concept's number, "plain", or "end" for all that is none."""
+    text, indices = plan.slots[slot].text, {c.name: i for i, c in enumerate(plan.concepts)}
+    found = ["end"] * text.states.shape[1]
+    for concept in plan.concepts:
+        for word in concept.words:
+            for place in text.spans.triggers.get(word, ()):
+                found[place] = indices[concept.name]
+    for place in text.spans.plain:
+        found[place] = "plain"
+    return found
 
 
-def test_words_belong_to_their_concepts_and_the_ends_to_the_prompt(tiny_base, concepts):
+def test_spans_tell_words_from_the_ends(tiny_base, concepts):
     plan = make_plan(tiny_base, concepts, "a <w2> a <v1> <w1>", config=config(**TOKEN))
     names = [concept.name for concept in plan.concepts]
-    owners = plan.slots[1].owners.tolist()
     one, two = names.index("v1"), names.index("v2")
-    words = [routing.BARE, two, routing.BARE, one, one]
-    assert owners == [routing.PROMPT, *words, *[routing.PROMPT] * 71]
-    assert set(plan.slots[0].owners.tolist()) == {routing.PROMPT}  # the empty negative prompt
+    words = ["plain", two, "plain", one, one]
+    assert owners(plan, 1) == ["end", *words, *["end"] * 71]
+    assert set(owners(plan, 0)) == {"end"}  # the empty negative prompt
 
 
 def test_a_prompt_that_is_cut_has_an_end_too(tiny_base, concepts):
     plan = make_plan(tiny_base, concepts, "<v1> " + "very " * 90, config=config(**TOKEN))
-    owners = plan.slots[1].owners.tolist()
-    assert owners == [routing.PROMPT, 0, *[routing.BARE] * 74, routing.PROMPT]
+    assert owners(plan, 1) == ["end", 0, *["plain"] * 74, "end"]
+
+
+def test_only_keys_and_values_are_weighed_token_by_token(tiny_base, concepts):
+    plan = make_plan(tiny_base, concepts, PROMPT, config=config())
+    device, dtype = tiny_base.device, tiny_base.dtype
+    for routed in (False, True):
+        found = layer_updates(plan.concepts, plan.slots, plan.layers, device, dtype, routed=routed)
+        by_token = {path for path, update in found.items() if update.parts[0].weights.ndim == 3}
+        ends = ("attn2.to_k", "attn2.to_v")
+        assert by_token == {path for path in found if routed and path.endswith(ends)}
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -84,10 +96,10 @@ def test_keys_and_values_in_the_layers_equal_the_formula(tiny_base, concepts, ex
         for name, found in (("to_k", held.key[1]), ("to_v", held.value[1])):
             key = f"{layer}.{name}"
             weight = tiny_base.unet.get_submodule(key).weight.double()
-            for j, e in enumerate(slot.context[index].double()):
-                owner, matrix = int(slot.owners[j]), weight.clone()
+            for j, e in enumerate(slot.text.at(index).double()):
+                owner, matrix = owners(plan, 1)[j], weight.clone()
                 for k, concept in enumerate(plan.concepts):
-                    psi = float(slot.weights[index, k]) if owner == routing.PROMPT else owner == k
+                    psi = float(slot.weights[index, k]) if owner == "end" else owner == k
                     matrix += strength * psi * delta(concept.low_rank[key])
                 assert_close(found[j].double(), matrix @ e, rtol=1e-4, atol=1e-4)
 
@@ -127,19 +139,19 @@ def test_token_routing_of_a_prompt_without_concepts_changes_nothing(tiny_base, c
 def test_the_other_concept_does_not_reach_a_words_keys(tiny_base, concepts):
     """At the same token vectors a word's key is the same whoever else has weight."""
     plan = make_plan(tiny_base, concepts, PROMPT, config=config(**TOKEN))
-    changed = dict(concepts["v2"].low_rank)
+    changed = dict(concepts["v2"].updates)
     key = f"{plan.layers[0]}.to_k"
     changed[key] = replace(changed[key], up=changed[key].up * 2)
-    other = replace(concepts["v2"], factors=changed)
+    other = replace(concepts["v2"], updates=changed)
     found = []
     for second in (concepts["v2"], other):
         taking = tuple(second if c.name == "v2" else c for c in plan.concepts)
         with attach(tiny_base, replace(plan, concepts=taking)):
             found.append(tiny_base.unet.get_submodule(plan.layers[0]).processor.key[1])
-    owners = plan.slots[1].owners
-    one, two = ([c.name for c in plan.concepts].index(name) for name in ("v1", "v2"))
-    assert torch.equal(found[0][owners == one], found[1][owners == one])
-    assert not torch.equal(found[0][owners == two], found[1][owners == two])
+    spans = plan.slots[1].text.spans.triggers
+    one, two = ([*spans["<v1>"], *spans["<w1>"]], [*spans["<v2>"], *spans["<w2>"]])
+    assert torch.equal(found[0][one], found[1][one])
+    assert not torch.equal(found[0][two], found[1][two])
 
 
 def test_prompts_side_by_side_equal_prompts_alone(tiny_base, concepts):
@@ -151,126 +163,21 @@ def test_prompts_side_by_side_equal_prompts_alone(tiny_base, concepts):
         close(sampler.sample(tiny_base, plan, noise[i : i + 1], config())[0], together[i])
 
 
-def reference_layer(attn, plan, index, x, latent):
-    """One row (cells, dim) in float64: queries and outputs of every place from its shares."""
-    scene, layer = plan.scenes[0], plan.layers[index]
-    cells, masks = len(x), attention.resize_mask(scene.masks, *latent).flatten(1).double()
-
-    def matrix(name, slot):
-        weight = attn.get_submodule(name).weight.double().clone()
-        for w, c in zip(plan.slots[slot].weights[index].tolist(), plan.concepts, strict=True):
-            weight += w * delta(c.low_rank[f"{layer}.{name}"])
-        return weight
-
-    inside = [slot for slot, _ in scene.regional[1]]
-    slots, width = [scene.rows[1], *inside], attn.to_q.weight.shape[0] // attn.heads
-    keys, values = (
-        [plan.slots[s].context[index].double() @ matrix(name, s).T for s in slots]
-        for name in ("to_k", "to_v")
-    )
-    queries, outputs = ([matrix(name, s) for s in slots] for name in ("to_q", "to_out.0"))
-    out = torch.zeros(cells, attn.to_out[0].weight.shape[0], dtype=torch.float64)
-    for p in range(cells):
-        cover = float(masks[:, p].sum())
-        shares = [1 - min(1.0, cover), *(float(m[p]) / max(1.0, cover) for m in masks)]
-        query = sum(s * w for s, w in zip(shares, queries, strict=True)) @ x[p].double()
-        mixed = torch.zeros_like(query)
-        for share, key, value in zip(shares, keys, values, strict=True):
-            for h in range(attn.heads):
-                part = slice(h * width, (h + 1) * width)
-                logits = key[:, part] @ query[part] / math.sqrt(width)
-                mixed[part] += share * (logits.softmax(0) @ value[:, part])
-        out[p] = sum(s * w for s, w in zip(shares, outputs, strict=True)) @ mixed
-    return out + attn.to_out[0].bias.double()
-
-
-@pytest.mark.parametrize(("index", "latent"), [(0, (8, 8)), (2, (4, 4))])
-def test_a_layer_routed_by_box_equals_the_formula(tiny_base, concepts, index, latent):
-    """Soft, overlapping regions; the row without inserts is plain attention."""
-    plan = make_plan(tiny_base, concepts, PROMPT, TWO, config(feather=0.2, **BOX))
-    attn = tiny_base.unet.get_submodule(plan.layers[index])
-    cells = latent[0] * latent[1]
-    x = torch.randn(2, cells, attn.to_q.weight.shape[1], generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), attach(tiny_base, plan) as attached:
-        estimate = sampler._Estimate(tiny_base, attached, 1, (8, 8), config())
-        attached.rows = Rows(estimate.slots, estimate.inserts, (8, 8))
-        found = attn.processor(attn, x)
-        again = attn.processor(attn, x)
-        attached.rows = Rows(estimate.slots, (), (8, 8))
-        without = attn.processor(attn, x)
-    expected = reference_layer(attn, plan, index, x[1], latent)
-    assert_close(found[1].double(), expected, rtol=1e-4, atol=1e-4)
-    close(found[0], without[0])
-    assert torch.equal(found, again)
-
-
-@pytest.mark.parametrize("estimate", [False, True])
-def test_hard_boxes_side_by_side_are_the_same_either_way(tiny_base, concepts, estimate):
-    """No place has two owners, in no layer: then drawing once equals drawing each region."""
-    given = {"feather": 0.0, "noise_estimation": estimate}
-    row = latents(tiny_base, concepts, PROMPT, HALVES, **given)
-    close(latents(tiny_base, concepts, PROMPT, HALVES, residual_routing="box", **given), row)
-
-
-def test_soft_or_overlapping_boxes_differ(tiny_base, concepts):
-    row = latents(tiny_base, concepts, PROMPT, TWO, noise_estimation=False)
-    assert (latents(tiny_base, concepts, PROMPT, TWO, **BOX) - row).abs().max() > 1e-3
-
-
-def test_box_routing_without_regions_changes_nothing(tiny_base, concepts):
-    plain = latents(tiny_base, concepts, PROMPT)
-    assert torch.equal(latents(tiny_base, concepts, PROMPT, residual_routing="box"), plain)
-
-
-def test_box_routing_asks_for_queries_and_outputs_once_in_two_rows(tiny_base, concepts):
-    """By row each region has a query and an output of its own in every layer and step."""
-    counts = {}
-    for way in ("row", "box"):
-        seen = []
-        handles = [
-            tiny_base.unet.get_submodule(f"{layer.path}.{name}").register_forward_hook(
-                lambda _m, args, _o, seen=seen: seen.append(len(args[0]))
-            )
-            for layer in tiny_base.layers
-            for name in ("to_q", "to_out.0")
-        ]
-        latents(tiny_base, concepts, PROMPT, TWO, noise_estimation=False, residual_routing=way)
-        for handle in handles:
-            handle.remove()
-        counts[way] = sum(seen)
-    layers = len(tiny_base.layers)
-    assert counts == {"row": 2 * 2 * layers * 4, "box": 2 * 2 * layers * 2}
-
-
-def test_box_routing_with_equal_weights_may_be_merged_others_may_not(tiny_base, concepts):
-    given = {**BOX, "region_weights": "global"}
-    a, b = (
-        latents(tiny_base, concepts, PROMPT, TWO, execution=e, **given)
-        for e in ("merged", "per_sample")
-    )
-    close(a, b)
-    with pytest.raises(HostError, match="per_sample"):
-        latents(tiny_base, concepts, PROMPT, TWO, execution="merged", **BOX)
-
-
-def test_box_routing_when_rows_are_drawn_one_by_one(tiny_base, concepts):
-    given = {"residual_routing": "box", **TOKEN}
-    whole = latents(tiny_base, concepts, PROMPT, TWO, **given)
-    close(latents(tiny_base, concepts, PROMPT, TWO, rows_at_once=1, **given), whole)
-
-
-@pytest.mark.parametrize("given", [TOKEN, BOX, {**TOKEN, **BOX}])
-def test_generate(tiny_base, concepts, given):
+def test_generate(tiny_base, concepts):
     """Two pictures with regions; the model afterwards is the model before."""
     before = {k: v.clone() for k, v in tiny_base.unet.state_dict().items()}
-    found = generate(tiny_base, concepts, PROMPT, TWO, config(num_images=2, **given))
+    found = generate(tiny_base, concepts, PROMPT, TWO, config(num_images=2, **TOKEN))
     plain = generate(tiny_base, concepts, PROMPT, TWO, config(num_images=2))
     assert [picture.size for picture in found] == [(64, 64)] * 2
     assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(found, plain, strict=True))
     assert all(torch.equal(v, before[k]) for k, v in tiny_base.unet.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["key_value_routing", "residual_routing"])
-def test_other_ways_are_refused(name):
-    with pytest.raises(CidmError, match=f"{name} is 'both'; choose one of"):
-        SampleConfig(**{name: "both"})
+def test_token_routing_when_rows_are_drawn_one_by_one(tiny_base, concepts):
+    whole = latents(tiny_base, concepts, PROMPT, TWO, **TOKEN)
+    close(latents(tiny_base, concepts, PROMPT, TWO, rows_at_once=1, **TOKEN), whole)
+
+
+def test_another_way_is_refused():
+    with pytest.raises(CidmError, match="key_value_routing is 'both'; choose one of"):
+        SampleConfig(key_value_routing="both")

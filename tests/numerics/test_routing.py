@@ -1,10 +1,9 @@
-"""Routing by token and by box against references written from the formulas, plain loops."""
+"""Routing by token against a reference written from the formula, plain loops."""
 
-import pytest
 import torch
 from torch.testing import assert_close
 
-from cidm_core.ops import aggregation, attention, routing
+from cidm_core.ops import aggregation, routing
 from cidm_core.updates import LowRank
 
 DOUBLE = torch.float64
@@ -68,54 +67,3 @@ def test_routing_one_weight_for_all_tokens_is_the_row_branch():
     row = aggregation.low_rank_branch(x, down, up, weights)
     each = weights[:, None].expand(-1, 4, -1)
     assert torch.equal(aggregation.low_rank_branch(x, down, up, each), row)
-
-
-def reference_boxes(outside, regions, masks):
-    """(1 - min(1, cover)) w_0 + sum_u m_u / max(1, cover) w_u in every cell."""
-    cells = torch.zeros(masks.shape[1], len(outside), dtype=DOUBLE)
-    for p in range(masks.shape[1]):
-        cover = sum(float(m[p]) for m in masks)
-        cells[p] = (1 - min(1.0, cover)) * outside
-        for w, m in zip(regions, masks, strict=True):
-            cells[p] += float(m[p]) / max(1.0, cover) * w
-    return cells
-
-
-@pytest.mark.parametrize("regions", [0, 1, 3])
-def test_routing_by_box_equals_the_loops(regions):
-    outside, inside = draw(4), draw(regions, 4, seed=1)
-    masks = draw(regions, 6, seed=2).sigmoid()
-    found = routing.box_weights(outside, inside, masks)
-    assert_close(found, reference_boxes(outside, inside, masks))
-
-
-def test_routing_by_box_by_hand():
-    """Places: outside | in A | in both | half in A."""
-    masks = torch.tensor([[0, 1, 1, 0.5], [0, 0, 1, 0]])
-    found = routing.box_weights(torch.tensor([1.0]), torch.tensor([[0.0], [4.0]]), masks)
-    assert found.flatten().tolist() == [1, 0, 2, 0.5]
-
-
-def test_routing_by_box_updates_every_place_by_its_own_sum_of_deltas():
-    """Inside region u: `(W + sum_k w_uk delta_k) x_p`, outside the global weights; hard masks."""
-    factors = [concept(2, 1), concept(3, 2)]
-    down, up, columns = aggregation.concatenate(factors)
-    outside, inside = draw(2, seed=3), draw(2, 2, seed=4)
-    masks = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0]], dtype=DOUBLE)
-    x, base = draw(1, 5, 6, seed=5), draw(5, 6, seed=6)
-    each = routing.box_weights(outside[columns], inside[:, columns], masks)
-    found = x @ base.T + aggregation.low_rank_branch(x, down, up, each[None])
-    for p, weights in enumerate([inside[0], inside[0], inside[1], outside, outside]):
-        matrix = base.clone()
-        for w, pair in zip(weights, factors, strict=True):
-            matrix += w * pair.alpha / pair.down.shape[0] * pair.up @ pair.down
-        assert_close(found[0, p], matrix @ x[0, p])
-
-
-def test_routing_by_box_shares_places_as_regional_attention_does():
-    masks = draw(3, 6, seed=2).sigmoid() * 1.5
-    one = routing.box_weights(draw(1), draw(3, 1, seed=1), masks)
-    two = attention.blend_regions(
-        draw(1).expand(6, 1), draw(3, 1, 1, seed=1).expand(3, 6, 1), masks
-    )
-    assert_close(one, two)

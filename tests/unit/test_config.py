@@ -77,6 +77,36 @@ def test_choices_are_named_in_the_error(case):
         kind(**{f.name: "something else"})
 
 
+CHOSEN = ("weights", "encoding", "region_weights", "region_mode")
+RECIPES = {
+    "ours": ("gate", "per_task", "per_region", "partition"),
+    "paper": ("paper", "per_task", "global", "literal"),
+    "released": ("released", "joint", "global", "literal"),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_one_word_chooses_weights_encoding_and_regions(recipe):
+    config = SampleConfig(recipe=recipe)
+    assert tuple(getattr(config, name) for name in CHOSEN) == RECIPES[recipe]
+    assert {f.name for f in dataclasses.fields(SampleConfig) if f.metadata["by_recipe"]} == {
+        *CHOSEN
+    }
+
+
+@pytest.mark.parametrize(("name", "value"), zip(CHOSEN, RECIPES["ours"], strict=True))
+def test_a_single_setting_goes_before_the_recipe(name, value):
+    given, alone = SampleConfig(recipe="released", **{name: value}), SampleConfig(recipe="released")
+    assert given == dataclasses.replace(alone, **{name: value}) != alone
+    sampling = SampleConfig.for_family({"recipe": "released", "steps": 9}, **{name: value})
+    assert getattr(sampling, name) == value
+
+
+def test_a_recipe_that_is_none_is_named():
+    with pytest.raises(CidmError, match="recipe is 'best'; choose one of ours, paper, released"):
+        SampleConfig(recipe="best")
+
+
 def test_whole_numbers_do_for_real_ones():
     assert SampleConfig(guidance_scale=7).guidance_scale == 7
 

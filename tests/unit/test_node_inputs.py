@@ -103,6 +103,20 @@ def test_defaults_sent_back_are_the_default_settings(inputs):
         assert inputs.settings_from(settings, {**sent, "model": object()}) == settings()
 
 
+def test_what_a_recipe_decides_shows_auto_and_takes_its_value(inputs):
+    rows = {each.id: each for each in inputs.inputs_of(SampleConfig)}
+    assert rows["weights"].options == ["auto", "gate", "paper", "released"]
+    assert rows["recipe"].options == ["ours", "paper", "released"]
+    sent = {each.id: each.rest["default"] for each in rows.values()}
+    made = inputs.settings_from(SampleConfig, {**sent, "recipe": "released"})
+    assert made == SampleConfig(recipe="released")
+    made = inputs.settings_from(SampleConfig, {**sent, "recipe": "paper", "weights": "gate"})
+    assert made == SampleConfig(recipe="paper", weights="gate")
+    under = {"region_mode": "auto", "alpha": 0.5}
+    made = inputs.settings_from(SampleConfig, under, {"recipe": "paper"})
+    assert (made.region_mode, made.alpha) == ("literal", 0.5)
+
+
 def test_zero_means_none_only_where_none_is_allowed(inputs):
     found = inputs.settings_given(CidmConfig, {"resolution_px": 0, "save_every": 0, "alpha": 2})
     assert found == {"save_every": 0, "alpha": 2.0}
