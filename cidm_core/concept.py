@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .config import KINDS as KINDS
 from .errors import ConceptError
-from .updates import LowRank, Update
+from .updates import TEXT_SIDE, LowRank, Update, ValueResidual
 from .words import normalise, parse_words
 
 _PATH = re.compile(r"(?:text_encoder(?:_2)?|down_blocks|mid_block|up_blocks)\.[A-Za-z0-9_.]{1,200}")
@@ -94,6 +94,11 @@ class Concept:
         for path, update in self.updates.items():
             if not _PATH.fullmatch(path):
                 raise ConceptError(f"{self.name!r} has weights for {path[:80]!r}, no linear layer.")
+            if isinstance(update, ValueResidual) and not path.endswith(TEXT_SIDE):
+                raise ConceptError(
+                    f"{self.name!r} has a value residual for {path}, which sees no tokens of a "
+                    "prompt. It belongs to to_k or to_v of cross-attention."
+                )
             if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
                 raise ConceptError(f"{self.name!r} holds NaN or infinite weights in {path}.")
 

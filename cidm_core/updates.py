@@ -21,6 +21,7 @@ from torch import Tensor
 from .errors import ConceptError
 
 DOWN, UP, ALPHA, DIFF = ".lora_down.weight", ".lora_up.weight", ".alpha", ".diff"
+TEXT_SIDE = ("attn2.to_k", "attn2.to_v")  # the layers that see the tokens of the prompt
 UNET_PREFIX = "lora_unet_"
 ENCODER_PREFIXES: Mapping[str, str] = {
     "lora_te_": "text_encoder",
@@ -30,7 +31,7 @@ ENCODER_PREFIXES: Mapping[str, str] = {
 # Names with an underscore of their own; everything else of a key is cut at each underscore.
 _JOINED = (
     *("down_blocks", "up_blocks", "mid_block", "transformer_blocks", "to_q", "to_k", "to_v"),
-    *("to_out", "proj_in", "proj_out", "add_k_proj", "add_v_proj"),
+    *("to_out", "proj_in", "proj_out", "add_k_proj", "add_v_proj", "time_emb_proj"),
     *("text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj"),
 )
 _PIECE = re.compile("|".join((*_JOINED, r"[A-Za-z0-9]+")))
@@ -137,7 +138,7 @@ def file_key(path: str, encoders: int = 1) -> str:
     """
     encoder, _, rest = path.partition(".")
     if encoder in ENCODER_PREFIXES.values():
-        number = "" if encoders == 1 else str(1 + (encoder == "text_encoder_2"))
+        number = "2" if encoder == "text_encoder_2" else "" if encoders == 1 else "1"
         return f"lora_te{number}_{rest.replace('.', '_')}"
     return UNET_PREFIX + path.replace(".", "_")
 

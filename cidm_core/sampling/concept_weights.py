@@ -32,10 +32,10 @@ class ConceptEncoder(Protocol):
 
 
 def owners_of(bank: Mapping[str, Concept]) -> dict[str, str]:
-    """Concept word -> name of its concept; of a `Bank` only the headers are read."""
+    """What calls a concept -> name of that concept; of a `Bank` only the headers are read."""
     if isinstance(bank, Bank):
         return dict(bank.words())
-    return {word: name for name, concept in bank.items() for word in concept.words}
+    return {word: name for name, concept in bank.items() for word in concept.triggers}
 
 
 def check_words(texts: Iterable[str], owners: Mapping[str, str]) -> None:

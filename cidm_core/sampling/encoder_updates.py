@@ -17,12 +17,13 @@ _ENCODERS = "text_encoder"
 
 def changing(text: str, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
     """The concepts that a text names and that change a text encoder."""
-    return tuple(
-        concept
-        for concept in concepts
-        if any(path.startswith(_ENCODERS) for path in concept.updates)
-        and any(contains(text, trigger) for trigger in concept.triggers)
-    )
+    called = (c for c in concepts if any(contains(text, trigger) for trigger in c.triggers))
+    return tuple(concept for concept in called if changes_encoder(concept))
+
+
+def changes_encoder(concept: Concept) -> bool:
+    """Whether a concept changes a text encoder."""
+    return any(path.startswith(_ENCODERS) for path in concept.updates)
 
 
 def encoder_deltas(concepts: Sequence[Concept], strength: float = 1.0) -> dict[str, Tensor]:

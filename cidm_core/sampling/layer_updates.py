@@ -16,12 +16,11 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..ops import aggregation, routing
-from ..updates import FullRank, LowRank, ValueResidual
+from ..updates import TEXT_SIDE, FullRank, LowRank, ValueResidual
 
 if TYPE_CHECKING:
     from .plan import Slot
 
-_TEXT_SIDE = ("attn2.to_k", "attn2.to_v")  # these layers see the tokens of the prompt
 _ENCODERS = "text_encoder"
 
 
@@ -109,7 +108,9 @@ class LayerUpdate:
     parts: tuple[Part, ...]
 
     def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
-        """What they add for features x (rows, tokens, in), one slot per row."""
+        """What they add for features x (rows, tokens, in) or (rows, in), one slot per row."""
+        if x.ndim == 2:
+            return self(x[:, None], slots)[:, 0]
         total = self.parts[0](x, slots)
         for part in self.parts[1:]:
             total = total + part(x, slots)
@@ -155,7 +156,7 @@ def layer_updates(
             continue
         layer = _weighing_layer(path, layers)
         at = weights.mean(1) if layer is None else weights[:, layer]
-        by_token = tokens.routed(layer) if routed and path.endswith(_TEXT_SIDE) else None
+        by_token = tokens.routed(layer) if routed and path.endswith(TEXT_SIDE) else None
         parts = _parts(concepts, path, at, by_token, tokens)
         found[path] = LayerUpdate(tuple(_moved(part, device, dtype) for part in parts))
     return found

@@ -29,6 +29,7 @@ from ..updates import (
     LowRank,
     Update,
     ValueResidual,
+    file_key,
     path_of,
 )
 from .record import NAME, RECORD, parse_record, record_text, unfit
@@ -116,8 +117,10 @@ def _take_updates(tensors: dict[str, Tensor]) -> dict[str, Update]:
     updates: dict[str, Update] = {}
     for key in dict.fromkeys(_stem(name) for name in tensors):
         path = path_of(key)
+        if key not in (file_key(path), file_key(path, encoders=2)):
+            raise ConceptError(f"{key[:80]!r} belongs to no layer of the concept.")
         down, up, alpha, delta = (tensors.get(key + ending) for ending in (DOWN, UP, ALPHA, DIFF))
-        if path in updates or (delta is not None and (down is not None or up is not None)):
+        if path in updates or (delta is not None and any(x is not None for x in (down, up, alpha))):
             raise ConceptError(f"{path[:80]} is changed in two ways.")
         if delta is not None:
             updates[path] = FullRank(delta)
@@ -185,9 +188,7 @@ def _check(concept: Concept) -> None:
                 f"rank must be at least 1 and alpha above 0, up to {MAX_VALUE:g}."
             )
         _check_values(concept.name, path, *update.tensors().values())
-        is_value = isinstance(update, ValueResidual)
-        key = path.replace(".", "_") if is_value else lora_key(concept.family, path)
-        if path_of(key) != path:
+        if path_of(lora_key(concept.family, path)) != path:
             raise ConceptError(
                 f"{path} of {concept.name!r} has no LoRA name that leads back to it."
             )

@@ -1,17 +1,25 @@
-"""The part of a concept that every LoRA loader and manager understands: keys and header texts."""
+"""The part of a concept that LoRA loaders and managers understand: keys and header texts.
+
+ComfyUI reads all weights of a concept file. diffusers' `load_lora_weights` refuses a file with a
+full-rank `.diff`, and takes the most frequent alpha for all attention layers. An exported LoRA
+(`write_lora`) holds low-rank pairs of one alpha only, which both read.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..concept import Concept
 from ..errors import BankError
 from ..families import FAMILIES
-from ..updates import ValueResidual, file_key
+from ..updates import FullRank, LowRank, Update, ValueResidual, file_key
 from .atomic import write_atomic
 from .tensor_file import SUFFIX, pack
 
@@ -71,8 +79,29 @@ def rank_and_alpha(concept: Concept) -> tuple[int, float]:
     return max(pairs, default=(0, 0.0))
 
 
+def as_plain_lora(concept: Concept) -> Concept:
+    """The concept with low-rank updates of one alpha only, which LoRA loaders of every age read."""
+    alphas = Counter(pair.alpha for pair in concept.low_rank.values())
+    whole = (min(u.shape) for u in concept.updates.values() if isinstance(u, FullRank))
+    alpha = alphas.most_common(1)[0][0] if alphas else float(max(whole, default=1))
+    updates = {path: _low_rank(update, alpha) for path, update in concept.updates.items()}
+    return replace(concept, updates=updates)
+
+
+def _low_rank(update: Update, alpha: float) -> Update:
+    if isinstance(update, LowRank) and update.alpha != alpha:
+        return LowRank(update.down, update.up * (update.alpha / alpha), alpha)
+    if isinstance(update, FullRank):
+        # Without loss: as many ranks as the smaller side has, the unit matrix on that side.
+        rank = min(update.shape)
+        unit, delta = torch.eye(rank).to(update.delta), update.delta * (rank / alpha)
+        wide = update.shape[1] > rank
+        return LowRank(delta, unit, alpha) if wide else LowRank(unit, delta, alpha)
+    return update
+
+
 def write_lora(concept: Concept, path: str | os.PathLike[str]) -> None:
-    """Write the low-rank weights as a plain LoRA that any loader reads; tokens stay behind.
+    """Write the weights as a plain LoRA for any loader; rows and value residuals stay behind.
 
     Raises:
         BankError: If the path has another ending than .safetensors, or the system refuses.
@@ -80,4 +109,5 @@ def write_lora(concept: Concept, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.suffix.lower() != SUFFIX:
         raise BankError(f"'{target}' should end in {SUFFIX}. Rename it.")
-    write_atomic(target, pack(lora_tensors(concept), lora_metadata(concept)), error=BankError)
+    plain = as_plain_lora(concept)
+    write_atomic(target, pack(lora_tensors(plain), lora_metadata(plain)), error=BankError)

@@ -21,7 +21,7 @@ from ...cidm_core.bank import Bank
 from ...cidm_core.concept import Concept
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.sampling.concept_weights import check_words, owners_of, participants, weigher
-from ...cidm_core.sampling.encoder_updates import encoder_deltas
+from ...cidm_core.sampling.encoder_updates import changes_encoder, encoder_deltas
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
 from ..host.model import ModelFacts, encoder_key
@@ -113,7 +113,8 @@ class ConceptText:
         first = next(iter(tokens.values()))
         called = [c for chunk in first for t in chunk if (c := word_of(t) or phrase_of(t))]
         names = dict.fromkeys(self.owners[each] for each in called)
-        deltas = encoder_deltas([self._held[name] for name in names], self.config.strength)
+        changing = [c for name in names if changes_encoder(c := self._held[name])]
+        deltas = encoder_deltas(changing, self.config.strength)
         expanded = self._binding.expand(tokens, len(self.facts.layers))
         changed = _with_deltas(clip, deltas) if deltas else clip
         return Encoding(changed, expanded, spans_of(clip, first), tuple(called), tuple(names))

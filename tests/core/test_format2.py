@@ -1,0 +1,372 @@
+"""Files of format 2: subjects and updates of every kind, come back bit for bit or not at all."""
+
+import math
+import struct
+from dataclasses import replace
+
+import pytest
+import torch
+from bank_samples import BASE, LAYERS, forge
+from safetensors import safe_open
+
+from cidm_core.bank import Bank
+from cidm_core.concept import Concept, Subject
+from cidm_core.errors import BankError
+from cidm_core.storage.concept_file import decode, encode, load_entry
+from cidm_core.storage.stock_lora import write_lora
+from cidm_core.updates import FullRank, LowRank, ValueResidual
+
+FIRST, SECOND, THIRD = LAYERS[:3]
+ENCODER = "text_encoder.text_model.encoder.layers.0"
+OTHER = "text_encoder_2.text_model.encoder.layers.11"
+
+
+def draw(*shape, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator).to(dtype)
+
+
+def updates(second=False):
+    """Every kind, in every place, of several ranks and types."""
+    found = {
+        f"{FIRST}.to_q": LowRank(draw(1, 4), draw(4, 1), 0.5),
+        f"{FIRST}.to_k": FullRank(draw(4, 6)),
+        f"{FIRST}.to_v": ValueResidual(draw(4)),
+        f"{SECOND}.to_q": LowRank(draw(3, 4).half(), draw(5, 3).half(), 7.0),
+        f"{SECOND}.to_v": FullRank(draw(5, 6, dtype=torch.bfloat16)),
+        f"{THIRD}.to_v": ValueResidual(draw(5, dtype=torch.float16)),
+        FIRST.replace("attn2", "attn1") + ".to_out.0": LowRank(draw(2, 4), draw(4, 2), 2.0),
+        FIRST.replace("attn2", "attn1") + ".to_k": FullRank(draw(4, 4)),
+        FIRST.replace("attn2", "ff") + ".net.0.proj": LowRank(draw(2, 4), draw(8, 2), 2.0),
+        "down_blocks.0.attentions.0.proj_in": FullRank(draw(4, 4)),
+        "mid_block.resnets.1.time_emb_proj": LowRank(draw(2, 9), draw(4, 2), 2.0),
+        f"{ENCODER}.self_attn.q_proj": LowRank(draw(2, 7), draw(7, 2), 2.0),
+        f"{ENCODER}.self_attn.out_proj": FullRank(draw(7, 7)),
+        f"{ENCODER}.mlp.fc1": LowRank(draw(1, 7), draw(9, 1), 1.0),
+    }
+    return found | ({f"{OTHER}.mlp.fc2": LowRank(draw(2, 9), draw(8, 2), 2.0)} if second else {})
+
+
+def everything(family="SD15", copies=3, **changes):
+    encoders = ["text_encoder", "text_encoder_2"][: 1 + (family == "SDXL")]
+    given = {
+        "name": "pets",
+        "subjects": (
+            Subject(("<dog1>", "<dog2>"), "dog"),
+            Subject((), "Teddy  Bear", "human"),
+            Subject(("<ink>",), "ink drawing", "style"),
+        ),
+        "family": family,
+        "base": BASE,
+        "layers": (FIRST, SECOND, THIRD),
+        "updates": updates(family == "SDXL"),
+        "rows": {name: draw(3, copies, 6) for name in encoders},
+        "method": "toy",
+        "index": 4,
+        "created": "2026-01-02T03:04:05+00:00",
+    }
+    return Concept(**{**given, **changes})
+
+
+def identical(a, b):
+    assert (a.name, a.subjects, a.family, a.base) == (b.name, b.subjects, b.family, b.base)
+    assert (a.layers, a.method, a.index, a.created) == (b.layers, b.method, b.index, b.created)
+    assert set(a.updates) == set(b.updates)
+    assert set(a.rows) == set(b.rows)
+    pairs = [(a.rows[key], b.rows[key]) for key in a.rows]
+    for path, update in a.updates.items():
+        other = b.updates[path]
+        assert type(update) is type(other), path
+        assert update.shape == other.shape
+        pairs += zip(update.tensors().values(), other.tensors().values(), strict=True)
+    for one, two in pairs:
+        assert one.dtype == two.dtype
+        assert torch.equal(one, two)
+    return True
+
+
+@pytest.mark.parametrize("family", ["SD15", "SDXL"])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_every_kind_in_every_place_comes_back(family, copies):
+    concept = everything(family, copies)
+    data = encode(concept)
+    found = decode(data, "pets")
+    assert identical(concept, found)
+    assert encode(found) == data
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"subjects": (Subject((), "teddy bear"),), "rows": {}},
+        {"updates": {}},
+        {"updates": {f"{FIRST}.to_v": ValueResidual(draw(4))}},
+        {"rows": {"text_encoder": draw(3, 1, 6).half()}},
+    ],
+    ids=["no words", "rows alone", "a value alone", "rows of one layer"],
+)
+def test_a_concept_may_lack_most_of_it(changes):
+    concept = everything(**changes)
+    assert identical(concept, decode(encode(concept), "pets"))
+
+
+def test_a_listing_tells_the_subjects(tmp_path):
+    bank = Bank(tmp_path)
+    bank.add(everything())
+    (entry,) = bank.entries()
+    assert entry.subjects == everything().subjects
+    assert entry.words == ("<dog1>", "<dog2>", "<ink>")
+    assert entry.triggers == ("<dog1>", "<dog2>", "teddy bear", "<ink>")
+    assert (entry.class_words, entry.kind) == ("dog and Teddy  Bear and ink drawing", "object")
+    assert bank.words() == dict.fromkeys(entry.triggers, "pets")
+    assert load_entry(entry.path).rank == 3
+    with pytest.raises(BankError, match="overlap 'teddy bear'"):
+        bank.add(everything(name="other", subjects=(Subject((), "big teddy bear"),), rows={}))
+
+
+def test_full_rank_is_a_diff_and_the_rest_is_passed_over(tmp_path):
+    """Names as LoRA loaders know them; what they cannot know is a pair of a module of ours."""
+    path = tmp_path / "pets.safetensors"
+    path.write_bytes(encode(everything("SDXL")))
+    with safe_open(path, "pt") as file:
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to"
+    assert shapes[f"{key}_k.diff"] == (4, 6)
+    assert shapes[f"{key}_q.lora_down.weight"] == (1, 4)
+    assert shapes["lora_te1_text_model_encoder_layers_0_self_attn_out_proj.diff"] == (7, 7)
+    assert shapes["lora_te2_text_model_encoder_layers_11_mlp_fc2.lora_up.weight"] == (8, 2)
+    own = {name: shape for name, shape in shapes.items() if "cidm" in name}
+    value = key.replace("lora_unet_", "lora_unet_cidm_values_") + "_v"
+    assert own[f"{value}.lora_down.weight"] == (1, 4)
+    assert own["lora_unet_cidm_tokens_text_encoder.lora_down.weight"] == (9, 6)
+    assert all(name.endswith((".lora_down.weight", ".lora_up.weight")) for name in own)
+    assert not any(f"{key}_v" in name for name in shapes if name not in own)
+
+
+# --- hostile files -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data():
+    return encode(everything())
+
+
+KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to"
+VALUE = f"{KEY.replace('lora_unet_', 'lora_unet_cidm_values_')}_v"
+ROWS = "lora_unet_cidm_tokens_text_encoder"
+
+
+def put(*keys, shape=(2, 2), value=0.0):
+    """Add or replace tensors."""
+
+    def change(table, record, blobs):
+        for key in keys:
+            table[key] = {"dtype": "F32", "shape": list(shape)}
+            blobs[key] = struct.pack("<f", value) * math.prod(shape)
+
+    return change
+
+
+def pair(key, down=(1, 4), up=(1, 1)):
+    def change(*parts):
+        put(f"{key}.lora_down.weight", shape=down)(*parts)
+        put(f"{key}.lora_up.weight", shape=up)(*parts)
+
+    return change
+
+
+def low_rank(key):
+    def change(*parts):
+        pair(key, (1, 4), (4, 1))(*parts)
+        put(f"{key}.alpha", shape=(), value=1.0)(*parts)
+
+    return change
+
+
+def subject(number=0, **values):
+    return lambda table, record, blobs: record["subjects"][number].update(values)
+
+
+def record(**values):
+    return lambda table, record, blobs: record.update(values)
+
+
+FORGED = {
+    "diff and pair": (low_rank(f"{KEY}_k"), "changed in two ways"),
+    "diff and alpha": (put(f"{KEY}_k.alpha", shape=(), value=1.0), "changed in two ways"),
+    "value and pair": (low_rank(f"{KEY}_v"), "changed in two ways"),
+    "value and diff": (put(f"{KEY}_v.diff"), "changed in two ways"),
+    "two names of a layer": (
+        put("lora_te1_text_model_encoder_layers_0_self_attn_out_proj.diff", shape=(7, 7)),
+        "changed in two ways",
+    ),
+    "diff no matrix": (put(f"{KEY}_k.diff", shape=(4,)), "must be .out, in."),
+    "diff NaN": (put(f"{KEY}_k.diff", shape=(4, 6), value=math.nan), "NaN"),
+    "diff huge": (put(f"{KEY}_k.diff", shape=(4, 6), value=2e4), "beyond 10000"),
+    "diff nowhere": (put("lora_unet_evil.diff"), "'evil', no linear layer"),
+    "diff of the pack's own": (put("lora_unet_cidm_x.diff"), "no linear layer"),
+    "diff in no model": (put("lora_te9_text_model.diff"), "belongs to no layer"),
+    "odd path": (put("lora_unet_down_blocks_0..to_k.diff"), "belongs to no layer"),
+    "bias": (put(f"{KEY}_k.diff_b"), "belongs to no layer"),
+    "two vectors": (pair(VALUE, down=(2, 4)), "2 value residuals"),
+    "no vector": (pair(VALUE, down=(0, 4)), "0 value residuals"),
+    "vector alone": (
+        lambda table, record, blobs: table.pop(f"{VALUE}.lora_up.weight"),
+        "incomplete",
+    ),
+    "vector NaN": (put(f"{VALUE}.lora_down.weight", shape=(1, 4), value=math.nan), "NaN"),
+    "vector for queries": (
+        pair(VALUE.removesuffix("_v") + "_q"),
+        "changed in two ways|sees no tokens",
+    ),
+    "vector for attn1": (pair(VALUE.replace("attn2", "attn1")), "sees no tokens"),
+    "rows flat": (put(f"{ROWS}.lora_down.weight", shape=(9,)), "incomplete"),
+    "rows too few": (put(f"{ROWS}.lora_down.weight", shape=(5, 6)), "need 9"),
+    "rows NaN": (put(f"{ROWS}.lora_down.weight", shape=(9, 6), value=math.inf), "NaN"),
+    "rows of an odd encoder": (pair(f"{ROWS}/../x", down=(9, 6)), "Encoder name"),
+    "no subject": (record(subjects=[]), "no subject"),
+    "subjects no list": (record(subjects="dog"), "'subjects' is missing"),
+    "subject no table": (record(subjects=[7]), "'words' of a subject"),
+    "subject of neither": (subject(1, class_words="!?"), "neither words nor class words"),
+    "class words no text": (subject(1, class_words=None), "'class_words' of a subject"),
+    "one word twice": (subject(2, words=["<dog1>"]), "repeat"),
+    "fewer words": (subject(0, words=["<dog1>"]), "where 2 words in 3 layers need 6"),
+    "kind of the second": (subject(2, kind="animal"), "Kind 'animal'"),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_well_signed_nonsense_is_refused(data, case):
+    change, text = FORGED[case]
+    with pytest.raises(BankError, match=text) as caught:
+        decode(forge(data, change), "pets.safetensors")
+    assert str(caught.value).startswith("pets.safetensors: ")
+
+
+def test_rows_without_width_do_not_break_reading(data):
+    forged = forge(data, put(f"{ROWS}.lora_down.weight", shape=(9, 0)))
+    assert decode(forged, "pets").rows["text_encoder"].shape == (3, 3, 0)
+
+
+# --- diffusers -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipe(tiny_base):
+    """Function -> diffusers' own pipeline on a copy of the tiny model's parts."""
+    import copy
+
+    import diffusers
+
+    def make():
+        parts = (copy.deepcopy(p) for p in (tiny_base.text_encoders[0], tiny_base.unet))
+        encoder, unet = parts
+        return diffusers.StableDiffusionPipeline(
+            tiny_base.vae,
+            encoder,
+            tiny_base.tokenizers[0],
+            unet,
+            diffusers.DDIMScheduler.from_config(tiny_base.scheduler_config),
+            None,
+            None,
+            requires_safety_checker=False,
+        )
+
+    return make
+
+
+def stock_concept(base, *, alpha=None):
+    """Low rank of several ranks everywhere, value residuals, rows."""
+    from update_kinds import concepts
+
+    bank = concepts(base, kinds={"around": 1, "encoder": 1, "low": 1, "value": 1})
+    found = {k: v for c in bank.values() for k, v in c.low_rank.items()}
+    for part in ("k_proj", "v_proj", "out_proj"):
+        found[f"{ENCODER}.self_attn.{part}"] = LowRank(draw(2, 768) / 28, draw(768, 2), 3.0)
+    if alpha is not None:
+        found = {k: replace(u, alpha=alpha) for k, u in found.items()}
+    # Value residuals in one layer's place of a low-rank update.
+    value = base.layers[1].path + ".to_v"
+    return replace(bank["low"], updates=found | {value: bank["value"].updates[value]})
+
+
+def changes(pipe, paths, path):
+    """What diffusers' `load_lora_weights` makes of a file: the changes of the weights."""
+
+    def weights():
+        held = {}
+        for name in paths:
+            encoder = name.startswith("text_encoder")
+            inner = name.removeprefix("text_encoder.")
+            root = pipe.text_encoder if encoder else pipe.unet
+            if encoder and not hasattr(root, "text_model"):
+                inner = inner.removeprefix("text_model.")
+            held[name] = root.get_submodule(inner).weight.detach().clone()
+        return held
+
+    before = weights()
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    after = weights()
+    return {name: after[name] - before[name] for name in paths}
+
+
+QUIET = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+@QUIET
+def test_diffusers_applies_the_low_rank_deltas_of_a_concept_file(tiny_base, pipe, tmp_path):
+    """Of other ranks, in attn2, attn1, feed-forward and text encoder; the rest is passed over."""
+    concept = stock_concept(tiny_base, alpha=2.0)
+    path = tmp_path / "pets.safetensors"
+    path.write_bytes(encode(concept))
+    found = changes(pipe(), concept.updates, path)
+    for name, update in concept.updates.items():
+        expected = update.delta if isinstance(update, LowRank) else torch.zeros(1)
+        torch.testing.assert_close(found[name], expected.expand_as(found[name]), **SAME)
+
+
+SAME = {"rtol": 1e-5, "atol": 1e-6}
+
+
+@QUIET
+def test_diffusers_refuses_full_rank_and_reads_it_exported(tiny_base, pipe, tmp_path):
+    """`.diff` is a name diffusers knows not; and of attention's alphas it takes the commonest."""
+    mixed = stock_concept(tiny_base)
+    full = {
+        f"{tiny_base.layers[0].path}.to_k": FullRank(draw(32, 768)),
+        f"{tiny_base.layers[2].path}.to_q": FullRank(draw(64, 64)),
+        f"{ENCODER}.mlp.fc2": FullRank(draw(768, 64)),
+    }
+    concept = replace(mixed, updates={**mixed.updates, **full})
+    path = tmp_path / "pets.safetensors"
+    path.write_bytes(encode(concept))
+    with pytest.raises(ValueError, match=r"not been correctly renamed(?s:.*)attn2_to_k.diff"):
+        pipe().load_lora_weights(str(tmp_path), weight_name=path.name)
+    lora = tmp_path / "plain.safetensors"
+    write_lora(concept, lora)
+    found = changes(pipe(), concept.updates, lora)
+    for name, update in concept.updates.items():
+        value = isinstance(update, ValueResidual)
+        expected = torch.zeros_like(found[name]) if value else update.delta
+        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=2e-6)
+
+
+def test_an_exported_lora_has_one_alpha_and_the_same_deltas(tmp_path):
+    concept = everything("SDXL")
+    path = tmp_path / "plain.safetensors"
+    write_lora(concept, path)
+    with safe_open(path, "pt") as file:
+        held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        texts = file.metadata()
+    alphas = {float(tensor) for key, tensor in held.items() if key.endswith(".alpha")}
+    assert alphas == {2.0}
+    assert texts["ss_network_alpha"] == "2.0"
+    assert not any(key.endswith(".diff") or "cidm" in key for key in held)
+    key = f"{KEY}_k"
+    down, up = held[f"{key}.lora_down.weight"], held[f"{key}.lora_up.weight"]
+    delta = concept.updates[f"{FIRST}.to_k"].delta
+    torch.testing.assert_close(2.0 / len(down) * up @ down, delta)
+    down, up = held[f"{KEY}_q.lora_down.weight"], held[f"{KEY}_q.lora_up.weight"]
+    torch.testing.assert_close(2.0 / len(down) * up @ down, concept.updates[f"{FIRST}.to_q"].delta)
