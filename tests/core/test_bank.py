@@ -14,7 +14,7 @@ from PIL import Image
 
 from cidm_core.bank import Bank, MissingConceptError, default_name, free_name
 from cidm_core.errors import BankError, ConceptError, FamilyError
-from cidm_core.families import FAMILIES
+from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.storage import names, tensor_file
 from cidm_core.storage.compatibility import check_fit
 from cidm_core.storage.concept_file import concept_to_bytes
@@ -263,7 +263,11 @@ def test_another_family_base_or_layers_is_refused(bank):
 def model(family, base=BASE, layers=None):
     """What of a model decides whether concepts fit it."""
     row = FAMILIES[family]
-    return SimpleNamespace(family=row, layers=layers or row.layers, fingerprint=base)
+    shapes = {f"{at.path}.{part}": at.shape(part) for at in row.layers for part in PROJECTIONS}
+    shapes |= {path.replace("attn2", "attn1"): (out, out) for path, (out, _) in shapes.items()}
+    return SimpleNamespace(
+        family=row, layers=layers or row.layers, fingerprint=base, shape_of=shapes.get
+    )
 
 
 def test_check_compares_bank_and_model(bank):
@@ -295,10 +299,10 @@ def test_whole_concepts_are_compared_in_width_as_well():
         f"{layer.path}.to_q": LowRank(torch.ones(2, 96), torch.ones(96, 2), 1.0),
         f"{layer.path}.to_k": FullRank(torch.ones(96, 128)),
         f"{layer.path}.to_v": ValueResidual(torch.ones(96)),
-        f"{layer.path.replace('attn2', 'attn1')}.to_q": FullRank(torch.ones(3, 3)),
+        f"{layer.path.replace('attn2', 'attn1')}.to_q": FullRank(torch.ones(96, 96)),
     }
     check_fit([replace(tiny, updates=fitting, rows=wide)], model("MINI"))
-    with pytest.raises(FamilyError, match="are 4 wide, the model reads texts 128 wide"):
+    with pytest.raises(FamilyError, match="are 4 wide .*the model reads words 128 wide"):
         check_fit([replace(tiny, updates=fitting)], model("MINI"))
     for projection, update, text in (
         ("to_k", FullRank(torch.ones(96, 96)), r"changes 96 x 96 weights in .*has 96 x 128 there"),

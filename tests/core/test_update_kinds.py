@@ -343,14 +343,14 @@ def test_a_concept_of_another_geometry_is_refused_before_encoding(tiny_base, no_
     layer = tiny_base.layers[0].path
     updates = UNFIT[case](tiny_base, layer)
     concept = replace(random_concept(tiny_base, "<a1>", seed=0), updates=updates)
-    with pytest.raises(FamilyError, match="Load the model it was trained on"):
+    with pytest.raises(FamilyError, match="Load the model it was learned on"):
         make_plan(tiny_base, {"a1": concept}, "a <a1>", config=config(allow_other_base=True))
 
 
 @pytest.mark.parametrize("rows", [{}, {"text_encoder": torch.zeros(1, 1, 1024)}])
 def test_rows_of_another_width_are_refused_before_encoding(tiny_base, no_encoding, rows):
     concept = replace(random_concept(tiny_base, "<a1>", seed=0), rows=rows)
-    with pytest.raises(FamilyError, match="embeddings"):
+    with pytest.raises(FamilyError, match="reads words 768 wide"):
         make_plan(tiny_base, {"a1": concept}, "a <a1>", config=config())
 
 
