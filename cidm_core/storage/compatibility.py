@@ -131,7 +131,7 @@ def _check_widths(concept: Concept, model: Model) -> None:
         if update.shape != held[: len(update.shape)]:
             raise FamilyError(
                 f"Concept {concept.name!r} changes {_sizes(update.shape)} weights in {path}, the "
-                f"model has {_sizes(held)} there. {_LOAD}."
+                f"model has {_sizes(held[: len(update.shape)])} there. {_LOAD}."
             )
     for row in model.family.encoders if concept.words else ():
         rows = concept.rows.get(row.name)

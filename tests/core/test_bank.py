@@ -302,7 +302,7 @@ def test_whole_concepts_are_compared_in_width_as_well():
         f"{layer.path.replace('attn2', 'attn1')}.to_q": FullRank(torch.ones(96, 96)),
     }
     check_fit([replace(tiny, updates=fitting, rows=wide)], model("MINI"))
-    with pytest.raises(FamilyError, match="are 4 wide .*the model reads words 128 wide"):
+    with pytest.raises(FamilyError, match=r"are 4 wide .*the model reads words 128 wide"):
         check_fit([replace(tiny, updates=fitting)], model("MINI"))
     for projection, update, text in (
         ("to_k", FullRank(torch.ones(96, 96)), r"changes 96 x 96 weights in .*has 96 x 128 there"),

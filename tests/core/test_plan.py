@@ -151,7 +151,7 @@ def test_a_concept_of_other_widths_is_refused_and_nothing_encoded(tiny_base, mon
     concept = random_concept(tiny_base, "<a1>", seed=0)
     narrow = {encoder: rows[..., :8] for encoder, rows in concept.rows.items()}
     monkeypatch.setattr(DiffusersEncoder, "prompts", lambda *args: pytest.fail("encoded"))
-    with pytest.raises(FamilyError, match="are 8 wide .*the model reads words 768 wide"):
+    with pytest.raises(FamilyError, match=r"are 8 wide .*the model reads words 768 wide"):
         make_plan(tiny_base, {"a1": replace(concept, rows=narrow)}, "a <a1>", config=config())
 
 
