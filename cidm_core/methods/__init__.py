@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
-from types import MappingProxyType
 
 from ..config import TrainConfig
 from ..errors import CidmError
@@ -12,7 +10,7 @@ from ..families import Family
 from .base import MethodClass
 from .cidm import Cidm
 
-METHODS: Mapping[str, MethodClass] = MappingProxyType({"cidm": Cidm})
+METHODS: dict[str, MethodClass] = {"cidm": Cidm}
 
 
 def method_called(name: str) -> MethodClass:

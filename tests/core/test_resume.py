@@ -104,23 +104,72 @@ def test_ctrl_c_keeps_the_state_and_stays_a_keyboard_interrupt(tmp_path, given, 
     same_concept(learn(bank, given=given), whole[0])
 
 
-def test_ctrl_c_in_the_middle_of_an_update_keeps_the_state_before_it(
-    tmp_path, given, whole, monkeypatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(
+    tmp_path, given, whole, monkeypatch, number
+):
+    bank, done = bank_with_old(tmp_path), []
+    update, count = Optimiser.update, iter(range(100))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def struck(self, factor, coefficient):
+        last = next(count)
+        if last == 3:
+            os.kill(os.getpid(), number)
+        update(self, factor, coefficient)
+        done.append(last)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Optimiser, "update", struck)
+            with pytest.raises(KeyboardInterrupt):
+                learn(bank, given=given)
+        assert signal.getsignal(signal.SIGTERM) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done == [0, 1, 2, 3]
+    steps = []
+    concept = learn(bank, given=given, on_progress=lambda e: steps.append((e.phase, e.step)))
+    assert ("learning", 5) in steps
+    assert ("learning", 4) not in steps  # nothing of the step under way was lost
+    same_concept(concept, whole[0])
+
+
+def test_an_error_in_the_middle_of_an_update_keeps_the_state_saved_before(
+    tmp_path, given, whole, monkeypatch, caplog
 ):
     bank = bank_with_old(tmp_path)
     update, count = Optimiser.update, iter(range(100))
 
     def half_done(self, factor, coefficient):
         if next(count) == 3:
-            self.groups[0].flat.data.add_(1.0)  # torn
-            raise KeyboardInterrupt
+            next(iter(self.rates)).flat.data.add_(1.0)  # torn
+            raise RuntimeError("no more memory")
         update(self, factor, coefficient)
 
+    settings = {**given, "save_every": 2}
     with monkeypatch.context() as patch:
         patch.setattr(Optimiser, "update", half_done)
-        with pytest.raises(KeyboardInterrupt):
-            learn(bank, given=given)
-    same_concept(learn(bank, given=given), whole[0])
+        with pytest.raises(RuntimeError, match="no more memory"):
+            learn(bank, given=settings)
+    assert "Step 4 broke off; the state saved before it stays" in caplog.text
+    steps = []
+    concept = learn(bank, given=settings, on_progress=lambda e: steps.append((e.phase, e.step)))
+    assert ("learning", 3) in steps
+    same_concept(concept, whole[0])
+
+
+def test_another_thread_is_never_interrupted_and_learns_as_well(tmp_path, given, whole):
+    """As in ComfyUI, whose worker is not the main thread: handlers can only be set from there."""
+    made = []
+    bank = bank_with_old(tmp_path)
+    thread = threading.Thread(target=lambda: made.append(learn(bank, given=given)))
+    thread.start()
+    thread.join()
+    same_concept(made[0], whole[0])
 
 
 def test_signals_at_any_moment_leave_a_state_to_go_on_from(tmp_path, given, whole):
