@@ -37,18 +37,20 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default="mini-sd",
         metavar="PATH",
         help="A Stable Diffusion 1.x .safetensors file, a diffusers folder, or mini-sd, the tiny "
-        "model that comes with this package (default).",
+        "model that comes with this package and is the default.",
     )
     group.add_argument(
         "--tokenizer", metavar="DIR", help="Tokenizer folder, where the model has none of its own."
     )
     group.add_argument(
-        "--device", metavar="DEVICE", help="cpu, cuda, cuda:1 or mps. Default: the best there is."
+        "--device",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1 or mps. By default it is the best there is.",
     )
     group.add_argument(
         "--dtype",
         choices=("fp32", "bf16", "fp16"),
-        help="Type of the base model's weights. Default: the device's usual one.",
+        help="Type of the base model's weights. By default it is the device's usual one.",
     )
 
 

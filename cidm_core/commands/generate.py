@@ -46,24 +46,31 @@ def add_parser(verbs: Any) -> None:
         allow_abbrev=False,
     )
     what = parser.add_argument_group("picture")
-    what.add_argument("--bank", metavar="DIR", help="Folder of concepts. Default: none.")
+    what.add_argument(
+        "--bank", metavar="DIR", help="Folder of concepts. Without it the model draws by itself."
+    )
     what.add_argument("--prompt", required=True, help="What the picture shows.")
     what.add_argument(
         "--region",
         action="append",
         default=[],
         metavar="X0,Y0,X1,Y1:PROMPT",
-        help="What a box of the picture shows; repeatable.",
+        help="What a box of the picture shows; it may be given several times.",
     )
-    what.add_argument("--regions-json", metavar="FILE", help="Regions from a file, masks too.")
+    what.add_argument(
+        "--regions-json", metavar="FILE", help="File of regions, with boxes or masks."
+    )
     what.add_argument("--image", metavar="FILE", help="Picture to start from; see --denoise.")
     what.add_argument(
         "--mask",
         metavar="FILE",
-        help='With --image: white where to redraw, or "regions" for the regions.',
+        help='Mask that is white where --image is redrawn, or "regions" to redraw the regions.',
     )
     what.add_argument(
-        "--out", default="picture.png", metavar="FILE", help="Where to [picture.png]."
+        "--out",
+        default="picture.png",
+        metavar="FILE",
+        help="File the picture is written to [picture.png].",
     )
     what.add_argument("--show-weights", metavar="FILE", help="Draw which concept got which weight.")
     what.add_argument("--show-layout", metavar="FILE", help="Draw the regions over the picture.")

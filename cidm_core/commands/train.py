@@ -84,18 +84,22 @@ def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: Method
     what.add_argument("--photos", metavar="DIR", help="Folder of photos.")
     if method.words != "unused":
         what.add_argument(
-            "--words", metavar="WORDS", help='New words for it, noun last: "<dog1> <dog2>".'
+            "--words",
+            metavar="WORDS",
+            help='New words that will call it, the noun last: "<dog1> <dog2>".',
         )
     what.add_argument("--class-words", metavar="WORDS", help='What it is in plain words: "dog".')
     what.add_argument(
-        "--kind", choices=("object", "style", "human"), help="What is learned [object]."
+        "--kind",
+        choices=("object", "style", "human"),
+        help="What kind of thing is learned [object].",
     )
     what.add_argument("--name", help="Its name in the bank. By default it is made from the words.")
     what.add_argument(
         "--captions", metavar="PATH", help="Folder of .txt files, or one captions file."
     )
     what.add_argument(
-        "--masks", metavar="DIR", help="Folder of same-named masks, white on the concept."
+        "--masks", metavar="DIR", help="Folder of masks named as the photos, white on the concept."
     )
     if method.prior != "unused":
         what.add_argument(
@@ -105,12 +109,15 @@ def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: Method
         "--method",
         choices=methods,
         default=DEFAULT_METHOD,
-        help=f"How it is learned [{DEFAULT_METHOD}]. With --help, the settings of that method.",
+        help=f"How it is learned [{DEFAULT_METHOD}]. Together with --help it shows that method's "
+        "settings.",
     )
     what.add_argument(
-        "--options", metavar="YML", help="Options file of the public CIFC code; flags go before it."
+        "--options", metavar="YML", help="Options file of the public CIFC code. Flags override it."
     )
-    what.add_argument("--preset", choices=tuple(PRESETS), help=f"{PRESET_HELP}.")
+    what.add_argument(
+        "--preset", choices=tuple(PRESETS), help=f"Settings for a kind of card: {PRESET_HELP}."
+    )
     what.add_argument(
         "--no-resume", action="store_true", help="Start over even if a state of this run is there."
     )

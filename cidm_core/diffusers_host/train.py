@@ -16,13 +16,14 @@ from ..errors import HostError
 from ..methods.base import MakeMethod, Method
 from ..training.batches import CachedPhotos, Draws, PhotoSources
 from ..training.data import Photo, TrainingSubject
+from ..training.lesson import Lesson, PhotoSet
 from ..training.loop import Loop, Stopped
 from ..training.processes import Processes
 from ..training.progress import Hooks, OnProgress, Progress
 from ..training.state import RunFolder, final_loss
 from .base import Base
 from .cache import cache_latents, parked
-from .job import Job, Lesson, PhotoSet, check_caption, prepare
+from .job import Job, check_caption, prepare
 from .learning import LearningHost
 from .previews import OnPreview, Previews, Render, default_render
 from .processes import LaunchedProcesses

@@ -6,7 +6,6 @@ equations are in `ops.consolidation`; where paper and released code differ: docs
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,9 +16,8 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..config import TrainConfig, recipe_setting, setting
-from ..ops.attention import resize_mask
 from ..ops.consolidation_model import CommonSubspace, Orthogonality, Projection
-from ..ops.diffusion import attention_penalty, masked_mse
+from ..ops.diffusion import attention_loss, masked_mse
 from ..ops.schedules import linear_decay
 from ..ops.seeds import generator
 from ..updates import LowRank
@@ -161,14 +159,10 @@ class Cidm:
             for encoder, rows in host.embeddings(task.subjects[0].class_words).items()
         }
         self._lora = self._lora_group()
+        held = self._lora.tensors
+        paths = [key.removesuffix(".up") for key in held if key.endswith(".up")]
         self.updates: Mapping[str, LowRank] = {
-            key.removesuffix(".up"): LowRank(
-                self._lora.tensors[f"{key.removesuffix('.up')}.down"],
-                up,
-                self._alpha,
-            )
-            for key, up in self._lora.tensors.items()
-            if key.endswith(".up")
+            path: LowRank(held[f"{path}.down"], held[f"{path}.up"], self._alpha) for path in paths
         }
         self._ups = {key: pair.up for key, pair in self.updates.items()}
         self._r1: Orthogonality | None = None
@@ -201,18 +195,22 @@ class Cidm:
 
     def _consolidate(self) -> None:
         """Prepare R1 and R2 of Eq. 2 from the earlier concepts."""
-        config, device, old = self._config, self._host.device, _Factors(self._old)
+        config, device = self._config, self._host.device
         if config.orthogonality == "projection":
             self._projection = Projection.prepare(
-                old, config.rank, device, directions=config.directions
+                self._earlier(), config.rank, device, directions=config.directions
             )
         elif config.orthogonality != "none" and config.gamma1 > 0:
             mode = config.orthogonality
             kept = config.directions if mode == "energy" else None
-            self._r1 = Orthogonality.prepare(old, mode, device, directions=kept)
+            self._r1 = Orthogonality.prepare(self._earlier(), mode, device, directions=kept)
         if config.common_subspace != "none" and config.gamma2 > 0:
             rank, mode = config.common_rank, config.common_subspace
-            self._r2 = CommonSubspace.prepare(old, rank, mode, device)
+            self._r2 = CommonSubspace.prepare(self._earlier(), rank, mode, device)
+
+    def _earlier(self) -> Iterator[Mapping[str, LowRank]]:
+        """The low-rank updates of the earlier concepts, read one at a time."""
+        return (concept.low_rank for concept in self._old)
 
     def stages(self) -> Sequence[Stage]:
         """One: tokens and low-rank weights together, their learning rates falling to 0."""
@@ -242,7 +240,7 @@ class Cidm:
         if config.loss_scale == "channel_sum":
             terms["denoise"] = batch.latents.shape[1] * terms["denoise"]
         if watch and masks is not None:
-            penalty = _attention_loss(prediction.attention, masks)
+            penalty = attention_loss(prediction.attention, masks)
             terms["attention"] = config.attention_weight * penalty
         return terms
 
@@ -262,9 +260,8 @@ class Cidm:
         return terms
 
     def _pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
-        scale = self._alpha / self._config.rank
         return {
-            key: (pair.up if scale == 1 else scale * pair.up, pair.down)
+            key: (pair.up if pair.scale == 1 else pair.scale * pair.up, pair.down)
             for key, pair in self.updates.items()
         }
 
@@ -300,27 +297,3 @@ class Cidm:
         """The concept as learned so far, on the CPU."""
         rows = {name: group.tensors["rows"] for name, group in self._tokens.items()}
         return self._task.concept(self.name, self._config, facts, self.updates, rows)
-
-
-class _Factors:
-    """The factors of the earlier concepts, read anew each time they are gone through."""
-
-    def __init__(self, concepts: Collection[Concept]) -> None:
-        self._concepts = concepts
-
-    def __iter__(self) -> Iterator[Mapping[str, LowRank]]:
-        return (concept.low_rank for concept in self._concepts)
-
-
-def _attention_loss(maps: Sequence[Tensor], masks: Tensor) -> Tensor:
-    """ED-LoRA's regulariser: per resolution on the mean map of its layers, then their mean."""
-    sizes: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
-    for layer in maps:
-        sizes[layer.shape[1], layer.shape[2]].append(layer)
-    penalties = [
-        attention_penalty(
-            torch.stack(layers).mean(0).flatten(1, 2), resize_mask(masks, *size).flatten(1)
-        )
-        for size, layers in sizes.items()
-    ]
-    return torch.stack(penalties).mean()

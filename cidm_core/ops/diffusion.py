@@ -4,9 +4,14 @@ Paper: CIDM, Dong et al. 2024, https://arxiv.org/abs/2410.17594, Eq. 1; masks, n
 and the attention regulariser are ED-LoRA's (Mix-of-Show, https://arxiv.org/abs/2305.18292).
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from .attention import resize_mask
 
 
 def noise_with_offset(
@@ -92,3 +97,25 @@ def attention_penalty(
     subject = (maps[..., -1] * share).sum(1)
     first = (maps[..., 0] * share).sum(1) if maps.shape[-1] > 1 else torch.zeros_like(subject)
     return (subject + first).mean()
+
+
+def attention_loss(
+    maps: Sequence[Float[Tensor, "batch height width words"]],
+    masks: Float[Tensor, "batch rows columns"],
+) -> Float[Tensor, ""]:
+    """ED-LoRA's regulariser: for each resolution on the mean map of its layers, then their mean.
+
+    Args:
+        maps: Attention of each layer to the concept words, averaged over heads.
+        masks: 1 on the object.
+    """
+    sizes: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+    for layer in maps:
+        sizes[layer.shape[1], layer.shape[2]].append(layer)
+    penalties = [
+        attention_penalty(
+            torch.stack(layers).mean(0).flatten(1, 2), resize_mask(masks, *size).flatten(1)
+        )
+        for size, layers in sizes.items()
+    ]
+    return torch.stack(penalties).mean()

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,7 +20,7 @@ from ..config import TrainConfig
 from ..errors import TrainingError
 from ..methods.base import Method, PhotoBatches, Source, Stage
 from .interrupts import uninterrupted
-from .optimiser import LossScale, Optimiser, clip_factor, total_norm
+from .optimiser import LossScale, Optimiser, Reading, clip_factor, total_norm
 from .processes import Alone, Processes
 from .progress import Hooks, Pace, event
 from .state import Row, RunFolder, State
@@ -37,22 +35,6 @@ OpenSource = Callable[[PhotoBatches | Source], Source]
 
 class Stopped(TrainingError):
     """The caller asked the run to stop; its state is kept."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The numbers of a step, read from the device at once."""
-
-    terms: dict[str, float]
-    norm: float
-
-    @property
-    def loss(self) -> float:
-        return sum(self.terms.values())
-
-    @property
-    def is_finite(self) -> bool:
-        return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
 class Loop:

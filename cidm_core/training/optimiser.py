@@ -70,6 +70,22 @@ class Optimiser:
                     self._adamw.state[group.flat][what] = found.to(device, copy=True)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The numbers of a step, read from the device at once."""
+
+    terms: dict[str, float]
+    norm: float
+
+    @property
+    def loss(self) -> float:
+        return sum(self.terms.values())
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
 def clip_factor(norm: float, limit: float) -> float:
     """What to multiply gradients of this norm by; limit 0 means no clipping."""
     return min(1.0, limit / (norm + 1e-6)) if limit > 0 else 1.0

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 _Settings = Mapping[str, object]
 
-# Over the defaults and the family's recipe; "balanced" is those alone.
+# Over the defaults and the family's values; "balanced" is those alone.
 PRESETS: Mapping[str, _Settings] = MappingProxyType(
     {
         "low-vram": MappingProxyType(
@@ -18,6 +18,7 @@ PRESETS: Mapping[str, _Settings] = MappingProxyType(
     }
 )
 PRESET_HELP = (
-    "low-vram: one picture at a time, recomputed activations, bf16; balanced: the defaults; "
-    "best: two batches per step, as the paper's two GPUs do, and twice the augmented variants"
+    "low-vram takes one picture at a time, recomputes activations and computes in bf16; balanced "
+    "keeps the defaults; best sums two batches into a step, as the paper's two GPUs do, and makes "
+    "twice as many augmented variants"
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PHASES = ("preparing", "learning", "saving")
+PHASES = ("preparing", "learning")
 _WINDOW = 30  # steps over which the speed is averaged
 
 

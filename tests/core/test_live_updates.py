@@ -4,7 +4,6 @@ import pytest
 import torch
 from learning_samples import same_weights, small_base, weights
 
-from cidm_core.diffusers_host.encode import encoder_module
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.errors import HostError
 from cidm_core.methods.base import Batch
@@ -16,8 +15,7 @@ PROMPTS = ("a photo of a dog on grass", "two dogs", "a dog and a dog")
 
 
 def module(path):
-    base = small_base()
-    return encoder_module(base, path) if path == QUERY else base.unet.get_submodule(path)
+    return small_base().module(path)
 
 
 def parameter(*shape, seed=0, size=0.2):

@@ -1,0 +1,189 @@
+"""What is to be learned, and how: subjects with their photos, the method and its settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+import torch
+
+from ..config import TrainConfig
+from ..errors import HostError, TrainingError
+from ..families import Family
+from ..methods import adopted, config_for, method_called
+from ..methods.base import MakeMethod
+from ..words import parse_words
+from .data import Photo, TrainingSubject
+
+_PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+class Model(Protocol):
+    """What of a base model decides the name of a run; a `Base` has it."""
+
+    @property
+    def family(self) -> Family: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photos with bound captions, and what each shows."""
+
+    photos: Sequence[Photo]
+    kinds: Sequence[str]
+
+    @property
+    def captions(self) -> list[str]:
+        return [photo.caption for photo in self.photos]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is to be learned, and how.
+
+    Attributes:
+        subjects: With their photos; most methods teach one at a time.
+        prior: Pictures of the class that keep the model as it is.
+        method: A name in `METHODS`.
+        config: Its settings.
+        make: Builds the method instead of the row in `METHODS`.
+    """
+
+    subjects: tuple[TrainingSubject, ...]
+    prior: Sequence[Photo]
+    method: str
+    config: TrainConfig
+    make: MakeMethod | None = None
+
+    @classmethod
+    def of(
+        cls,
+        base: Model,
+        first: TrainingSubject,
+        more: Sequence[TrainingSubject],
+        prior: Sequence[Photo],
+        method: str,
+        config: TrainConfig | None,
+        make: MakeMethod | None,
+    ) -> Lesson:
+        """The lesson with the settings as they will be used on this model.
+
+        Raises:
+            CidmError: If the method is unknown or the settings are another method's.
+            HostError: If the model cannot learn in the precision asked for.
+        """
+        if config is None:
+            config = config_for(method, base.family)
+        config = adopted(method, config)
+        config = replace(config, precision=_precision(config, base))
+        return cls((first, *more), prior, method, config, make)
+
+    def photo_sets(self) -> tuple[PhotoSet, PhotoSet]:
+        """The photos with bound captions, and the prior pictures, whose captions stay as they are.
+
+        Raises:
+            PhotoError: If a subject has no photos, or none of its captions names it.
+        """
+        held = [(photo, subject.kind) for subject in self.subjects for photo in subject.bound()]
+        class_words = self.subjects[0].class_words
+        # A prior picture without a caption gets a template like a photo.
+        prior = [
+            (photo, "") if photo.caption else (replace(photo, caption=class_words), "object")
+            for photo in self.prior
+        ]
+        return _photos(held), _photos(prior)
+
+    def inputs(self, base: Model, photos: PhotoSet, prior: PhotoSet) -> dict[str, object]:
+        """What decides the result, beside the settings and the bank's earlier concepts."""
+        found: dict[str, object] = {
+            "method": self.method,
+            "subjects": [asdict(each.subject) for each in self.subjects],
+            "photos": _contents(photos),
+            "prior": _contents(prior),
+            "base": (base.fingerprint, str(base.dtype)),
+            "size_px": size_px(self.config, base),
+        }
+        return found if self.make is None else found | {"make": repr(self.make)}
+
+    def check(self) -> None:
+        """Whether the method can teach this.
+
+        Raises:
+            TrainingError: If it cannot.
+        """
+        method = method_called(self.method)
+        if len(self.subjects) > 1 and not method.several:
+            raise TrainingError(
+                f"The method {self.method} teaches one subject at a time, and {len(self.subjects)} "
+                "were given. Teach them one after another."
+            )
+        if method.prior == "unused" and self.prior:
+            raise TrainingError(
+                f"The method {self.method} does not learn from prior pictures. Leave them out."
+            )
+        if method.prior == "needed" and not self.prior:
+            raise TrainingError(
+                f"The method {self.method} needs prior pictures: other things of the class, such "
+                "as other dogs. Give a folder of them."
+            )
+        for subject in self.subjects:
+            if method.words == "needed":
+                parse_words(subject.words)
+            elif method.words == "unused" and subject.words:
+                raise TrainingError(
+                    f"The method {self.method} teaches no words: {subject.class_words!r} itself "
+                    "will call the concept. Leave the words out."
+                )
+
+
+def size_px(config: TrainConfig, base: Model) -> int:
+    """Side of the training square.
+
+    Raises:
+        TrainingError: If it is no whole number of latent cells.
+    """
+    size, cell = config.resolution_px or base.family.resolution_px, base.family.latent_px
+    if size % cell:
+        raise TrainingError(
+            f"resolution_px is {size}; {base.family.name} needs a multiple of its latent cell of "
+            f"{cell} px. Use {max(1, size // cell) * cell}."
+        )
+    return size
+
+
+def _precision(config: TrainConfig, base: Model) -> str:
+    """The precision asked for; that of the weights if they are no better."""
+    held = _PRECISION.get(base.dtype, "fp32")
+    precision = held if config.precision == "fp32" else config.precision
+    if precision == "fp16" and base.device.type == "cpu":
+        raise HostError(
+            "Learning in fp16 needs a GPU, and the model is on the CPU. Use precision bf16 or "
+            "fp32, and load the model in one of them."
+        )
+    return precision
+
+
+def _photos(pairs: Sequence[tuple[Photo, str]]) -> PhotoSet:
+    return PhotoSet([photo for photo, _ in pairs], [kind for _, kind in pairs])
+
+
+def _contents(photos: PhotoSet) -> list[tuple[str, str, str]]:
+    held = zip(photos.photos, photos.captions, photos.kinds, strict=True)
+    return [(_digest(photo), caption, kind) for photo, caption, kind in held]
+
+
+def _digest(photo: Photo) -> str:
+    """Content of a photo and its mask, whatever file they came from."""
+    held = photo.loaded()
+    digest = hashlib.sha256(repr(held.image.size).encode() + held.image.tobytes())
+    if held.mask is not None:
+        digest.update(held.mask.tobytes())
+    return digest.hexdigest()
