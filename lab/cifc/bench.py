@@ -23,14 +23,20 @@ from cidm_core.storage.names import file_stem
 from cidm_core.training.progress import Progress
 
 from .cells import Board, Cell, Result
+from .recipes import Recipe, learn_task
 from .scoring import Judge, Scores, content_key, digest
 from .sizes import Sizes, spread
-from .suite import Suite, Task
-from .systems import SYSTEMS, Recipe, System, learn
+from .systems import SYSTEMS, System
+from .tasks.suite import Suite, SuiteTask
 
 THUMBNAILS = 4  # kept of each drawn concept, one per prompt
 _THUMBNAIL_PX = 128
 _SEEDS_PER_TASK = 1000
+
+
+def order_name(order: Sequence[int]) -> str:
+    """For keys and folders."""
+    return "-".join(str(index) for index in order)
 
 
 @dataclass
@@ -64,18 +70,12 @@ class Bench:
 
     # Learning ---------------------------------------------------------------------------------
 
-    def order_name(self, recipe: Recipe, order: Sequence[int]) -> str:
-        """Which bank an order leads to; "any" if the recipe does not mind."""
-        if recipe.order_free:
-            return "any"
-        return "-".join(str(index) for index in order)
-
-    def folder(self, recipe: Recipe, order: Sequence[int], task: Task) -> Path:
+    def folder(self, recipe: Recipe, order: Sequence[int], task: SuiteTask) -> Path:
         """The bank a task is learned into; with an order-free recipe every task has its own."""
         place = self.board.folder / "banks" / self.name / file_stem(recipe.name)
         if recipe.order_free:
             return place / "any" / file_stem(task.name)
-        return place / self.order_name(recipe, order)
+        return place / order_name(order)
 
     def train_cells(self, recipe: Recipe, order: Sequence[int]) -> list[Cell]:
         """One cell per task; each waits for the one before, unless the recipe is order-free."""
@@ -90,7 +90,7 @@ class Bench:
 
     def train_key(self, recipe: Recipe, order: Sequence[int], position: int) -> str:
         task = file_stem(self.suite.tasks[order[position]].name)
-        name = self.order_name(recipe, order)
+        name = "any" if recipe.order_free else order_name(order)
         return f"train/{self.name}/{file_stem(recipe.name)}/{name}/{task}"
 
     @property
@@ -98,10 +98,12 @@ class Bench:
         overrides: dict[str, Any] = {"seed": self.seed, **self.sizes.training}
         return config_for("cidm", self.base.family, **overrides)
 
-    def _learner(self, recipe: Recipe, order: Sequence[int], task: Task) -> Callable[[], Result]:
+    def _learner(
+        self, recipe: Recipe, order: Sequence[int], task: SuiteTask
+    ) -> Callable[[], Result]:
         def work() -> Result:
             folder = make_folder(self.folder(recipe, order, task))
-            concept = learn(
+            concept = learn_task(
                 self.base, recipe, folder, task, self.training, on_progress=self.on_step
             )
             facts = {key: concept.facts.get(key) for key in ("steps", "final_loss")}
@@ -176,7 +178,7 @@ class Bench:
         self,
         system: System,
         bank: Mapping[str, Concept],
-        task: Task,
+        task: SuiteTask,
         prompts: Sequence[str],
         config: SampleConfig,
     ) -> str:
@@ -194,7 +196,7 @@ class Bench:
         self,
         system: System,
         bank: Mapping[str, Concept],
-        task: Task,
+        task: SuiteTask,
         prompts: Sequence[str],
         config: SampleConfig,
         start: int,

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,6 +24,7 @@ from cidm_core.storage.atomic import make_folder, write_atomic
 from cidm_core.storage.locks import locked
 
 Result = dict[str, Any]
+_Cost = tuple[float, float]  # seconds of one process, and of its processor
 _NAP_SECONDS = 0.3
 
 
@@ -202,3 +203,34 @@ class _Clock:
 def each_once(*lists: Iterable[Cell]) -> list[Cell]:
     """Several lists as one, cells that come twice once, in order."""
     return list({cell.key: cell for cells in lists for cell in cells}.values())
+
+
+def seconds_of(board: Board, parts: Mapping[str, Sequence[Cell]]) -> dict[str, Any]:
+    """What every part and every kind of work has cost; shared cells count for the first part."""
+    everything: dict[str, _Cost] = {}
+    found: dict[str, Any] = {}
+    for part, cells in parts.items():
+        new = {cell.key: _cost(board, cell) for cell in cells if cell.key not in everything}
+        found[part] = _total(new.values())
+        everything |= new
+    kinds: dict[str, list[_Cost]] = defaultdict(list)
+    for key, cost in everything.items():
+        work, _, of, *_ = key.split("/")
+        kinds[work if work == "perfect" else f"{work} {of}"].append(cost)
+    return {
+        "parts": {**found, "all": _total(everything.values())},
+        "work": {kind: _total(kinds[kind]) for kind in sorted(kinds)},
+    }
+
+
+def _cost(board: Board, cell: Cell) -> _Cost:
+    result = board.read(cell.key)
+    return float(result.get("seconds") or 0.0), float(result.get("cpu_seconds") or 0.0)
+
+
+def _total(costs: Collection[_Cost]) -> dict[str, float]:
+    return {
+        "cells": len(costs),
+        "seconds": round(sum(cost[0] for cost in costs), 1),
+        "cpu_seconds": round(sum(cost[1] for cost in costs), 1),
+    }

@@ -161,9 +161,9 @@ def _request(args: argparse.Namespace, sizes: Sizes) -> Request:
 
 
 def _sizes(args: argparse.Namespace) -> Sizes:
-    from .sizes import FULL, PAPER, QUICK
+    from .sizes import FULL_RUN, PAPER_PROTOCOL, QUICK_RUN
 
-    sizes = QUICK if args.quick else PAPER if args.data else FULL
+    sizes = QUICK_RUN if args.quick else PAPER_PROTOCOL if args.data else FULL_RUN
     if args.orders is not None:
         if args.orders < 1:
             raise CidmError(f"--orders is {args.orders}. Give 1 or more.")
@@ -191,7 +191,7 @@ def _prepare(
     from cidm_core.diffusers_host.clip import load_clip
     from cidm_core.diffusers_host.dino import load_dino
 
-    from .run import prepare
+    from .run import make_benches
     from .tasks import folder_suite, long_suite, mini_suite
 
     small = base.family.name == "MINI"
@@ -206,7 +206,7 @@ def _prepare(
         long = long_suite(sizes.long.concepts)
     clip = load_clip(request.clip, device)
     dino = load_dino(request.dino, device) if request.dino else None
-    return prepare(base, clip, dino, suite, long, sizes, out, request, on_step)
+    return make_benches(base, clip, dino, suite, long, sizes, out, request, on_step)
 
 
 def _say(console: Console, results: dict[str, Any], out: Path) -> None:

@@ -8,7 +8,7 @@ by prompt before it is resampled.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,12 @@ from .measures import Doubles
 Rows = list[list[float]]  # (concepts, prompts)
 DRAWS = 2000
 LEVEL = 0.95
+
+
+def average(values: Iterable[float]) -> float:
+    """The mean of numbers, added in their order."""
+    held = list(values)
+    return float(sum(held) / len(held))
 
 
 @dataclass(frozen=True)

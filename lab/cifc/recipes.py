@@ -15,8 +15,7 @@ from cidm_core.config import TrainConfig
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.job import find_taught
 from cidm_core.diffusers_host.train import train_concept
-from cidm_core.methods.base import Host
-from cidm_core.methods.base import Task as MethodTask
+from cidm_core.methods.base import Host, Task
 from cidm_core.methods.cidm import CidmConfig
 from cidm_core.training.processes import Alone
 from cidm_core.training.progress import OnProgress
@@ -28,7 +27,7 @@ from .baselines.lwf import Lwf
 from .baselines.memory import BaselineMemory
 from .baselines.merge import folded
 from .baselines.sequential import Sequential
-from .tasks import Task
+from .tasks import SuiteTask
 
 _ALONE: Mapping[str, object] = MappingProxyType(
     {"orthogonality": "none", "common_subspace": "none"}
@@ -74,7 +73,7 @@ class MakeBaseline:
     memory: BaselineMemory
 
     def __call__(
-        self, task: MethodTask, config: CidmConfig, old: Collection[Concept], host: Host
+        self, task: Task, config: CidmConfig, old: Collection[Concept], host: Host
     ) -> Baseline:
         return self.method(task, config, old, host, weight=self.weight, memory=self.memory)
 
@@ -99,11 +98,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 )
 
 
-def learn(
+def learn_task(
     base: Base,
     recipe: Recipe,
     folder: Path,
-    task: Task,
+    task: SuiteTask,
     config: TrainConfig,
     *,
     on_progress: OnProgress | None = None,

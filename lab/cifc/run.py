@@ -12,29 +12,24 @@ from cidm_core.as_text import plain
 from cidm_core.diffusers_host.base import Base
 from cidm_core.errors import CidmError
 from cidm_core.evaluation.encoders import Encoder
-from cidm_core.pictures.files import save_picture
-from cidm_core.storage.atomic import make_folder, write_atomic
+from cidm_core.storage.atomic import make_folder
 from cidm_core.training.progress import Progress
 
-from . import figures, tables
-from .ablation_results import ablation_results
-from .ablations import ablation_cells
 from .bench import Bench
-from .cells import Board, Cell, OnCell, each_once
-from .likeness_picture import likeness_picture
-from .long_run import long_cells
-from .perfect import perfect_cells, perfect_results
-from .results import long_results, main_results, multi_results, seconds_of
-from .scenes import multi_cells
+from .cells import Board, Cell, OnCell, each_once, seconds_of
+from .parts.ablations import ablation_cells, ablation_results
+from .parts.long import long_cells, long_results
+from .parts.main import main_cells, main_results
+from .parts.perfect import perfect_cells, perfect_results
+from .parts.scenes import multi_cells, multi_results
+from .parts.strengths import strength_cells, strength_results
+from .reports.files import write_reports
 from .scoring import Judge, encoder_digest, suite_digest
-from .sizes import Sizes
-from .strengths import strength_cells, strength_results
-from .suite import Suite
-from .systems import MULTI, SYSTEMS, System
-from .worklist import main_cells, restricted
+from .sizes import Sizes, restricted
+from .systems import SYSTEMS, System
+from .tasks.suite import Suite
 
 PARTS = ("main", "multi", "long", "ablations")
-RESULTS = "results.json"
 _RUN = "run"
 
 
@@ -85,7 +80,7 @@ class Benches:
     long: Bench | None = None
 
 
-def prepare(
+def make_benches(
     base: Base,
     clip: Encoder,
     dino: Any,
@@ -189,7 +184,7 @@ def run_benchmark(
     """Do all work, together with whoever else works on the folder, and write the reports.
 
     Args:
-        benches: From `prepare`.
+        benches: From `make_benches`.
         out: The same folder.
         request: What is to be run.
         on_cell: Hears of every cell.
@@ -205,7 +200,7 @@ def run_benchmark(
     benches.main.board.work_off(each_once(*cells.values()), on_cell)
     results = collect(benches, request, cells)
     if writes:
-        write_reports(benches, out, request, results)
+        write_reports(benches.main, out, request.chosen, results)
     return results
 
 
@@ -238,31 +233,5 @@ def collect(
         results["long"] = long_results(benches.long)
     if "ablations" in request.parts:
         results["ablations"] = ablation_results(main)
-    results["seconds"] = seconds_of(main, cells)
+    results["seconds"] = seconds_of(main.board, cells)
     return results
-
-
-def write_reports(
-    benches: Benches, out: Path, request: Request, results: dict[str, Any]
-) -> list[Path]:
-    """`results.json`, tables and pictures; returns their paths."""
-    main = benches.main
-    written = [out / RESULTS, out / "tables.md"]
-    write_atomic(written[0], (json.dumps(plain(results), indent=1) + "\n").encode())
-    write_atomic(written[1], tables.markdown(results).encode())
-    pictures: dict[str, Any] = {}
-    if "main" in results:
-        pictures["forgetting.png"] = figures.forgetting_picture(results["main"])
-        pictures["contact_sheet.png"] = figures.contact_picture(main, request.chosen)
-        pictures["likeness.png"] = likeness_picture(results)
-    if "multi" in results:
-        pictures["scenes.png"] = figures.scenes_picture(main, tuple(MULTI.values()))
-    if "long" in results:
-        pictures["bank_size.png"] = figures.bank_picture(results["long"])
-    for name, picture in pictures.items():
-        save_picture(picture, out / name)
-        written.append(out / name)
-    if "ablations" in results:
-        written.append(out / "ablations.md")
-        write_atomic(written[-1], tables.ablation_markdown(results["ablations"]).encode())
-    return written

@@ -21,7 +21,7 @@ from cidm_core.regions import Region
 
 from .intervals import bootstrap
 from .measures import Doubles, correlations, cosines, pixels
-from .suite import Suite, Task
+from .tasks.suite import Suite, SuiteTask
 
 Table = list[list[float]]
 _DIGITS = 6
@@ -85,7 +85,9 @@ class Judge:
         self._pixels = [pixels([photo.image for photo in task.photos]) for task in suite.tasks]
         self._dino = [] if dino is None else [_photos(dino, task) for task in suite.tasks]
 
-    def score(self, task: Task, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Scores:
+    def score(
+        self, task: SuiteTask, pictures: Sequence[Image.Image], texts: Sequence[str]
+    ) -> Scores:
         """Scores of one concept's pictures.
 
         Args:
@@ -141,7 +143,7 @@ def _largest(square: Doubles) -> float:
     return float(square[~np.eye(count, dtype=bool)].max()) if count > 1 else 1.0
 
 
-def _photos(encoder: Any, task: Task) -> Tensor:
+def _photos(encoder: Any, task: SuiteTask) -> Tensor:
     return encoder.images([photo.image for photo in task.photos])
 
 
@@ -224,7 +226,7 @@ def by_prompt(table: Table) -> list[float]:
     return [sum(row) / len(row) for row in table]
 
 
-def intervals(held: Sequence[Scores], tasks: Sequence[Task]) -> dict[str, dict[str, float]]:
+def intervals(held: Sequence[Scores], tasks: Sequence[SuiteTask]) -> dict[str, dict[str, float]]:
     """IA and TA as means over tasks with their intervals; tasks with the same prompts share draws.
 
     Args:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+
+from .tasks.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,12 @@ class Sizes:
 # (`python -m lab.mini.evaluate --n 200 --steps N`: one object right in 95.5 % at 8 and 10
 # steps, 95.3 % at 25), and time goes with the steps.
 # Training steps: half of mini-sd's recipe; the longest part of the run by far.
-FULL = Sizes(
+FULL_RUN = Sizes(
     "full",
     training={"steps": 250, "save_every": 0},
     sampling={"steps": 10},
 )
-QUICK = Sizes(
+QUICK_RUN = Sizes(
     "quick",
     tasks=(0, 2, 5, 6, 8),  # two pairs of look-alikes and a style
     orders=1,
@@ -127,7 +129,7 @@ QUICK = Sizes(
 )
 # The paper's: 20 prompts x 50 pictures, one order, DPM-Solver++ with 50 steps; everything that
 # decides quality is the family's recipe.
-PAPER = Sizes(
+PAPER_PROTOCOL = Sizes(
     "paper",
     orders=1,
     images=50,
@@ -139,10 +141,22 @@ PAPER = Sizes(
     long=Long(concepts=0),
     ablation=Ablation(tasks=(0, 2, 5, 6, 8), images=4),
 )
-SIZES: Mapping[str, Sizes] = {size.name: size for size in (QUICK, FULL, PAPER)}
 
 
 def spread(count: int, wanted: int) -> tuple[int, ...]:
     """`wanted` indices of a list of `count`, evenly spread, the first one always among them."""
     wanted = min(count, wanted)
     return tuple(k * count // wanted for k in range(wanted)) if wanted else ()
+
+
+def restricted(suite: Suite, sizes: Sizes) -> Suite:
+    """The part of a suite that takes part: fewer tasks, orders and scenes."""
+    everything = range(len(suite.tasks))
+    kept = [k for k in (sizes.tasks or everything) if k in everything]
+    tasks = tuple(suite.tasks[k] for k in kept)
+    orders = [tuple(kept.index(k) for k in order if k in kept) for order in suite.orders]
+    names = {task.name for task in tasks}
+    scenes = [scene for scene in suite.scenes if {part.task for part in scene.parts} <= names]
+    chosen = tuple(scenes[k] for k in spread(len(scenes), sizes.scenes))
+    different = tuple(dict.fromkeys(orders))[: sizes.orders]
+    return replace(suite, tasks=tasks, orders=different, scenes=chosen)

@@ -19,9 +19,6 @@ from cidm_core.regions import Region
 
 from .baselines.composite import draw_composite
 from .baselines.merge import combined
-from .recipes import RECIPES, Recipe, learn
-
-__all__ = ["MULTI", "RECIPES", "SYSTEMS", "MultiSystem", "Recipe", "System", "learn"]
 
 Arrange = Callable[[Sequence[Concept], Concept], Mapping[str, Concept]]
 Draw = Callable[[Base, Mapping[str, Concept], Sequence[str], SampleConfig], list[Image.Image]]

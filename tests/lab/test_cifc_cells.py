@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from cidm_core.config import SampleConfig
 from cidm_core.errors import CidmError
 from lab.cifc.cells import Board, BusyError, Cell, each_once
-from lab.cifc.scenes import scene_scores
+from lab.cifc.parts.scenes import scene_scores
 from lab.cifc.scoring import Scores, by_prompt, content_key, digest
-from lab.cifc.sizes import FULL, QUICK, spread
+from lab.cifc.sizes import FULL_RUN, QUICK_RUN, restricted, spread
 from lab.cifc.tasks import mini_suite
-from lab.cifc.worklist import restricted
 
 
 def chain(done, count=4, slow=0.0):
@@ -187,10 +186,10 @@ def test_spread_is_even_and_starts_at_the_first(count, wanted):
 
 
 def test_a_part_of_the_suite_keeps_orders_and_whole_scenes():
-    whole, part = mini_suite(), restricted(mini_suite(), QUICK)
-    assert [task.name for task in part.tasks] == [whole.tasks[k].name for k in QUICK.tasks]
+    whole, part = mini_suite(), restricted(mini_suite(), QUICK_RUN)
+    assert [task.name for task in part.tasks] == [whole.tasks[k].name for k in QUICK_RUN.tasks]
     assert part.orders == ((0, 1, 2, 3, 4),)
     names = {task.name for task in part.tasks}
     assert part.scenes
     assert all(each.task in names for scene in part.scenes for each in scene.parts)
-    assert restricted(whole, FULL).orders == whole.orders
+    assert restricted(whole, FULL_RUN).orders == whole.orders

@@ -8,13 +8,20 @@ import pytest
 
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.diffusers_host.load import load_base
-from lab.cifc import ablation_results, ablations, tables
-from lab.cifc.ablations import Change, ablation_cells, changed_recipe, task_order
 from lab.cifc.baselines.class_kept import ClassKept
-from lab.cifc.figures import bank_picture
-from lab.cifc.long_run import long_cells
-from lab.cifc.results import long_results, seconds_of
-from lab.cifc.run import Request, prepare
+from lab.cifc.cells import seconds_of
+from lab.cifc.parts import ablations
+from lab.cifc.parts.ablations import (
+    Change,
+    ablation_cells,
+    ablation_results,
+    changed_recipe,
+    task_order,
+)
+from lab.cifc.parts.long import long_cells, long_results
+from lab.cifc.reports import tables
+from lab.cifc.reports.figures import bank_picture
+from lab.cifc.run import Request, make_benches
 from lab.cifc.sizes import Ablation, Long, Sizes
 from lab.cifc.tasks import long_suite, mini_suite
 
@@ -46,16 +53,15 @@ def benches(tmp_path_factory):
     base, clip = load_base("mini-sd", device="cpu"), load_clip("mini-clip", "cpu")
     request = Request(parts=("long", "ablations"))
     folder = tmp_path_factory.mktemp("parts")
-    return prepare(base, clip, None, suite, long_suite(3), SIZES, folder, request)
+    return make_benches(base, clip, None, suite, long_suite(3), SIZES, folder, request)
 
 
 def test_ablations_change_one_thing_and_compare_pair_by_pair(benches, monkeypatch):
-    for module in (ablations, ablation_results):
-        for name in ("TRAINING", "WEIGHTS", "REGIONS"):
-            monkeypatch.setattr(module, name, globals()[name])
+    for name in ("TRAINING", "WEIGHTS", "REGIONS"):
+        monkeypatch.setattr(ablations, name, globals()[name])
     bench = benches.main
     bench.board.work_off(ablation_cells(bench))
-    found = ablation_results.ablation_results(bench)
+    found = ablation_results(bench)
     groups = found["groups"]
     for rows in groups.values():
         assert rows[0]["name"] == "default"
@@ -91,7 +97,7 @@ def test_the_long_run_draws_old_and_new_concepts_from_a_growing_bank(benches):
     assert len(tables.long_table(found).splitlines()) == 2 + len(systems)
     assert min(bank_picture(found).size) > 200
 
-    spent = seconds_of(bench, {"main": cells[:2], "long": cells})
+    spent = seconds_of(bench.board, {"main": cells[:2], "long": cells})
     parts = spent["parts"]
     assert [parts[part]["cells"] for part in ("main", "long", "all")] == [
         2,
@@ -106,7 +112,7 @@ def test_the_long_run_draws_old_and_new_concepts_from_a_growing_bank(benches):
 
 def test_the_tables_of_record_follow_from_the_numbers_of_record():
     """Also rows of ideas that have left the code since."""
-    record = Path(tables.__file__).with_name("results")
+    record = Path(tables.__file__).parents[1] / "results"
     results = json.loads((record / "results.json").read_text())
     assert tables.markdown(results) == (record / "tables.md").read_text()
     assert tables.ablation_markdown(results["ablations"]) == (record / "ablations.md").read_text()

@@ -18,20 +18,21 @@ from cidm_core.diffusers_host.load import load_base
 from cidm_core.methods.cidm import Cidm
 from cidm_core.ops import aggregation
 from cidm_core.sampling import plan
-from lab.cifc import tables
 from lab.cifc.cells import each_once
 from lab.cifc.command import main
-from lab.cifc.figures import contact_picture, forgetting_picture
-from lab.cifc.likeness_picture import likeness_picture
-from lab.cifc.long_run import OWN
-from lab.cifc.perfect import perfect_cells, perfect_results
-from lab.cifc.results import main_results
-from lab.cifc.run import Request, prepare
+from lab.cifc.draw_cells import draw_key
+from lab.cifc.parts.long import OWN
+from lab.cifc.parts.main import main_cells, main_results
+from lab.cifc.parts.perfect import perfect_cells, perfect_results
+from lab.cifc.parts.strengths import strength_cells, strength_results
+from lab.cifc.recipes import RECIPES
+from lab.cifc.reports import tables
+from lab.cifc.reports.figures import contact_picture, forgetting_picture
+from lab.cifc.reports.likeness import likeness_picture
+from lab.cifc.run import Request, make_benches
 from lab.cifc.sizes import Sizes
-from lab.cifc.strengths import strength_cells, strength_results
-from lab.cifc.systems import RECIPES, SYSTEMS
+from lab.cifc.systems import SYSTEMS
 from lab.cifc.tasks import mini_suite
-from lab.cifc.worklist import draw_key, main_cells
 
 PROMPTS = (
     "a photo of a <TOK>, gray background",
@@ -76,7 +77,7 @@ def run(hosts, folder, compared=COMPARED):
     """All cells of the systems, and what they found."""
     base, clip = hosts
     request = Request(systems=("ours", "paper"), parts=("main",))
-    bench = prepare(base, clip, None, look_alikes(), None, SIZES, folder, request).main
+    bench = make_benches(base, clip, None, look_alikes(), None, SIZES, folder, request).main
     bench.board.work_off(each_once(main_cells(bench, compared)))
     return bench, main_results(bench, compared)
 

@@ -1,4 +1,4 @@
-"""The compared systems on a small model: how they learn, keep, arrange and draw."""
+"""The compared systems on a small model: how they learn_task, keep, arrange and draw."""
 
 from dataclasses import replace
 
@@ -24,8 +24,9 @@ from lab.cifc.baselines.composite import composite_plan
 from lab.cifc.baselines.ewc import fisher
 from lab.cifc.baselines.memory import BaselineMemory
 from lab.cifc.baselines.merge import folded
-from lab.cifc.systems import MULTI, RECIPES, SYSTEMS, learn
-from lab.cifc.tasks import Task
+from lab.cifc.recipes import RECIPES, learn_task
+from lab.cifc.systems import MULTI, SYSTEMS
+from lab.cifc.tasks import SuiteTask
 
 QUICK = config(steps=2, variants=1)
 FAST = SampleConfig(steps=2, guidance_scale=3.0)
@@ -33,7 +34,9 @@ FAST = SampleConfig(steps=2, guidance_scale=3.0)
 
 def task(name, seed):
     prompts = ("a <TOK> in the snow", "a small <TOK>")
-    return Task(name, "object", f"<{name}a> <{name}b>", "dog", tuple(photos(seed=seed)), prompts)
+    return SuiteTask(
+        name, "object", f"<{name}a> <{name}b>", "dog", tuple(photos(seed=seed)), prompts
+    )
 
 
 TASKS = [task("v1", 1), task("v2", 2)]
@@ -65,11 +68,13 @@ def untouched():
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_recipe_learns_task_after_task_and_is_asked_twice_for_nothing(name, tmp_path):
-    learned = [learn(small_base(), RECIPES[name], tmp_path, t, QUICK) for t in TASKS]
+    learned = [learn_task(small_base(), RECIPES[name], tmp_path, t, QUICK) for t in TASKS]
     assert list(Bank(tmp_path)) == ["v1", "v2"]
     steps = []
     for t, concept in zip(TASKS, learned, strict=True):
-        again = learn(small_base(), RECIPES[name], tmp_path, t, QUICK, on_progress=steps.append)
+        again = learn_task(
+            small_base(), RECIPES[name], tmp_path, t, QUICK, on_progress=steps.append
+        )
         same_concept(again, concept)
     assert steps == []
 
@@ -93,7 +98,7 @@ def test_an_order_free_recipe_learns_alike_in_any_order(name, tmp_path):
 
 
 def _learn(name, folder, which, **options):
-    return learn(small_base(), RECIPES[name], folder, which, QUICK, **options)
+    return learn_task(small_base(), RECIPES[name], folder, which, QUICK, **options)
 
 
 def test_one_lora_goes_on_from_task_to_task(tmp_path):
@@ -111,7 +116,7 @@ def test_one_lora_goes_on_from_task_to_task(tmp_path):
 def test_a_concept_of_other_settings_is_not_taken_for_the_one_asked(tmp_path):
     _learn("plain", tmp_path, TASKS[0])
     with pytest.raises(BankError, match="already"):
-        learn(small_base(), RECIPES["plain"], tmp_path, TASKS[0], config(steps=3))
+        learn_task(small_base(), RECIPES["plain"], tmp_path, TASKS[0], config(steps=3))
 
 
 def test_another_method_does_not_go_on_from_a_state_left_behind(tmp_path):

@@ -13,11 +13,19 @@ from cidm_core.errors import CidmError
 from cidm_core.mini.looks import CONCEPTS
 from cidm_core.regions import Region
 from cidm_core.training.data import Photo, bind_photos
-from lab.cifc.folder_tasks import guess_class_words
-from lab.cifc.long_tasks import alike
-from lab.cifc.mini_perfect import perfect_picture
 from lab.cifc.scoring import Judge
-from lab.cifc.tasks import Part, Scene, Suite, Task, folder_suite, long_suite, mini_suite
+from lab.cifc.tasks import (
+    ScenePart,
+    Suite,
+    SuiteScene,
+    SuiteTask,
+    folder_suite,
+    long_suite,
+    mini_suite,
+)
+from lab.cifc.tasks.folder import guess_class_words
+from lab.cifc.tasks.long import alike
+from lab.cifc.tasks.mini_perfect import perfect_picture
 from lab.mini.tokenizer import _ENGLISH, _words
 
 
@@ -36,7 +44,7 @@ def photo(caption="a dog"):
 
 def task(name="dog", words="<dog1> <dog2>", **more):
     fields = {"kind": "object", "class_words": "dog", "photos": (photo(),)}
-    return Task(name=name, words=words, **{**fields, "prompts": ("a <TOK>",), **more})
+    return SuiteTask(name=name, words=words, **{**fields, "prompts": ("a <TOK>",), **more})
 
 
 # --- the mini suite ------------------------------------------------------------------------------
@@ -208,7 +216,7 @@ def test_suites_are_checked():
         Suite("s", (dog,), ())
     with pytest.raises(CidmError, match="at least one task"):
         Suite("s", (), ((),))
-    scene = Scene("a fish", (Part("fish", Region("a fish", box=(0, 0, 1, 1))),))
+    scene = SuiteScene("a fish", (ScenePart("fish", Region("a fish", box=(0, 0, 1, 1))),))
     with pytest.raises(CidmError, match="'fish', which is no task"):
         Suite("s", (dog,), ((0,),), (scene,))
     with pytest.raises(CidmError, match="no task 'fish'"):

@@ -44,7 +44,7 @@ def perfect_picture(look: Look, prompt: str, rng: random.Random) -> Image.Image:
 
     Args:
         look: What `<TOK>` stands for.
-        prompt: One of `mini_tasks`' lists.
+        prompt: One of `mini`' lists.
         rng: For everything the prompt leaves open.
     """
     text = _NAMED_BACKGROUND.sub("", prompt)

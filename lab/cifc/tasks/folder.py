@@ -21,8 +21,8 @@ from cidm_core.errors import CidmError
 from cidm_core.evaluation.prompts import read_prompts
 from cidm_core.training.data import Photo
 
-from .suite import Suite, Task
-from .tasks_file import Entry, TasksFile, read_tasks_file
+from .suite import Suite, SuiteTask
+from .tasks_file import TaskEntry, TasksFile, read_tasks_file
 
 PAPER_ORDER = (
     *("dog", "duck_toy", "cat", "backpack", "teddybear"),
@@ -54,7 +54,7 @@ def folder_suite(path: Path) -> Suite:
             "captions/CONCEPT/*.txt and evaluation_prompts/test_*.txt there."
         )
     settings = read_tasks_file(path)
-    entries = settings.entries or tuple(Entry(name) for name in _folders(images))
+    entries = settings.entries or tuple(TaskEntry(name) for name in _folders(images))
     if not entries:
         raise CidmError(f"'{images}' holds no folder. Put each concept's photos into one.")
     tasks = tuple(_task(path, entry) for entry in entries)
@@ -74,7 +74,7 @@ def _folders(images: Path) -> list[str]:
     return sorted(found, key=lambda name: (known.get(name, len(known)), name))
 
 
-def _task(path: Path, entry: Entry) -> Task:
+def _task(path: Path, entry: TaskEntry) -> SuiteTask:
     photos = _photos(path, entry)
     captions = [photo.caption for photo in photos]
     class_words = entry.class_words or guess_class_words(entry.folder, captions)
@@ -89,10 +89,10 @@ def _task(path: Path, entry: Entry) -> Task:
     kind = entry.kind or ("style" if _says_style(class_words, captions) else "object")
     words = entry.words or _words(entry.folder)
     prompts = read_prompts(_prompt_file(path, entry, kind, class_words))
-    return Task(entry.name or entry.folder, kind, words, class_words, photos, tuple(prompts))
+    return SuiteTask(entry.name or entry.folder, kind, words, class_words, photos, tuple(prompts))
 
 
-def _photos(path: Path, entry: Entry) -> tuple[Photo, ...]:
+def _photos(path: Path, entry: TaskEntry) -> tuple[Photo, ...]:
     captions = path / "captions" / entry.folder
     folder = path / "images" / entry.folder
     if not folder.is_dir():
@@ -124,7 +124,7 @@ def _words(folder: str) -> str:
     return f"<{stem}1> <{stem}2>"
 
 
-def _prompt_file(path: Path, entry: Entry, kind: str, class_words: str) -> Path:
+def _prompt_file(path: Path, entry: TaskEntry, kind: str, class_words: str) -> Path:
     """The file of its evaluation prompts: its own, else that of its sort."""
     folder = path / "evaluation_prompts"
     if entry.prompts:

@@ -23,10 +23,10 @@ from cidm_core.pictures.canvas import (
 )
 from cidm_core.pictures.sheets import Row, contact_sheet
 
-from .bench import Bench
-from .scenes import scene_key, stem_of
-from .systems import MultiSystem, System
-from .worklist import draw_key
+from ..bench import Bench
+from ..draw_cells import draw_key
+from ..parts.scenes import scene_key, stem_of
+from ..systems import MULTI, System
 
 _LOST: Color = (197, 59, 90)
 _WON: Color = (47, 104, 178)
@@ -111,11 +111,11 @@ def contact_picture(bench: Bench, systems: Sequence[System]) -> Image.Image:
     )
 
 
-def scenes_picture(bench: Bench, systems: Sequence[MultiSystem]) -> Image.Image:
+def scenes_picture(bench: Bench) -> Image.Image:
     """Ways of drawing down, scenes across, the same seeds."""
     order, scenes = bench.suite.orders[0], bench.suite.scenes
     rows: list[Row] = []
-    for system in systems:
+    for system in MULTI.values():
         stems = [stem_of(scene_key(bench, system, order, n)) for n in range(len(scenes))]
         kept = [bench.kept(stem) for stem in stems]
         rows.append(Row(system.label, "", [[picture] if picture else [] for picture in kept]))

@@ -75,7 +75,7 @@ def summary_table(main: Mapping[str, Any], perfect: Mapping[str, Any] | None = N
         cells += [_number(kept.get("retention")), _number(kept.get("lowest_retention"))]
         cells += [_number(row["confusion"]["accuracy"], 0), _number(row["copies"]["both"], 1)]
         rows.append(cells)
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def concept_table(main: Mapping[str, Any], measure: str) -> str:
@@ -87,7 +87,7 @@ def concept_table(main: Mapping[str, Any], measure: str) -> str:
         values = [row["concepts"][name][measure] for name in names]
         cells = [_bold(v, best[n]) for n, v in zip(names, values, strict=True)]
         rows.append([row["label"], *cells, _number(row["scores"][measure]["mean"])])
-    return table(["system", *names, "mean"], rows)
+    return markdown_table(["system", *names, "mean"], rows)
 
 
 def strength_table(main: Mapping[str, Any], strengths: Mapping[str, Any]) -> str:
@@ -97,7 +97,7 @@ def strength_table(main: Mapping[str, Any], strengths: Mapping[str, Any]) -> str
         for name, points in strengths.items()
         for each in points
     ]
-    return table(["system", "strength", "IA", "TA"], rows)
+    return markdown_table(["system", "strength", "IA", "TA"], rows)
 
 
 def confusion_table(main: Mapping[str, Any]) -> str:
@@ -106,7 +106,7 @@ def confusion_table(main: Mapping[str, Any]) -> str:
         for row in main.values()
         for worst in [row["confusion"]["worst"]]
     ]
-    return table(["system", "drawn for asked"], rows)
+    return markdown_table(["system", "drawn for asked"], rows)
 
 
 def multi_table(multi: Mapping[str, Any]) -> str:
@@ -124,7 +124,7 @@ def multi_table(multi: Mapping[str, Any]) -> str:
         "Present: the box is nearest to its own concept's photos, of all concepts of the suite. "
         "Swapped: it is nearer to another concept that the scene asks for."
     )
-    return f"{table(head, rows)}\n\n{note}"
+    return f"{markdown_table(head, rows)}\n\n{note}"
 
 
 def long_table(long: Mapping[str, Any]) -> str:
@@ -134,7 +134,7 @@ def long_table(long: Mapping[str, Any]) -> str:
     for row in long["systems"].values():
         cells = [_number(each["ia"]["mean"]) for each in row["sizes"]]
         rows.append([row["label"], *cells, *(interval(r["oracle_gap"]) for r in row["sizes"])])
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def time_table(parts: Mapping[str, Any]) -> str:
@@ -142,7 +142,7 @@ def time_table(parts: Mapping[str, Any]) -> str:
         [part, str(row["cells"]), f"{row['seconds']:.0f}", f"{row['cpu_seconds']:.0f}"]
         for part, row in parts.items()
     ]
-    return table(["part", "cells", "seconds of one process", "CPU seconds"], rows)
+    return markdown_table(["part", "cells", "seconds of one process", "CPU seconds"], rows)
 
 
 def ablation_markdown(results: Mapping[str, Any]) -> str:
@@ -159,13 +159,16 @@ def ablation_markdown(results: Mapping[str, Any]) -> str:
                 cells.append(_number(row[m]["mean"], digits[m]))
                 cells.append(_change(row[f"{m}_change"], digits[m]))
             lines.append([row["name"], *cells, row["note"]])
-        parts += [f"## {group[0].upper()}{group[1:]}", table(head, lines)]
+        parts += [f"## {group[0].upper()}{group[1:]}", markdown_table(head, lines)]
     missing = [[name, what] for name, what in results["missing"].items()]
-    parts += ["## Not in the core, so not measured", table(["idea", "what it is"], missing)]
+    parts += [
+        "## Not in the core, so not measured",
+        markdown_table(["idea", "what it is"], missing),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .bench import Bench
-from .cells import Cell
-from .scoring import intervals
-from .systems import System
-from .worklist import draw_cell, draw_key
+from ..bench import Bench
+from ..cells import Cell
+from ..draw_cells import draw_cell, draw_key
+from ..scoring import intervals
+from ..systems import System
 
 
 def strength_cells(bench: Bench, systems: Sequence[System]) -> list[Cell]:

@@ -5,19 +5,28 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from PIL import Image
 
 from cidm_core.concept import KINDS
 from cidm_core.errors import CidmError
-from cidm_core.evaluation.prompts import GAPS, fill
+from cidm_core.evaluation.prompts import GAPS, fill, write_back
 from cidm_core.regions import Region
 from cidm_core.training.data import Photo
-from cidm_core.words import overlap, parse_words, replace
+from cidm_core.words import overlap, parse_words
+
+
+class Naming(NamedTuple):
+    """How prompts name a concept."""
+
+    words: tuple[str, ...]
+    class_words: str
+    trigger: str
 
 
 @dataclass(frozen=True)
-class Task:
+class SuiteTask:
     """One concept to learn, and what it is asked for afterwards.
 
     Attributes:
@@ -63,9 +72,14 @@ class Task:
         return " ".join(parse_words(self.words))
 
     @property
+    def naming(self) -> Naming:
+        """What the functions of `evaluation.prompts` want to know of a concept."""
+        return Naming(tuple(parse_words(self.words)), self.class_words, self.trigger)
+
+    @property
     def filled(self) -> tuple[str, ...]:
         """The prompts with the concept's words."""
-        return tuple(fill(prompt, _Named(self)) for prompt in self.prompts)
+        return tuple(fill(prompt, self.naming) for prompt in self.prompts)
 
     @property
     def plain(self) -> tuple[str, ...]:
@@ -73,16 +87,8 @@ class Task:
         return tuple(plain_words(prompt, [self]) for prompt in self.filled)
 
 
-class _Named:
-    """A task as `evaluation.prompts` sees a concept."""
-
-    def __init__(self, task: Task) -> None:
-        self.words, self.class_words = parse_words(task.words), task.class_words
-        self.trigger = task.trigger
-
-
 @dataclass(frozen=True)
-class Part:
+class ScenePart:
     """One concept of a scene.
 
     Attributes:
@@ -95,7 +101,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Scene:
+class SuiteScene:
     """A picture of several concepts.
 
     Attributes:
@@ -106,7 +112,7 @@ class Scene:
     """
 
     prompt: str
-    parts: tuple[Part, ...]
+    parts: tuple[ScenePart, ...]
     width_px: int | None = None
     height_px: int | None = None
 
@@ -133,11 +139,11 @@ class Suite:
     """
 
     name: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[SuiteTask, ...]
     orders: tuple[tuple[int, ...], ...]
-    scenes: tuple[Scene, ...] = ()
+    scenes: tuple[SuiteScene, ...] = ()
     negative_prompt: str = ""
-    perfect: Callable[[Task, str, random.Random], Image.Image] | None = None
+    perfect: Callable[[SuiteTask, str, random.Random], Image.Image] | None = None
 
     def __post_init__(self) -> None:
         names = [task.name for task in self.tasks]
@@ -157,7 +163,7 @@ class Suite:
                     f"there are {', '.join(names)}."
                 )
 
-    def task(self, name: str) -> Task:
+    def task(self, name: str) -> SuiteTask:
         """The task of that name.
 
         Raises:
@@ -174,14 +180,12 @@ class Suite:
         return plain_words(prompt, self.tasks)
 
 
-def plain_words(prompt: str, tasks: Sequence[Task]) -> str:
+def plain_words(prompt: str, tasks: Sequence[SuiteTask]) -> str:
     """A prompt with the concept words written back as class words; the text is lower-cased."""
-    table = {task.trigger: task.class_words for task in tasks}
-    table |= {word: task.class_words for task in tasks for word in parse_words(task.words)}
-    return replace(prompt, table)
+    return write_back(prompt, [task.naming for task in tasks])
 
 
-def _check_distinct(tasks: Sequence[Task]) -> None:
+def _check_distinct(tasks: Sequence[SuiteTask]) -> None:
     if not tasks:
         raise CidmError("A suite needs at least one task.")
     names: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 from cidm_core.concept import Concept
 from cidm_core.storage.names import file_stem
 
-from .bench import Bench
-from .cells import Cell, Result, each_once
-from .suite import Scene
-from .systems import MULTI, RECIPES, MultiSystem
-from .worklist import SECONDS, order_name
+from ..bench import Bench, order_name
+from ..cells import Cell, Result, each_once
+from ..draw_cells import SECONDS
+from ..intervals import average, bootstrap
+from ..recipes import RECIPES
+from ..systems import MULTI, MultiSystem
+from ..tasks.suite import SuiteScene
 
 _SEEDS_PER_ORDER = 100  # more than there are pictures of a scene
 _DIGITS = 4
@@ -96,7 +99,7 @@ def stem_of(key: str) -> str:
     return key.replace("/", "_")
 
 
-def own_of(bench: Bench, scene: Scene) -> list[int]:
+def own_of(bench: Bench, scene: SuiteScene) -> list[int]:
     """Index of the task that belongs into each box."""
     return [bench.judge.index(part.task) for part in scene.parts]
 
@@ -121,14 +124,34 @@ def scene_scores(cell: Mapping[str, Any]) -> dict[str, float]:
         whole.append(all(found))
         ia += [row[k] for row, k in zip(picture, own, strict=True)]
     return {
-        "present": _mean(present),
-        "among": _mean(among),
-        "swapped": 1 - _mean(among),
-        "all_present": _mean(whole),
-        "ia": _mean(ia),
-        "ta": _mean(cell["ta"]),
+        "present": average(present),
+        "among": average(among),
+        "swapped": 1 - average(among),
+        "all_present": average(whole),
+        "ia": average(ia),
+        "ta": average(cell["ta"]),
     }
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def multi_results(bench: Bench) -> dict[str, Any]:
+    """For each way of drawing: presence and the rest, by number of concepts and over all."""
+    found: dict[str, Any] = {}
+    for system in MULTI.values():
+        groups: dict[str, list[list[dict[str, float]]]] = defaultdict(list)
+        for number, scene in enumerate(bench.suite.scenes):
+            keys = [scene_key(bench, system, order, number) for order in bench.suite.orders]
+            each = [scene_scores(bench.board.read(key)) for key in keys]
+            groups[str(len(scene.parts))].append(each)
+            groups["all"].append(each)
+        found[system.name] = {
+            "label": system.label,
+            "concepts": {name: _summary(groups[name]) for name in sorted(groups)},
+        }
+    return found
+
+
+def _summary(scenes: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """Intervals over scenes of means over orders."""
+    names = scenes[0][0]
+    rows = {name: [average(each[name] for each in scene) for scene in scenes] for name in names}
+    return {"scenes": len(scenes), **{n: bootstrap([rows[n]]).to_dict() for n in names}}

@@ -1,25 +1,56 @@
-"""From cells to figures: what the tables, the plots and `results.json` show."""
+"""Single concepts after every task of every order: who forgets what, and how like they are."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from .bench import Bench
-from .cells import Cell
-from .intervals import Rows, bootstrap, bootstrap_difference
-from .long_run import FROM_ONE_BANK, ORACLE, Point, long_key, long_points
-from .measures import confusion, forgetting_matrix
-from .scenes import scene_key, scene_scores
-from .scoring import Scores, by_prompt, intervals
-from .systems import MULTI, MultiSystem, System
-from .worklist import draw_key, images_at
+from ..bench import Bench
+from ..cells import Cell, each_once
+from ..draw_cells import draw_cell, draw_key
+from ..intervals import Rows, average, bootstrap, bootstrap_difference
+from ..measures import confusion, forgetting_matrix
+from ..recipes import RECIPES
+from ..scoring import Scores, by_prompt
+from ..sizes import Sizes
+from ..systems import System
 
-_Cost = tuple[float, float]  # seconds of one process, and of its processor
 MEASURES = ("ia", "ta", "dino")
+
+
+def main_cells(bench: Bench, systems: Sequence[System]) -> list[Cell]:
+    """Everything behind the table of single concepts and the forgetting matrices."""
+    parts: list[list[Cell]] = []
+    for order in bench.suite.orders:
+        recipes = dict.fromkeys(system.recipe for system in systems)
+        chains = [bench.train_cells(RECIPES[name], order) for name in recipes]
+        # Chains side by side: a second process finds a free one at once.
+        parts.append([cell for row in zip(*chains, strict=True) for cell in row])
+        parts += [list(_triangle(bench, system, order)) for system in systems]
+    return each_once(*parts)
+
+
+def _triangle(bench: Bench, system: System, order: Sequence[int]) -> Iterator[Cell]:
+    """The lower triangle: each concept after its own task and after every later one."""
+    for count in range(len(order), 0, -1):  # the last row has the most pictures: others reuse them
+        for position in range(count):
+            if images := images_at(bench.sizes, system, count, position, len(order)):
+                index = order[position]
+                yield draw_cell(bench, system, order, count, index, bench.sizes.prompts, images)
+
+
+def images_at(sizes: Sizes, system: System, count: int, position: int, tasks: int) -> int:
+    """Pictures per prompt of the concept at a position once `count` tasks are learned."""
+    if count == tasks:
+        return sizes.images
+    if position == count - 1:
+        return sizes.own_images
+    return sizes.row_images if system.rows else 0
+
+
+# What they say --------------------------------------------------------------------------------
 
 
 def main_results(bench: Bench, systems: Sequence[System]) -> dict[str, Any]:
@@ -45,9 +76,9 @@ def _system(bench: Bench, system: System) -> dict[str, Any]:
     return {
         "label": system.label,
         "scores": {m: bootstrap(rows[m], _categories(bench)).to_dict() for m in measures},
-        "orders": {m: [_mean(map(_mean, each)) for each in orders[m]] for m in measures},
+        "orders": {m: [average(map(average, each)) for each in orders[m]] for m in measures},
         "concepts": {
-            name: {m: _mean(rows[m][k]) for m in measures} for k, name in enumerate(names)
+            name: {m: average(rows[m][k]) for m in measures} for k, name in enumerate(names)
         },
         "confusion": _confusion(bench, final),
         "copies": _copies(bench, final),
@@ -105,7 +136,7 @@ def _copies(bench: Bench, final: Sequence[Sequence[Scores]]) -> dict[str, float]
             shares["clip"].append(float(near.mean()))
             shares["pixels"].append(float(equal.mean()))
             shares["both"].append(float((near & equal).mean()))
-    return {key: _mean(values) for key, values in shares.items()}
+    return {key: average(values) for key, values in shares.items()}
 
 
 # Forgetting -----------------------------------------------------------------------------------
@@ -118,7 +149,7 @@ def _forgetting(bench: Bench, system: System) -> dict[str, Any]:
     retention = [value for order in kept for value in order]
     found: dict[str, Any] = {"matrices": matrices}
     if retention:
-        found |= {"retention": _mean(retention), "lowest_retention": min(retention)}
+        found |= {"retention": average(retention), "lowest_retention": min(retention)}
     return found
 
 
@@ -131,7 +162,7 @@ def _matrix(bench: Bench, system: System, order: Sequence[int]) -> dict[str, obj
                 key = draw_key(bench, system, order, count, order[position])
                 # The same pictures everywhere, so that differences are paired.
                 scores = bench.scores(key, sizes.row_images or sizes.own_images)
-                cells[count - 1, position] = _mean(by_prompt(scores.ia))
+                cells[count - 1, position] = average(by_prompt(scores.ia))
     return forgetting_matrix([bench.suite.tasks[k].name for k in order], cells)
 
 
@@ -146,101 +177,5 @@ def _kept(bench: Bench, system: System, order: Sequence[int]) -> list[float]:
         own = bench.scores(draw_key(bench, system, order, position + 1, order[position]))
         last = draw_key(bench, system, order, total, order[position])
         final = bench.scores(last, own.images)
-        shares.append(_mean(by_prompt(final.ia)) / _mean(by_prompt(own.first(final.images).ia)))
+        shares.append(average(by_prompt(final.ia)) / average(by_prompt(own.first(final.images).ia)))
     return shares
-
-
-# Several concepts, and many -------------------------------------------------------------------
-
-
-def multi_results(
-    bench: Bench, systems: Sequence[MultiSystem] = tuple(MULTI.values())
-) -> dict[str, Any]:
-    """For each way of drawing: presence and the rest, by number of concepts and over all."""
-    found: dict[str, Any] = {}
-    for system in systems:
-        groups: dict[str, list[list[dict[str, float]]]] = defaultdict(list)
-        for number, scene in enumerate(bench.suite.scenes):
-            keys = [scene_key(bench, system, order, number) for order in bench.suite.orders]
-            each = [scene_scores(bench.board.read(key)) for key in keys]
-            groups[str(len(scene.parts))].append(each)
-            groups["all"].append(each)
-        found[system.name] = {
-            "label": system.label,
-            "concepts": {name: scenes_summary(groups[name]) for name in sorted(groups)},
-        }
-    return found
-
-
-def scenes_summary(scenes: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    """Intervals over scenes of means over orders."""
-    names = scenes[0][0]
-    rows = {name: [_mean(each[name] for each in scene) for scene in scenes] for name in names}
-    return {"scenes": len(scenes), **{n: bootstrap([rows[n]]).to_dict() for n in names}}
-
-
-def long_results(bench: Bench) -> dict[str, Any]:
-    """IA and TA at each bank size, and the distance from the oracles, over the same concepts."""
-    points = long_points(bench)
-    sizes = sorted({point.size for point in points})
-    systems = (*FROM_ONE_BANK, ORACLE)
-    found: dict[str, Any] = {"sizes": sizes, "systems": {}}
-    for system in systems:
-        rows = [_at_size(bench, system, [p for p in points if p.size == s]) for s in sizes]
-        found["systems"][system.name] = {"label": system.label, "sizes": rows}
-    return found
-
-
-def _at_size(bench: Bench, system: System, points: Sequence[Point]) -> dict[str, Any]:
-    order = bench.suite.orders[0]
-    tasks = [bench.suite.tasks[order[point.position]] for point in points]
-    categories = [task.prompts for task in tasks]
-
-    def held(who: System) -> list[Scores]:
-        return [bench.scores(long_key(bench, who, point)) for point in points]
-
-    def likeness(who: System) -> Rows:
-        return [by_prompt(scores.ia) for scores in held(who)]
-
-    result: dict[str, Any] = {**intervals(held(system), tasks)}
-    for name, oracle in (("oracle_gap", ORACLE), ("bank_gap", FROM_ONE_BANK[-1])):
-        gap = bootstrap_difference(likeness(oracle), likeness(system), categories)
-        result[name] = gap.to_dict()
-    result["concepts"] = [task.name for task in tasks]
-    return result
-
-
-def seconds_of(bench: Bench, parts: Mapping[str, Sequence[Cell]]) -> dict[str, Any]:
-    """What every part and every kind of work has cost; shared cells count for the first part."""
-    everything: dict[str, _Cost] = {}
-    found: dict[str, Any] = {}
-    for part, cells in parts.items():
-        new = {cell.key: _cost(bench, cell) for cell in cells if cell.key not in everything}
-        found[part] = _total(new.values())
-        everything |= new
-    kinds: dict[str, list[_Cost]] = defaultdict(list)
-    for key, cost in everything.items():
-        work, _, of, *_ = key.split("/")
-        kinds[work if work == "perfect" else f"{work} {of}"].append(cost)
-    return {
-        "parts": {**found, "all": _total(everything.values())},
-        "work": {kind: _total(kinds[kind]) for kind in sorted(kinds)},
-    }
-
-
-def _cost(bench: Bench, cell: Cell) -> _Cost:
-    result = bench.board.read(cell.key)
-    return float(result.get("seconds") or 0.0), float(result.get("cpu_seconds") or 0.0)
-
-
-def _total(costs: Collection[_Cost]) -> dict[str, float]:
-    return {
-        "cells": len(costs),
-        "seconds": round(sum(cost[0] for cost in costs), 1),
-        "cpu_seconds": round(sum(cost[1] for cost in costs), 1),
-    }
-
-
-def _mean(values: Iterable[float]) -> float:
-    held = list(values)
-    return float(sum(held) / len(held))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from cidm_core.regions import Region
 
-from .suite import Part, Scene, Task
+from .suite import ScenePart, SuiteScene, SuiteTask
 
 TILE_PX = 32
 _Box = tuple[float, float, float, float]
@@ -29,17 +29,17 @@ class _Layout:
     columns: int = 1
     rows: int = 1
 
-    def scene(self, chosen: Sequence[Task], backdrop: str) -> Scene:
+    def scene(self, chosen: Sequence[SuiteTask], backdrop: str) -> SuiteScene:
         named = [f"a {task.trigger}" for task in chosen]
         places = self.places or ("in the middle",) * len(named)
         placed = [f"{name} {place}" for name, place in zip(named, places, strict=True)]
         parts = tuple(
-            Part(task.name, Region(f"{text}, {backdrop}", box=box))
+            ScenePart(task.name, Region(f"{text}, {backdrop}", box=box))
             for task, text, box in zip(chosen, placed, self.boxes, strict=True)
         )
         listed = _listing(placed if self.places else named)
         size = TILE_PX * self.columns, TILE_PX * self.rows
-        return Scene(f"{listed}, {backdrop}", parts, *size)
+        return SuiteScene(f"{listed}, {backdrop}", parts, *size)
 
 
 def _tiles(columns: int, rows: int) -> _Layout:
@@ -71,7 +71,7 @@ _TABLE: tuple[tuple[_Layout, tuple[int, ...], str], ...] = (
 )
 
 
-def mini_scenes(tasks: Sequence[Task]) -> tuple[Scene, ...]:
+def mini_scenes(tasks: Sequence[SuiteTask]) -> tuple[SuiteScene, ...]:
     """The scenes of the ten tasks of `mini_suite`: four each of two, three and four concepts."""
     return tuple(
         layout.scene([tasks[number - 1] for number in asked], backdrop)

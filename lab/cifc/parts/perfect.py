@@ -12,10 +12,10 @@ from typing import Any
 
 from cidm_core.storage.names import file_stem
 
-from .bench import Bench
-from .cells import Cell, Result
-from .scoring import Scores, by_prompt, intervals
-from .sizes import spread
+from ..bench import Bench
+from ..cells import Cell, Result
+from ..scoring import Scores, by_prompt, intervals
+from ..sizes import spread
 
 LABEL = "Perfect pictures (no model)"
 

@@ -18,7 +18,7 @@ from cidm_core.training.data import Photo
 
 from .mini_perfect import perfect_picture
 from .mini_scenes import mini_scenes
-from .suite import Suite, Task
+from .suite import Suite, SuiteTask
 
 # As in the paper five prompts each ask for a place, a style, company and a property. The company
 # is of kinds that no task teaches, so a picture of it cannot pass for another concept.
@@ -101,12 +101,14 @@ def mini_suite(seed: int = 0) -> Suite:
     return Suite("mini", tasks, ORDERS, mini_scenes(tasks), perfect=_perfect)
 
 
-def _perfect(task: Task, prompt: str, rng: random.Random) -> Image.Image:
+def _perfect(task: SuiteTask, prompt: str, rng: random.Random) -> Image.Image:
     looks = {name: CONCEPTS[look] for name, look, *_ in _TABLE}
     return perfect_picture(looks[task.name], prompt, rng)
 
 
-def look_task(look: Look, name: str, words: str, class_words: str, count: int, seed: int) -> Task:
+def look_task(
+    look: Look, name: str, words: str, class_words: str, count: int, seed: int
+) -> SuiteTask:
     """A look of the small world as a task, with `count` reference pictures of 32 x 32 px."""
     rng = random.Random(f"{seed} {look.name}")
     photos: list[Photo] = []
@@ -115,4 +117,4 @@ def look_task(look: Look, name: str, words: str, class_words: str, count: int, s
         photos.append(Photo.from_image(draw(scene), caption.replace(look.kind, class_words, 1)))
     kind = "object" if look.style is None else "style"
     prompts = THING_PROMPTS if look.style is None else STYLE_PROMPTS
-    return Task(name, kind, words, class_words, tuple(photos), prompts)
+    return SuiteTask(name, kind, words, class_words, tuple(photos), prompts)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .bench import Bench
-from .cells import Cell, each_once
-from .systems import RECIPES, SYSTEMS, System
-from .worklist import draw_cell, draw_key
+from ..bench import Bench
+from ..cells import Cell, each_once
+from ..draw_cells import draw_cell, draw_key
+from ..intervals import Rows, bootstrap_difference
+from ..recipes import RECIPES
+from ..scoring import Scores, by_prompt, intervals
+from ..systems import SYSTEMS, System
 
 OWN = replace(SYSTEMS["oracle"], name="own", label="Own weights of the bank", recipe="ours")
 """What the bank's concepts are by themselves: no other concept takes part in drawing."""
@@ -28,21 +32,21 @@ FROM_ONE_BANK: tuple[System, ...] = (
 ORACLE = SYSTEMS["oracle"]  # each concept learned without any other
 
 
-class Point(NamedTuple):
+class Probe(NamedTuple):
     """One concept at one bank size."""
 
     size: int
     position: int
 
 
-def long_points(bench: Bench) -> list[Point]:
+def long_points(bench: Bench) -> list[Probe]:
     """Which concepts are drawn at which size, evenly spread from the first to the last."""
     long, count = bench.sizes.long, len(bench.suite.tasks)
-    points: list[Point] = []
+    points: list[Probe] = []
     for size in (size for size in long.banks if size <= count):
         last = max(1, min(size, long.probes) - 1)
         chosen = {round(k * (size - 1) / last) for k in range(last + 1)}
-        points += [Point(size, position) for position in sorted(chosen)]
+        points += [Probe(size, position) for position in sorted(chosen)]
     return points
 
 
@@ -63,15 +67,46 @@ def long_cells(bench: Bench) -> list[Cell]:
     return each_once(bench.train_cells(RECIPES["ours"], order), *alone, banks, oracle)
 
 
-def probed(points: list[Point]) -> list[int]:
+def probed(points: list[Probe]) -> list[int]:
     """Positions that are drawn at any size."""
     return sorted({point.position for point in points})
 
 
-def long_key(bench: Bench, system: System, point: Point) -> str:
+def long_key(bench: Bench, system: System, point: Probe) -> str:
     """Of the cell of a system at a point; the oracle's does not depend on the size."""
     order = bench.suite.orders[0]
     index = order[point.position]
     if system is ORACLE:
         return draw_key(bench, ORACLE, [index], 1, index)
     return draw_key(bench, system, order, point.size, index)
+
+
+def long_results(bench: Bench) -> dict[str, Any]:
+    """IA and TA at each bank size, and the distance from the oracles, over the same concepts."""
+    points = long_points(bench)
+    sizes = sorted({point.size for point in points})
+    systems = (*FROM_ONE_BANK, ORACLE)
+    found: dict[str, Any] = {"sizes": sizes, "systems": {}}
+    for system in systems:
+        rows = [_at_size(bench, system, [p for p in points if p.size == s]) for s in sizes]
+        found["systems"][system.name] = {"label": system.label, "sizes": rows}
+    return found
+
+
+def _at_size(bench: Bench, system: System, points: Sequence[Probe]) -> dict[str, Any]:
+    order = bench.suite.orders[0]
+    tasks = [bench.suite.tasks[order[point.position]] for point in points]
+    categories = [task.prompts for task in tasks]
+
+    def held(who: System) -> list[Scores]:
+        return [bench.scores(long_key(bench, who, point)) for point in points]
+
+    def likeness(who: System) -> Rows:
+        return [by_prompt(scores.ia) for scores in held(who)]
+
+    result: dict[str, Any] = {**intervals(held(system), tasks)}
+    for name, oracle in (("oracle_gap", ORACLE), ("bank_gap", FROM_ONE_BANK[-1])):
+        gap = bootstrap_difference(likeness(oracle), likeness(system), categories)
+        result[name] = gap.to_dict()
+    result["concepts"] = [task.name for task in tasks]
+    return result

@@ -10,8 +10,8 @@ from cidm_core.mini.looks import Look
 from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import distance, random_color, random_style
 
-from .mini_tasks import look_task
-from .suite import Suite, Task
+from .mini import look_task
+from .suite import Suite, SuiteTask
 
 LONGEST = 200
 PHOTOS = 4
@@ -45,7 +45,7 @@ def long_suite(count: int = 40, seed: int = 0) -> Suite:
     return Suite("long", tasks, (tuple(range(count)),))
 
 
-def _task(number: int, look: Look, seed: int) -> Task:
+def _task(number: int, look: Look, seed: int) -> SuiteTask:
     name = f"L{number:02}-{look.kind}"
     return look_task(look, name, f"<l{number}a> <l{number}b>", look.kind, PHOTOS, seed)
 

@@ -30,14 +30,14 @@ import yaml
 from cidm_core.errors import CidmError
 from cidm_core.regions import Region
 
-from .suite import Part, Scene, Task
+from .suite import ScenePart, SuiteScene, SuiteTask
 
 NAMES = ("tasks.yaml", "tasks.yml", "tasks.json")
 _MAX_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
-class Entry:
+class TaskEntry:
     """What the file says about one concept; None: to be guessed."""
 
     folder: str
@@ -54,7 +54,7 @@ class TasksFile:
 
     where: str = ""
     negative_prompt: str | None = None
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[TaskEntry, ...] = ()
     asked_orders: tuple[Sequence[Any], ...] = ()
     asked_scenes: tuple[Mapping[str, Any], ...] = field(default=())
 
@@ -74,7 +74,7 @@ class TasksFile:
             found.append(tuple(folders.index(name) for name in order))
         return tuple(found) or (tuple(range(len(folders))),)
 
-    def scenes(self, tasks: Sequence[Task]) -> tuple[Scene, ...]:
+    def scenes(self, tasks: Sequence[SuiteTask]) -> tuple[SuiteScene, ...]:
         """The scenes, with the concepts' words in place of `{folder}`.
 
         Raises:
@@ -84,7 +84,7 @@ class TasksFile:
         by_name = dict(zip(folders, tasks, strict=False)) | {task.name: task for task in tasks}
         return tuple(self._scene(scene, by_name) for scene in self.asked_scenes)
 
-    def _scene(self, scene: Mapping[str, Any], tasks: Mapping[str, Task]) -> Scene:
+    def _scene(self, scene: Mapping[str, Any], tasks: Mapping[str, SuiteTask]) -> SuiteScene:
         _only(self.where, "a scene", scene, ("prompt", "parts", "width_px", "height_px"))
         prompt = _text(self.where, scene, "prompt", "a scene")
         parts = scene.get("parts")
@@ -92,9 +92,9 @@ class TasksFile:
             raise CidmError(f"{self.where}: a scene needs a prompt and a list of parts.")
         sizes = [_size(self.where, scene, key) for key in ("width_px", "height_px")]
         placed = tuple(self._part(part, tasks) for part in parts)
-        return Scene(_with_words(prompt, tasks), placed, *sizes)
+        return SuiteScene(_with_words(prompt, tasks), placed, *sizes)
 
-    def _part(self, part: Any, tasks: Mapping[str, Task]) -> Part:
+    def _part(self, part: Any, tasks: Mapping[str, SuiteTask]) -> ScenePart:
         _only(self.where, "a part of a scene", part, ("task", "prompt", "box"))
         name, prompt = (_text(self.where, part, key, "a part") for key in ("task", "prompt"))
         box = part.get("box")
@@ -105,7 +105,7 @@ class TasksFile:
             )
         if not all(isinstance(v, int | float) for v in box):
             raise CidmError(f"{self.where}: the box {box} of {name!r} is not of numbers.")
-        return Part(tasks[name].name, Region(_with_words(prompt, tasks), box=box))
+        return ScenePart(tasks[name].name, Region(_with_words(prompt, tasks), box=box))
 
 
 def read_tasks_file(folder: Path) -> TasksFile:
@@ -144,15 +144,15 @@ def _content(path: Path) -> Any:
         raise CidmError(f"'{path}' cannot be read as YAML or JSON ({reason}).") from error
 
 
-def _entry(where: str, entry: Any) -> Entry:
+def _entry(where: str, entry: Any) -> TaskEntry:
     if isinstance(entry, str):
-        return Entry(entry)
-    _only(where, "a task", entry, [f.name for f in fields(Entry)])
-    texts = {f.name: _text(where, entry, f.name, "a task") for f in fields(Entry)}
+        return TaskEntry(entry)
+    _only(where, "a task", entry, [f.name for f in fields(TaskEntry)])
+    texts = {f.name: _text(where, entry, f.name, "a task") for f in fields(TaskEntry)}
     folder = texts.pop("folder")
     if not folder:
         raise CidmError(f"{where}: a task has no folder. Name its folder under images/.")
-    return Entry(folder, **texts)
+    return TaskEntry(folder, **texts)
 
 
 def _only(where: str, what: str, found: Any, known: Sequence[str]) -> None:
@@ -180,7 +180,7 @@ def _size(where: str, scene: Mapping[str, Any], key: str) -> int | None:
     return value
 
 
-def _with_words(prompt: str, tasks: Mapping[str, Task]) -> str:
+def _with_words(prompt: str, tasks: Mapping[str, SuiteTask]) -> str:
     for name, task in tasks.items():
         prompt = prompt.replace("{" + name + "}", task.trigger)
     return prompt

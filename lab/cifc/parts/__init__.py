@@ -1,0 +1,1 @@
+"""The parts of the benchmark: of each the cells to be worked off, and what they say."""

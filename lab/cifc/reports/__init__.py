@@ -1,0 +1,1 @@
+"""What a run of the benchmark tells: numbers, tables and pictures."""
