@@ -189,7 +189,7 @@ def _prepare(
     on_step: Any,
 ) -> Benches:
     from cidm_core.diffusers_host.clip import load_clip
-    from cidm_core.diffusers_host.dino import load_dino
+    from lab.cifc.dino import load_dino
 
     from .run import make_benches
     from .tasks import folder_suite, long_suite, mini_suite

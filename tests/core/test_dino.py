@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
-from cidm_core.diffusers_host.dino import MEAN, STD, load_dino
 from cidm_core.errors import HostError
 from cidm_core.evaluation.alignment import image_alignment
+from lab.cifc.dino import MEAN, STD, load_dino
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
 SMALL |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 7}

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, Dinov2Model, ViTModel
 
-from ..devices import choose_device
-from ..errors import HostError
-from .vision import cropped, local_folder, preparation
+from cidm_core.devices import choose_device
+from cidm_core.diffusers_host.vision import cropped, local_folder, preparation
+from cidm_core.errors import HostError
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
