@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..concept import Concept
 from ..errors import PromptError
@@ -261,30 +261,15 @@ class DiffusersEncoder:
             for text in prompts
         ]
 
-    def concept_tokens(self, concepts: Sequence[Concept], joint: bool) -> tuple[Tensor, Tensor]:
-        """Concept words encoded each concept alone, or as released all in one prompt.
+    def triggers(self, groups: Sequence[Sequence[Concept]]) -> list[TextContext]:
+        """The triggers of each group of concepts, encoded as one prompt.
 
         Raises:
-            PromptError: If joint, and the words of all concepts exceed the token limit.
+            PromptError: If those of one group exceed the token limit.
         """
-        triggers = [concept.trigger for concept in concepts]
-        texts = [" ".join(triggers)] if joint else triggers
-        found: list[list[Tensor]] = []
+        concepts = [concept for group in groups for concept in group]
+        texts = [" ".join(concept.trigger for concept in group) for group in groups]
+        found: list[TextContext] = []
         for start in range(0, len(texts), CONCEPTS_AT_ONCE):
-            part = texts[start : start + CONCEPTS_AT_ONCE]
-            for context in self.prompts(part, concepts):
-                owners = concepts if joint else [concepts[len(found)]]
-                found += [self._rows(context, concept) for concept in owners]
-        longest = max(len(rows) for rows in found)
-        padded = [
-            nn.functional.pad(torch.stack(rows, 1), (0, 0, 0, longest - len(rows)))
-            for rows in found
-        ]
-        mask = torch.tensor([[i < len(rows) for i in range(longest)] for rows in found])
-        return torch.stack(padded), mask.to(self.base.device)
-
-    def _rows(self, context: TextContext, concept: Concept) -> list[Tensor]:
-        """A concept's tokens in an encoded text, each (layers, dim)."""
-        states = context.states.expand(len(self.base.layers), -1, -1)
-        at = context.spans.triggers
-        return [states[:, place] for word in concept.triggers for place in at[word]]
+            found += self.prompts(texts[start : start + CONCEPTS_AT_ONCE], concepts)
+        return found

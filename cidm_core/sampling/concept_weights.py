@@ -7,13 +7,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..bank import Bank
 from ..concept import Concept
 from ..config import SampleConfig
 from ..errors import PromptError
 from ..ops import aggregation
+from ..text import TextContext
 from ..words import contains, normalise
 
 # Tags such as <lora:name:1> are other tools' syntax.
@@ -26,8 +29,8 @@ Weigher = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class ConceptEncoder(Protocol):
     """What a host offers for weighing."""
 
-    def concept_tokens(self, concepts: Sequence[Concept], joint: bool) -> tuple[Tensor, Tensor]:
-        """Encoded concept words (concepts, layers, words, dim), padded, and (concepts, words)."""
+    def triggers(self, groups: Sequence[Sequence[Concept]]) -> Sequence[TextContext]:
+        """The triggers of each group of concepts, encoded as one prompt."""
         ...
 
 
@@ -72,6 +75,30 @@ def participants(
     return tuple(bank[name] for name in (names if config.weights == "gate" else bank))
 
 
+def concept_tokens(
+    encoder: ConceptEncoder, concepts: Sequence[Concept], joint: bool
+) -> tuple[Tensor, Tensor]:
+    """Encoded triggers, each concept alone, or as released all in one prompt.
+
+    Returns:
+        Tokens (concepts, layers, words, dim), padded, and which are words (concepts, words).
+    """
+    groups = [concepts] if joint else [[concept] for concept in concepts]
+    contexts = encoder.triggers(groups)
+    owned = zip(groups, contexts, strict=True)
+    found = [_rows(context, concept) for group, context in owned for concept in group]
+    counts = [rows.shape[1] for rows in found]
+    padded = [functional.pad(rows, (0, 0, 0, max(counts) - rows.shape[1])) for rows in found]
+    mask = torch.tensor([[i < count for i in range(max(counts))] for count in counts])
+    return torch.stack(padded), mask.to(found[0].device)
+
+
+def _rows(context: TextContext, concept: Concept) -> Tensor:
+    """A concept's tokens in an encoded text, (layers, tokens, dim)."""
+    at = [place for trigger in concept.triggers for place in context.spans.triggers[trigger]]
+    return context.states.expand(len(concept.layers), -1, -1)[:, at]
+
+
 def weigher(encoder: ConceptEncoder, concepts: Sequence[Concept], config: SampleConfig) -> Weigher:
     """A function from a prompt's context to relevance M and weights psi(M) (Eq. 3).
 
@@ -84,7 +111,7 @@ def weigher(encoder: ConceptEncoder, concepts: Sequence[Concept], config: Sample
             return empty, empty
 
         return none
-    tokens, words = encoder.concept_tokens(concepts, config.encoding == "joint")
+    tokens, words = concept_tokens(encoder, concepts, config.encoding == "joint")
     tokens = tokens.transpose(0, 1).double()  # (layers, concepts, words, dim)
     gated = config.weights == "gate"
 

@@ -95,13 +95,23 @@ class Plan:
 
     def describe(self) -> str:
         """The weights as text: one line per prompt, mean over layers, largest first."""
-        lines: list[str] = []
-        for slot in self.slots:
-            means = slot.weights.mean(0)
-            order = means.argsort(descending=True).tolist()
-            shares = ", ".join(f"{self.concepts[i].name} {means[i]:.2f}" for i in order)
-            lines.append(f"{slot.prompt or '(empty prompt)'}: {shares or 'base model only'}")
-        return "\n".join(lines)
+        return "\n".join(
+            f"{slot.prompt or '(empty prompt)'}: {weights_in_words(self.concepts, slot.weights)}"
+            for slot in self.slots
+        )
+
+
+def weights_in_words(concepts: Sequence[Concept], weights: Tensor) -> str:
+    """Names of concepts and the mean over layers of their weights, largest first.
+
+    Args:
+        concepts: The concepts.
+        weights: psi(M) of a prompt, (layers, concepts).
+    """
+    means = weights.mean(0)
+    order = means.argsort(descending=True).tolist()
+    shares = ", ".join(f"{concepts[i].name} {means[i]:.2f}" for i in order)
+    return shares or "the base model draws alone"
 
 
 def build_plan(

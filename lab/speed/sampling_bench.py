@@ -16,6 +16,7 @@ from cidm_core.diffusers_host.pipeline import make_plan
 from cidm_core.diffusers_host.sampler import _Estimate, sample
 from cidm_core.ops import aggregation
 from cidm_core.ops.guidance import classifier_free
+from cidm_core.sampling.concept_weights import concept_tokens
 from cidm_core.sampling.plan import Plan
 
 from .measure import Variant, always
@@ -66,7 +67,7 @@ class Bench:
         encoder, concepts = DiffusersEncoder(self.base), list(bank.values())
         [text] = encoder.prompts([PROMPT], concepts)
         context = text.states.double()
-        tokens, words = encoder.concept_tokens(concepts, joint=False)
+        tokens, words = concept_tokens(encoder, concepts, joint=False)
         tokens = tokens.transpose(0, 1).double()
 
         def step() -> Tensor:
@@ -79,7 +80,7 @@ class Bench:
         layers = len(self.base.layers)
         texts = encoder.prompts(["", PROMPT], concepts)
         contexts = torch.stack([text.states.expand(layers, -1, -1) for text in texts])
-        tokens, _ = encoder.concept_tokens(concepts, joint=False)
+        tokens, _ = concept_tokens(encoder, concepts, joint=False)
         x = self.latents.expand(2, -1, -1, -1)
 
         def step() -> Tensor:

@@ -7,11 +7,12 @@ from comfy_api.latest import io
 from ...cidm_core.bank import Bank
 from ...cidm_core.catalogue import described, find_entry, listing, picture_beside
 from ...cidm_core.errors import BankError
-from ...cidm_core.storage.atomic import explain
+from ...cidm_core.storage.atomic import make_folder
+from ..host import comfy as host
 from ..host.inputs import passes, text_input
 from ..host.pictures import shown, to_tensor
-from ..host.sockets import CATEGORY, BankSocket, bank_input
-from .folders import NEW, bank_folder, bank_names, stamps
+from ..host.sockets import BankSocket, bank_input, schema
+from .folders import NEW, bank_folder, bank_names
 
 
 class LoadConceptBank(io.ComfyNode):
@@ -20,10 +21,9 @@ class LoadConceptBank(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         names = bank_names()
-        return io.Schema(
+        return schema(
             node_id="CIDM_LoadConceptBank",
             display_name="Load Concept Bank",
-            category=CATEGORY,
             description="Opens a bank, which is a folder of learned concepts. A new name makes a "
             "new bank.",
             search_aliases=["concept bank", "load concepts", "CIDM", "custom concepts", "new bank"],
@@ -48,7 +48,6 @@ class LoadConceptBank(io.ComfyNode):
                     tooltip="The concepts in learning order, and the files that have a fault.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -63,16 +62,11 @@ class LoadConceptBank(io.ComfyNode):
         if bank is None:
             return ""
         folder = bank_folder(bank, new_name or "")
-        return f"{folder}: {sorted(stamps(folder))}"
+        return f"{folder}: {host.file_stamps(folder)}"
 
     @classmethod
     def execute(cls, bank: str, new_name: str = "") -> io.NodeOutput:
-        folder = bank_folder(bank, new_name)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BankError(explain(error, f"make bank '{folder}'")) from error
-        opened = Bank(folder)
+        opened = Bank(make_folder(bank_folder(bank, new_name), error=BankError))
         text = listing(opened)
         return io.NodeOutput(opened, text, ui=shown(cls, text=text))
 
@@ -82,10 +76,9 @@ class ConceptInfo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_ConceptInfo",
             display_name="Concept Info",
-            category=CATEGORY,
             description="Shows the words, the class, the picture and the training of one concept.",
             search_aliases=["concept words", "trigger words", "show concept", "CIDM"],
             is_output_node=True,
@@ -95,7 +88,6 @@ class ConceptInfo(io.ComfyNode):
                 io.String.Output("words", tooltip="Its words, for a prompt."),
                 io.Image.Output("picture", tooltip="Its picture with the main facts."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -116,10 +108,9 @@ class RemoveConcept(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_RemoveConcept",
             display_name="Remove Concept",
-            category=CATEGORY,
             description="Deletes one concept from a bank for good. The others are not touched.",
             search_aliases=["delete concept", "forget concept", "CIDM"],
             is_output_node=True,
@@ -139,7 +130,6 @@ class RemoveConcept(io.ComfyNode):
                 ),
             ],
             outputs=[BankSocket.Output("bank", tooltip="The bank without the concept.")],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod

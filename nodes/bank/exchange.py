@@ -19,7 +19,7 @@ from ..host import comfy as host
 from ..host.inputs import inputs_of, passes, settings_from, text_input
 from ..host.model import model_facts
 from ..host.pictures import shown
-from ..host.sockets import CATEGORY, BankSocket, bank_input
+from ..host.sockets import BankSocket, bank_input, schema
 from .banks import concept_input
 
 _NONE = "(none)"
@@ -32,10 +32,9 @@ class ImportConcept(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_ImportConcept",
             display_name="Import Concept",
-            category=CATEGORY,
             description="Copies a concept into a bank: one of this pack, or an edlora_model-*.pth "
             "that CIFC or Mix-of-Show learned.",
             search_aliases=["Mix-of-Show", "CIFC", "edlora", "pth", "load concept file", "CIDM"],
@@ -61,7 +60,6 @@ class ImportConcept(io.ComfyNode):
                 BankSocket.Output("bank", tooltip="The bank with the concept."),
                 io.String.Output("words", tooltip="The concept's words, for a prompt."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -93,10 +91,9 @@ class ExportConcept(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_ExportConcept",
             display_name="Export Concept as LoRA",
-            category=CATEGORY,
             description="Writes a concept's weights into models/loras, for Load LoRA and other "
             "programs. Its words stay in the bank, because a LoRA has no place for them.",
             search_aliases=["save LoRA", "export LoRA", "CIDM"],
@@ -119,7 +116,6 @@ class ExportConcept(io.ComfyNode):
             outputs=[
                 io.String.Output("lora_name", tooltip="The file's name, as Load LoRA lists it.")
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from ...cidm_core.catalogue import nearest
@@ -56,28 +54,9 @@ def _safe(name: str) -> str:
 def _bank_folders() -> dict[str, Path]:
     """Sub-folders of the bank roots; of two with one name the first root's counts."""
     found: dict[str, Path] = {}
-    for root in host.bank_roots():
-        try:
-            items = sorted(os.scandir(root), key=lambda item: item.name)
-        except OSError:
-            continue  # a root of extra_model_paths.yaml that is not there
-        for item in items:
-            if not item.name.startswith(".") and item.is_dir():
-                found.setdefault(item.name, Path(item.path))
+    # One of extra_model_paths.yaml may not be there.
+    for root in filter(Path.is_dir, host.bank_roots()):
+        for path in sorted(root.glob("[!.]*")):
+            if path.is_dir():
+                found.setdefault(path.name, path)
     return found
-
-
-def stamps(folder: Path) -> Iterable[tuple[str, int, int]]:
-    """Name, time and size of a bank's visible files."""
-    try:
-        items = list(os.scandir(folder))
-    except OSError:
-        return
-    for item in items:
-        if item.name.startswith("."):
-            continue
-        try:
-            facts = item.stat()
-        except OSError:  # gone meanwhile
-            continue
-        yield item.name, facts.st_mtime_ns, facts.st_size

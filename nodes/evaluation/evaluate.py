@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ...cidm_core.bank import Bank
 from ...cidm_core.errors import CidmError, PromptError
+from ..host.inputs import first_of
 from ..host.pictures import shown, to_pictures, to_tensor
-from ..host.sockets import CATEGORY, BankSocket, RegionsSocket
+from ..host.sockets import BankSocket, RegionsSocket, schema
 from .encoders import HostEncoder, progress_of
 
 _SETS = 6
@@ -24,10 +25,9 @@ class EvaluateConcepts(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_EvaluateConcepts",
             display_name="Evaluate Concepts",
-            category=CATEGORY,
             description="Measures how much pictures look like the photos of a concept (IA), how "
             "well they follow the prompt (TA), and whether each concept is in its own region.",
             search_aliases=["CLIP score", "image alignment", "text alignment", "metrics", "CIDM"],
@@ -102,7 +102,6 @@ class EvaluateConcepts(io.ComfyNode):
                     "is 0.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -122,11 +121,11 @@ class EvaluateConcepts(io.ComfyNode):
 
         # The host gives every input as a list.
         prompts = "\n".join(prompts) if isinstance(prompts, list) else prompts
-        clip_vision, names, clip, bank = map(_one, (clip_vision, names, clip, bank))
+        clip_vision, names, clip, bank = map(first_of, (clip_vision, names, clip, bank))
         pictures = _pictures(images)
         photos = _named(names, [references, *_further(further)])
         texts = _texts(prompts, len(pictures), bank) if clip is not None else []
-        areas = [each.region for each in _one(regions) or ()]
+        areas = [each.region for each in first_of(regions) or ()]
         passes = len(areas) + (1 if texts or not areas else 0)
         total = len(pictures) * passes + sum(map(len, photos.values()))
         encoder = HostEncoder(clip_vision, clip, progress_of(cls, total))
@@ -134,10 +133,6 @@ class EvaluateConcepts(io.ComfyNode):
         text, image = found.table(), to_tensor(found.picture())
         numbers = (found.image_alignment, found.text_alignment or 0.0, found.presence or 0.0)
         return io.NodeOutput(text, image, *numbers, ui=shown(cls, text=text, image=image))
-
-
-def _one(value: Any) -> Any:
-    return (value[0] if value else None) if isinstance(value, list) else value
 
 
 def _pictures(images: Photos) -> list[Image.Image]:
@@ -152,15 +147,15 @@ def _further(sockets: Mapping[str, Photos | None]) -> list[Photos]:
     Raises:
         CidmError: If one is missing in between.
     """
-    found = [sockets.get(f"references_{k}") for k in range(2, _SETS + 1)]
-    last = max((k for k, each in enumerate(found) if each is not None), default=-1)
-    for k, each in enumerate(found[: last + 1], start=2):
-        if each is None:
+    numbered = {k: sockets.get(f"references_{k}") for k in range(2, _SETS + 1)}
+    found = {k: photos for k, photos in numbered.items() if photos is not None}
+    for k in range(2, len(found) + 2):
+        if k not in found:
             raise CidmError(
                 f"references_{k} is not connected, but a later one is. Connect them in order, "
                 "because the k-th belongs to the k-th region."
             )
-    return [each for each in found if each is not None]
+    return list(found.values())
 
 
 def _named(names: str, sets: Sequence[Photos]) -> dict[str, list[Image.Image]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import html
@@ -80,6 +81,16 @@ def list_files(kinds: Sequence[str], endings: Sequence[str]) -> list[str]:
         if kind in folder_paths.folder_names_and_paths:
             found = [*found, *folder_paths.get_filename_list(kind)]
     return sorted({name for name in found if name.lower().endswith(tuple(endings))})
+
+
+def file_stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, time and size of the visible files of a folder, to see whether one has changed."""
+    found: list[tuple[str, int, int]] = []
+    for path in sorted(folder.glob("[!.]*")):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            facts = path.stat()
+            found.append((path.name, facts.st_mtime_ns, facts.st_size))
+    return found
 
 
 # Messages.

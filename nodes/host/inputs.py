@@ -27,7 +27,6 @@ def inputs_of(
     names: Iterable[str] | None = None,
     *,
     leave_out: Iterable[str] = (),
-    defaults: Mapping[str, object] | None = None,
     advanced: Mapping[str, bool] | None = None,
 ) -> list[io.Input]:
     """Inputs for settings, under their own names.
@@ -36,7 +35,6 @@ def inputs_of(
         settings: Of a method, or of sampling.
         names: Which, in this order. Default: all, in the order of the class.
         leave_out: Names to skip.
-        defaults: Other defaults than the class's.
         advanced: Whether an input is folded away, where the node sees it otherwise.
 
     Raises:
@@ -45,11 +43,8 @@ def inputs_of(
     known = {f.name: f for f in fields(settings)}
     skipped = set(leave_out)
     chosen = [known[name] for name in (known if names is None else names) if name not in skipped]
-    defaults, advanced = defaults or {}, advanced or {}
-    return [
-        _input(f, defaults.get(f.name, f.default), advanced.get(f.name, f.metadata["advanced"]))
-        for f in chosen
-    ]
+    advanced = advanced or {}
+    return [_input(f, f.default, advanced.get(f.name, f.metadata["advanced"])) for f in chosen]
 
 
 def settings_from(
@@ -87,6 +82,11 @@ def settings_given(settings: type[Settings], values: Mapping[str, object]) -> di
 def text_input(name: str, tooltip: str, **more: Any) -> io.Input:
     """A line of text that may be left empty."""
     return io.String.Input(name, default="", optional=True, tooltip=tooltip, **more)
+
+
+def first_of(value: Any) -> Any:
+    """The value of an input, which the host may hand over as a list of one."""
+    return (value[0] if value else None) if isinstance(value, list) else value
 
 
 def passes(check: Callable[[], object]) -> bool | str:

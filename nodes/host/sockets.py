@@ -28,6 +28,11 @@ class MethodChoice:
     settings: Mapping[str, object]
 
 
+def schema(**parts: Any) -> io.Schema:
+    """The schema of one of our nodes; with its id a node can show text, see `shown`."""
+    return io.Schema(**{"category": CATEGORY, "hidden": [io.Hidden.unique_id], **parts})
+
+
 def bank_input() -> io.Input:
     """The socket of a node that works on a bank."""
     return BankSocket.Input("bank", tooltip="From Load Concept Bank or Train Concept.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.sockets import CATEGORY
+from ..host.sockets import CATEGORY, schema
 
 
 class LoadMiniModel(io.ComfyNode):
@@ -12,7 +12,7 @@ class LoadMiniModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_LoadMiniModel",
             display_name="Load Mini Model (try-out)",
             category=f"{CATEGORY}/try out",

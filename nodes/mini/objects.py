@@ -7,6 +7,7 @@ widths, group norms of 8 and missing middle attention have no counterpart among 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,22 +98,24 @@ def clip_of(base: Base) -> Any:
         made.set_input_embeddings(operations.Embedding(*size, dtype=dtype, device=device))
         return made
 
-    class Encoder(comfy.sd1_clip.SDClipModel):
-        def __init__(self, **options: Any) -> None:
-            super().__init__(
-                max_length=config["max_position_embeddings"],
-                textmodel_json_config=dict(config),
-                special_tokens=special,
-                return_projected_pooled=False,
-                model_class=text_model,
-                **options,
-            )
-
-    class Model(comfy.sd1_clip.SD1ClipModel):
-        def __init__(self, **options: Any) -> None:
-            super().__init__(clip_model=Encoder, **options)
-
-    target = comfy.supported_models_base.ClipTarget(_tokenizer(config), Model)
+    encoder_made = partial(
+        comfy.sd1_clip.SDClipModel,
+        max_length=config["max_position_embeddings"],
+        textmodel_json_config=dict(config),
+        special_tokens=special,
+        return_projected_pooled=False,
+        model_class=text_model,
+    )
+    words = partial(
+        comfy.sd1_clip.SDTokenizer,
+        tokenizer_path=str(_TOKENIZER),
+        max_length=config["max_position_embeddings"],
+        embedding_size=config["hidden_size"],
+    )
+    target = comfy.supported_models_base.ClipTarget(
+        partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=words),
+        partial(comfy.sd1_clip.SD1ClipModel, clip_model=encoder_made),
+    )
     places = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.CLIP(target, embedding_directory=places)
     weights = {
@@ -122,24 +125,6 @@ def clip_of(base: Base) -> Any:
     weights["text_projection.weight"] = torch.eye(config["hidden_size"])
     clip.load_sd(weights)
     return clip
-
-
-def _tokenizer(config: dict[str, Any]) -> Any:
-    class Words(comfy.sd1_clip.SDTokenizer):
-        def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-            super().__init__(
-                tokenizer_path=str(_TOKENIZER),
-                max_length=config["max_position_embeddings"],
-                embedding_directory=embedding_directory,
-                embedding_size=config["hidden_size"],
-                tokenizer_data=tokenizer_data or {},
-            )
-
-    class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
-        def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-            super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=Words)
-
-    return Tokenizer
 
 
 class MiniAutoencoder(torch.nn.Module):

@@ -16,7 +16,7 @@ from ...cidm_core.config import SampleConfig
 from ...cidm_core.errors import HostError, RegionError
 from ...cidm_core.sampling.layout import GLOBAL, NEGATIVE, RegionTexts, Scene, guide, layout
 from ..host.inputs import inputs_of, settings_from
-from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket
+from ..host.sockets import RegionPrompt, RegionsSocket, schema
 from ..sampling.attend import KEY, applied_config
 from ..sampling.conditions import REQUEST, RowRequest
 
@@ -35,10 +35,9 @@ class RegionalNoiseGuider(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_RegionalNoiseGuider",
             display_name="Regional Noise Guider",
-            category=CATEGORY,
             description=(
                 "Draws every region with its own prompt and its own concept weights, and the rest "
                 "with the global prompt (CIDM section 4.3). Connect it to SamplerCustomAdvanced. "
@@ -187,15 +186,7 @@ class RegionalGuider(CFGGuider):
             names = [name for name in names if not name.endswith("negative")]
         conds = [self.conds[name] for name in names]
         if function := model_options.get("sampler_calc_cond_batch_function"):
-            found = function(
-                {
-                    "conds": conds,
-                    "input": x,
-                    "sigma": timestep,
-                    "model": self.inner_model,
-                    "model_options": model_options,
-                }
-            )
+            found = function({"conds": conds, **self._told(x, timestep, model_options)})
         else:
             found = calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
         return dict(zip(names, found, strict=True))
@@ -213,18 +204,9 @@ class RegionalGuider(CFGGuider):
         pair = [estimates[name], estimates.get(negative, torch.zeros_like(x))]
         conds = [self.conds[name], self.conds[negative] if negative in estimates else None]
         for function in model_options.get("sampler_pre_cfg_function", []):
-            pair = function(
-                {
-                    "conds": conds,
-                    "conds_out": pair,
-                    "cond_scale": self.cfg,
-                    "timestep": timestep,
-                    "input": x,
-                    "sigma": timestep,
-                    "model": self.inner_model,
-                    "model_options": model_options,
-                }
-            )
+            told = self._told(x, timestep, model_options)
+            told |= {"conds": conds, "conds_out": pair}
+            pair = function({**told, "cond_scale": self.cfg, "timestep": timestep})
         return cfg_function(
             self.inner_model,
             pair[0],
@@ -236,6 +218,11 @@ class RegionalGuider(CFGGuider):
             cond=conds[0],
             uncond=conds[1],
         )
+
+    def _told(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any]) -> dict[str, Any]:
+        """What every hook of other packs is told."""
+        told = {"input": x, "sigma": timestep, "model": self.inner_model}
+        return {**told, "model_options": model_options}
 
 
 def _roles(scene: Scene) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from ...cidm_core.regions import Box, Region
 from ..host import comfy as host
 from ..host.inputs import text_input
 from ..host.pictures import shown, to_pictures, to_tensor
-from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket
+from ..host.sockets import RegionPrompt, RegionsSocket, schema
 from ..sampling.text import PROMPT_KEY
 
 _SIZE = 512
@@ -29,10 +29,9 @@ class ConceptRegion(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_ConceptRegion",
             display_name="Concept Region",
-            category=CATEGORY,
             description="A part of the picture and what it shows. Chain several of these, then "
             "draw with Regional Noise Guider.",
             search_aliases=_ALIASES,
@@ -74,7 +73,6 @@ class ConceptRegion(io.ComfyNode):
                 *_picture(advanced=True),
             ],
             outputs=_outputs(),
-            hidden=[io.Hidden.unique_id],
             **host.shows_result(),
         )
 
@@ -118,10 +116,9 @@ class ConceptRegions(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_ConceptRegions",
             display_name="Concept Regions",
-            category=CATEGORY,
             description="Several parts of the picture, each with a prompt: drawn in the core's "
             "Create Bounding Boxes, painted as masks, or written as text.",
             search_aliases=[*_ALIASES, "regions from boxes", "multi concept"],
@@ -155,7 +152,6 @@ class ConceptRegions(io.ComfyNode):
                 *_picture(advanced=None),
             ],
             outputs=_outputs(),
-            hidden=[io.Hidden.unique_id],
             **host.shows_result(),
         )
 

@@ -11,10 +11,11 @@ from comfy_api.latest import io
 from ...cidm_core.bank import Bank
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.pictures import stack, weights_picture
+from ...cidm_core.sampling.plan import weights_in_words
 from ..host.inputs import inputs_of, settings_from
 from ..host.model import model_facts
 from ..host.pictures import shown, to_tensor
-from ..host.sockets import CATEGORY, RegionPrompt, RegionsSocket, bank_input
+from ..host.sockets import RegionPrompt, RegionsSocket, bank_input, schema
 from .attend import attach_hooks
 from .text import PROMPT_KEY, ConceptPrompt, ConceptText, teach
 
@@ -35,10 +36,9 @@ class ApplyConceptBank(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_ApplyConceptBank",
             display_name="Apply Concept Bank",
-            category=CATEGORY,
             description=(
                 "Makes MODEL and CLIP know all concepts of a bank. Write their words into any CLIP "
                 "Text Encode node: only the concepts a prompt names take part, each with a weight "
@@ -74,10 +74,9 @@ class ShowConceptWeights(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_ShowConceptWeights",
             display_name="Show Concept Weights",
-            category=CATEGORY,
             description="Shows which concept got which weight in which layer for a prompt.",
             search_aliases=["concept weights", "aggregation weights", "CIDM weights"],
             inputs=[
@@ -92,7 +91,6 @@ class ShowConceptWeights(io.ComfyNode):
                 io.Image.Output(display_name="picture", tooltip="A bar chart for each prompt."),
                 io.String.Output(display_name="text", tooltip="The mean weights in words."),
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -114,11 +112,7 @@ class ShowConceptWeights(io.ComfyNode):
 def _described(title: str, prompt: ConceptPrompt | None) -> str:
     if prompt is None:
         return f"{title}: encoded with a CLIP that knows no bank. Use that of Apply Concept Bank."
-    means = prompt.weights.mean(0).tolist()
-    names = [concept.name for concept in prompt.concepts]
-    shares = sorted(zip(means, names, strict=True), reverse=True)
-    listed = ", ".join(f"{name} {mean:.2f}" for mean, name in shares)
-    return f"{title}: {listed or 'no concept named, the base model draws alone'}"
+    return f"{title}: {weights_in_words(prompt.concepts, prompt.weights)}"
 
 
 def _drawn(title: str, prompt: ConceptPrompt) -> Any:

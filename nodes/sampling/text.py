@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ...cidm_core.bank import Bank
 from ...cidm_core.concept import Concept
@@ -182,22 +181,9 @@ class _Encoder:
     text: ConceptText
     clip: Any
 
-    def concept_tokens(self, concepts: Sequence[Concept], joint: bool) -> tuple[Tensor, Tensor]:
-        """Encoded triggers (concepts, layers, tokens, dim), padded, and (concepts, tokens)."""
-        together = self.text.triggers_of(self.clip, concepts) if joint else None
-        parts = [
-            self._rows(together or self.text.triggers_of(self.clip, [concept]), concept)
-            for concept in concepts
-        ]
-        counts = [part.shape[1] for part in parts]
-        padded = pad_sequence([part.transpose(0, 1) for part in parts], batch_first=True)
-        mask = torch.tensor([[i < n for i in range(max(counts))] for n in counts])
-        return padded.transpose(1, 2), mask
-
-    def _rows(self, text: TextContext, concept: Concept) -> Tensor:
-        """A concept's tokens in an encoded text, (layers, tokens, dim)."""
-        at = [place for trigger in concept.triggers for place in text.spans.triggers[trigger]]
-        return text.states.expand(len(self.text.facts.layers), -1, -1)[:, at]
+    def triggers(self, groups: Sequence[Sequence[Concept]]) -> list[TextContext]:
+        """The triggers of each group of concepts, encoded as one prompt."""
+        return [self.text.triggers_of(self.clip, group) for group in groups]
 
 
 def _with_deltas(clip: Any, deltas: Mapping[str, Tensor]) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
-from ..host.sockets import CATEGORY, MethodChoice, MethodSocket
+from ..host.sockets import MethodChoice, MethodSocket, schema
 from .inputs import ON_THE_NODE, MethodInputs
 
 
@@ -20,10 +20,9 @@ class MethodNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         name = "".join(part.capitalize() for part in cls.method.split("_"))
-        return io.Schema(
+        return schema(
             node_id=f"CIDM_Method{name}",
             display_name=f"Method: {cls.label}",
-            category=CATEGORY,
             description=f"{cls.about} Connect it to Train Concept; an untouched setting leaves "
             "preset, model and recipe as they are.",
             search_aliases=["training settings", "learning rate", "rank", "method", "recipe"],

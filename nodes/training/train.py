@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ from ...cidm_core.concept import KINDS
 from ...cidm_core.errors import CidmError
 from ...cidm_core.training.presets import PRESET_HELP
 from ..host import comfy as host
+from ..host.inputs import first_of, text_input
 from ..host.pictures import shown, to_tensor
-from ..host.sockets import CATEGORY, BankSocket, MethodChoice, MethodSocket
+from ..host.sockets import BankSocket, MethodChoice, MethodSocket, schema
 from .inputs import LABELS, ON_THE_NODE, MethodInputs
 
 NO_FOLDER = ""
@@ -26,10 +26,9 @@ class TrainConcept(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="CIDM_TrainConcept",
             display_name="Train Concept (CIDM)",
-            category=CATEGORY,
             description=(
                 "Teaches the model one concept from 3 to 20 photos and adds it to the bank. "
                 "Concepts learned earlier stay as they are. Cancel keeps the state; queue the same "
@@ -46,7 +45,6 @@ class TrainConcept(io.ComfyNode):
             ],
             is_input_list=True,  # photos of different sizes come as a list
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
             inputs=[*_sockets(), *_concept(), *MethodInputs(DEFAULT).inputs(ON_THE_NODE)],
             outputs=_outputs(),
         )
@@ -66,14 +64,14 @@ class TrainConcept(io.ComfyNode):
 
         try:
             # Another method may teach no words.
-            if words is not None and (method == NO_METHOD or str(_one(words)).strip()):
-                parse_words(str(_one(words)))
-            if class_words is not None and not str(_one(class_words)).strip():
+            if words is not None and (method == NO_METHOD or str(first_of(words)).strip()):
+                parse_words(str(first_of(words)))
+            if class_words is not None and not str(first_of(class_words)).strip():
                 return "class_words is empty. Say in plain words what it is, such as 'dog'."
-            if name is not None and str(_one(name)).strip():
-                clean_name(str(_one(name)))
-            if photo_folder is not None and _one(photo_folder):
-                host.input_folder(str(_one(photo_folder)))
+            if name is not None and str(first_of(name)).strip():
+                clean_name(str(first_of(name)))
+            if photo_folder is not None and first_of(photo_folder):
+                host.input_folder(str(first_of(photo_folder)))
         except CidmError as error:
             return str(error)
         return True
@@ -81,15 +79,13 @@ class TrainConcept(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, photo_folder: Any = None, **_: Any) -> str:
         """Changes with the files of the photo folder."""
-        name = _one(photo_folder)
+        name = first_of(photo_folder)
         if not name:
             return ""
         try:
-            files = sorted(os.scandir(host.input_folder(str(name))), key=lambda file: file.name)
+            return repr(host.file_stamps(host.input_folder(str(name))))
         except CidmError:
             return "missing"
-        facts = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
-        return repr(facts)
 
     @classmethod
     def execute(
@@ -154,14 +150,8 @@ def _output(cls: type[io.ComfyNode], bank: Any, learned: Any) -> io.NodeOutput:
     ])  # fmt: skip
     lora = {key: tensor.clone() for key, tensor in lora_tensors(concept).items()}
     steps = int(facts.get("steps") or len(learned.losses))
-    return io.NodeOutput(
-        bank,
-        {"loss": learned.losses},
-        curve,
-        lora,
-        steps,
-        ui=shown(cls, text=text, image=curve),
-    )
+    outputs = bank, {"loss": learned.losses}, curve, lora, steps
+    return io.NodeOutput(*outputs, ui=shown(cls, text=text, image=curve))
 
 
 def _sockets() -> list[io.Input]:
@@ -194,13 +184,11 @@ def _concept() -> list[io.Input]:
             tooltip="Instead of images: a sub-folder of the input directory. Captions (dog1.txt) "
             "and masks (dog1_mask.png) beside the photos are used.",
         ),
-        io.String.Input(
+        text_input(
             "captions",
-            default="",
+            "What each photo shows, with the class words in it: one line per photo, or a list. "
+            "Empty: the concept words alone.",
             multiline=True,
-            optional=True,
-            tooltip="What each photo shows, with the class words in it: one line per photo, or a "
-            "list. Empty: the concept words alone.",
         ),
         io.Mask.Input(
             "masks",
@@ -218,12 +206,7 @@ def _concept() -> list[io.Input]:
             tooltip="What it is in plain words. These words in the captions become the new ones.",
         ),
         io.Combo.Input("kind", options=list(KINDS), default=KINDS[0], tooltip="What is learned."),
-        io.String.Input(
-            "name",
-            default="",
-            optional=True,
-            tooltip="Name in the bank. Empty: made from the words.",
-        ),
+        text_input("name", "Name in the bank. Empty: made from the words."),
         io.Combo.Input(
             "preset",
             options=list(LABELS),
@@ -247,8 +230,3 @@ def _outputs() -> list[io.Output]:
         ),
         io.Int.Output("steps", tooltip="Steps learned."),
     ]
-
-
-def _one(value: Any) -> Any:
-    """The value of an input, which the host hands over as a list of one or by itself."""
-    return (value[0] if value else None) if isinstance(value, (list, tuple)) else value

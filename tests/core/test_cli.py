@@ -440,7 +440,7 @@ def test_pictures_as_jpeg_and_without_a_bank(tiny_folder, tmp_path, capsys):
     assert main(words) == OK
     captured = capsys.readouterr()
     assert captured.out.split() == [str(out)]
-    assert "base model only" in captured.err
+    assert "the base model draws alone" in captured.err
     described = json.loads(Image.open(out).getexif()[0x010E])
     assert described["prompt"] == "a dog"
 

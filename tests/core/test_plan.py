@@ -38,7 +38,7 @@ def test_a_word_inside_another_word_is_not_that_word(tiny_base, concepts):
 def test_no_concept_named_is_the_base_model(tiny_base, concepts):
     plan = make_plan(tiny_base, concepts, "a dog", config=config())
     assert plan.concepts == ()
-    assert "base model only" in plan.describe()
+    assert "the base model draws alone" in plan.describe()
 
 
 @pytest.mark.parametrize("mode", ["paper", "released"])

@@ -82,16 +82,14 @@ def test_a_step_is_fine_enough_for_the_default(inputs, default, step):
     assert inputs.float_step(default) == pytest.approx(step)
 
 
-def test_chosen_names_keep_their_order_and_take_other_defaults(inputs):
+def test_chosen_names_keep_their_order(inputs):
     rows = inputs.inputs_of(
         SampleConfig,
         ["feather", "alpha", "seed"],
         leave_out=["seed"],
-        defaults={"alpha": 0.25},
         advanced={"feather": True},
     )
     assert [each.id for each in rows] == ["feather", "alpha"]
-    assert rows[1].rest["default"] == 0.25
     assert rows[0].rest["advanced"] is True
     with pytest.raises(KeyError):
         inputs.inputs_of(SampleConfig, ["colour"])
