@@ -295,32 +295,3 @@ class SampleConfig(Settings):
         None, "UNet rows per call. By default all, or fewer when memory is short.", low=1
     )
     allow_other_base: bool = setting(False, "Use concepts learned on another model of the family.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportConfig(Settings):
-    """What can be said of a concept file that is taken into a bank."""
-
-    name: str = setting(
-        "",
-        "Name of the concept in the bank. By default its own, or one made from its words.",
-        advanced=False,
-    )
-    class_words: str = setting(
-        "",
-        "For .pth files: what the concept is in plain words, such as 'dog'.",
-        advanced=False,
-    )
-    kind: str = setting(
-        "object",
-        "For .pth files: what kind of thing the concept is.",
-        choices=KINDS,
-        advanced=False,
-    )
-    words: str = setting("", "For .pth files: which of their words to take. By default all.")
-    scale: float = setting(
-        1.0, "For .pth files: their alpha; 1.0 is as trained.", low=0.01, high=100.0
-    )
-    allow_other_base: bool = setting(
-        False, "Take a concept that was learned on another model of the family."
-    )

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import ImportConfig
 from ..errors import BankError
+from ..importers.settings import ImportConfig
 from .console import Console
 from .flags import add_output, add_settings, given
 

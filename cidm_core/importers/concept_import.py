@@ -10,10 +10,10 @@ import torch
 from ..bank import Bank
 from ..catalogue import picture_beside
 from ..concept import Concept
-from ..config import ImportConfig
 from ..errors import BankError
 from ..storage.concept_file import read_concept
 from .cifc_concept import read_pth
+from .settings import ImportConfig
 
 FOREIGN = ".pth"
 

@@ -10,9 +10,9 @@ from comfy_api.latest import io
 
 from ...cidm_core.bank import Bank
 from ...cidm_core.catalogue import find_entry, listing
-from ...cidm_core.config import ImportConfig
 from ...cidm_core.errors import BankError
 from ...cidm_core.importers.concept_import import FOREIGN, check_class_words, import_concept
+from ...cidm_core.importers.settings import ImportConfig
 from ...cidm_core.storage.names import file_stem
 from ...cidm_core.storage.tensor_file import SUFFIX
 from ..host import comfy as host

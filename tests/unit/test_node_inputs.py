@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cidm_core.config import ImportConfig, SampleConfig, TrainConfig
+from cidm_core.config import SampleConfig, TrainConfig
+from cidm_core.importers.settings import ImportConfig
 from cidm_core.methods.cidm import CidmConfig
 
 ROOT = Path(__file__).parents[2]

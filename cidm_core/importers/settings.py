@@ -1,0 +1,36 @@
+"""What can be said of a file that is imported; apart, because it needs nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import KINDS, Settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig(Settings):
+    """What can be said of a concept file that is taken into a bank."""
+
+    name: str = setting(
+        "",
+        "Name of the concept in the bank. By default its own, or one made from its words.",
+        advanced=False,
+    )
+    class_words: str = setting(
+        "",
+        "For .pth files: what the concept is in plain words, such as 'dog'.",
+        advanced=False,
+    )
+    kind: str = setting(
+        "object",
+        "For .pth files: what kind of thing the concept is.",
+        choices=KINDS,
+        advanced=False,
+    )
+    words: str = setting("", "For .pth files: which of their words to take. By default all.")
+    scale: float = setting(
+        1.0, "For .pth files: their alpha; 1.0 is as trained.", low=0.01, high=100.0
+    )
+    allow_other_base: bool = setting(
+        False, "Take a concept that was learned on another model of the family."
+    )
