@@ -7,6 +7,7 @@ with a tag that says which word it is; a token of a trigger phrase is a number w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -62,11 +63,17 @@ class Binding:
     def tokenize(self, clip: Any, text: str, **options: Any) -> HostTokens:
         """The stock tokens of a text, with a tagged vector for every concept word."""
         plain = normalise(text)
+        phrases = [p for p in self._phrases if p in plain and contains(plain, p)]
+        if phrases:
+            # The tokenizer would take a quote and the first letter together, as in "don't".
+            quoted = rf"'(?={pattern(phrases).pattern})"
+            text = re.sub(quoted, "' ", text, flags=re.IGNORECASE)
+            plain = normalise(text)
         # A pattern of all words of a large bank takes longer to build than a picture to begin.
         likely = [word for word in self._words if word in plain]
         matches = list(pattern(likely).finditer(plain))
         if not matches:
-            return self._tagged(clip, plain, clip.stock_tokenize(text, **options))
+            return _tagged(clip, phrases, clip.stock_tokenize(text, **options))
         # Matching spans fit the text itself unless composing changed its length.
         source = text if len(plain) == len(text) else plain
         starts, ends = [m.start() for m in matches], [m.end() for m in matches]
@@ -75,7 +82,7 @@ class Binding:
         tokens = clip.stock_tokenize(f" {holder} ".join(gaps), **options)
         words = [match.group() for match in matches]
         bound = {name: self._bound(name, rows, ids[name], words) for name, rows in tokens.items()}
-        return self._tagged(clip, plain, bound)
+        return _tagged(clip, phrases, bound)
 
     def _bound(
         self, name: str, chunks: list[list[Token]], holder: int, words: Sequence[str]
@@ -91,15 +98,6 @@ class Binding:
             return (vector, *token[1:])
 
         return [[put(token) for token in chunk] for chunk in chunks]
-
-    def _tagged(self, clip: Any, text: str, tokens: HostTokens) -> HostTokens:
-        """Tag the tokens of trigger phrases, longest phrase first."""
-        found = [p for p in self._phrases if p in text and contains(text, p)]
-        for phrase in sorted(found, key=len, reverse=True):
-            for name, ids in _ids_of(clip, phrase).items():
-                for chunk in tokens[name]:
-                    _tag(chunk, ids, phrase)
-        return tokens
 
     def expand(self, tokens: HostTokens, layers: int) -> Expanded:
         """Repeat tokens for every layer, layer l with its own embeddings of the words."""
@@ -124,6 +122,15 @@ class Binding:
                 for chunk in chunks
             ]
         return expanded
+
+
+def _tagged(clip: Any, phrases: Iterable[str], tokens: HostTokens) -> HostTokens:
+    """Tag the tokens of trigger phrases, longest phrase first."""
+    for phrase in sorted(phrases, key=len, reverse=True):
+        for name, ids in _ids_of(clip, phrase).items():
+            for chunk in tokens[name]:
+                _tag(chunk, ids, phrase)
+    return tokens
 
 
 def spans_of(clip: Any, chunks: Sequence[Sequence[Token]]) -> Spans:

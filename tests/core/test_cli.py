@@ -24,8 +24,10 @@ from cidm_core.commands.console import Console
 from cidm_core.commands.progress_bar import ProgressBar
 from cidm_core.commands.train import own_device, read_request
 from cidm_core.config import SampleConfig
+from cidm_core.diffusers_host import pipeline
 from cidm_core.errors import CidmError
 from cidm_core.methods.cidm import CidmConfig
+from cidm_core.regions import Region
 from cidm_core.training.progress import Progress, details, duration
 
 ROOT = Path(__file__).parents[2]
@@ -379,6 +381,26 @@ def test_generate_writes_pictures_that_tell_how_they_were_made(tiny_folder, bank
     assert main(again) == OK
     difference = np.asarray(Image.open(tmp_path / "q.png"), int) - np.asarray(second, int)
     assert np.abs(difference).max() <= 1, "a numbered picture can be drawn again by its own seed"
+
+
+def test_generate_plans_once_and_draws_what_the_library_draws(
+    tiny_base, tiny_folder, bank, tmp_path, monkeypatch
+):
+    plans, build = [], pipeline.build_plan
+    monkeypatch.setattr(pipeline, "build_plan", lambda *a: plans.append(1) or build(*a))
+    photo = Image.fromarray(np.random.default_rng(2).integers(0, 256, (70, 90, 3), np.uint8))
+    photo.save(tmp_path / "photo.png")
+    prompt, out = "a <dog1> <dog2> on grass", tmp_path / "p.png"
+    words = ["generate", "--model", str(tiny_folder), "--bank", str(bank.path), *SMALL, "--quiet"]
+    words += ["--prompt", prompt, "--region", "0,0,.5,1:a <ink1>", "--out", str(out)]
+    words += ["--image", str(tmp_path / "photo.png"), "--mask", "regions", "--denoise", "0.5"]
+    words += ["--show-weights", str(tmp_path / "w.png"), "--show-layout", str(tmp_path / "l.png")]
+    assert main(words) == OK
+    assert plans == [1]
+    config = SampleConfig(steps=2, width_px=64, height_px=64, denoise=0.5)
+    regions = [Region("a <ink1>", box=(0, 0, 0.5, 1))]
+    (drawn,) = pipeline.generate(tiny_base, bank, prompt, regions, config, photo, "regions")
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(drawn))
 
 
 def test_generate_edits_a_photo_inside_a_mask_only(tiny_folder, bank, photos, tmp_path):

@@ -9,7 +9,11 @@ import comfy.sd
 import concepts
 import torch
 from concepts import random
-from inside import FEW_LAYERS, pack, report
+from inside import FEW_LAYERS, ROOT, pack, report
+from parity_cases import CASES
+
+sys.path.append(str(ROOT / "tests"))
+import update_kinds
 
 checkpoint, tokenizer, *wanted = sys.argv[1:]
 torch.set_num_threads(1)
@@ -29,38 +33,30 @@ patches, sampler = (
 pipeline = pack("cidm_core.diffusers_host.pipeline")
 
 PX, SIGMAS, SCALE = 64, (10.0, 1.0, 0.0), 5.0
-# Two of CLIP's twelve layers on both sides: text encoding would take most of this script's time.
-model, clip, *_ = comfy.sd.load_checkpoint_guess_config(
-    checkpoint, output_vae=False, te_model_options=FEW_LAYERS
-)
+
+
+def opened(**options):
+    """MODEL and CLIP. Two of CLIP's twelve layers on both sides: text takes most of the time."""
+    options = {**FEW_LAYERS, **options}
+    return comfy.sd.load_checkpoint_guess_config(
+        checkpoint, output_vae=False, te_model_options=options
+    )[:2]
+
+
+# In single precision: a delta added to weights in half precision would be rounded with them.
+model, clip = opened(dtype=torch.float32)
 base = pack("cidm_core.diffusers_host.load").load_base(
     checkpoint, device="cpu", dtype="fp32", tokenizer=tokenizer
 )
 encoder = base.text_encoders[0].encoder
 encoder.layers = encoder.layers[:2]
 bank = concepts.bank(base)
+for concept in update_kinds.concepts(base, pack).values():
+    bank.add(concept)
 
-ONE = "a photo of a <v11> <v12> in a garden"
-TWO = "a photo of a <v11> <v12> and a <v21> <v22>, oil painting"
-LEFT = Region("a <v11> <v12> on the left", box=(0.0, 0.1, 0.6, 0.9))
-RIGHT = Region("a <v31> <v32> on the right", box=(0.4, 0.0, 1.0, 1.0))
-OWN = Region("a <v31> <v32> on the right", box=(0.4, 0.0, 1.0, 1.0), negative="blurry <v21> <v22>")
-MASK = Region("a <v21> <v22>", mask=torch.linspace(0, 1, 24).repeat(32, 1))
-BOTH = (LEFT, RIGHT)
-CASES = {
-    "plain": ("a cat, best quality", (), {}),
-    "one": (ONE, (), {}),
-    "many": (TWO, (), {"negative_prompt": "a bad <v31> <v32>"}),
-    "dense": (ONE, (), {"weights": "paper"}),
-    "regions": (TWO, BOTH, {}),
-    "mask": (ONE, (LEFT, MASK), {"feather": 0.2, "alpha": 0.4}),
-    "own_negative": (TWO, (LEFT, OWN), {}),
-    "global_weights": (TWO, BOTH, {"region_weights": "global"}),
-    "attention_only": (TWO, BOTH, {"noise_estimation": False}),
-    "noise_only": (TWO, (LEFT, OWN), {"regional_attention": False}),
-    "literal": (TWO, BOTH, {"region_mode": "literal"}),
-    "strength": (TWO, BOTH, {"strength": 0.5}),
-}
+
+def region(prompt, mask=None, **rest):
+    return Region(prompt, mask=mask and torch.linspace(0, 1, 24).repeat(32, 1), **rest)
 
 
 class Remembering(pipeline.DiffusersEncoder):
@@ -72,9 +68,16 @@ class Remembering(pipeline.DiffusersEncoder):
         return [self.remember(text, concepts) for text in prompts]
 
     def remember(self, text, concepts):
-        key = text, tuple(c.name for c in concepts if any(w in text for w in c.words))
+        called = (c.name for c in concepts if any(w in text.lower() for w in c.triggers))
+        key = text, tuple(called), self._strength
         if key not in self.known:
             (self.known[key],) = super().prompts([text], concepts)
+        return self.known[key]
+
+    def concept_tokens(self, concepts, joint):
+        key = tuple(c.name for c in concepts), joint, self._strength
+        if key not in self.known:
+            self.known[key] = super().concept_tokens(concepts, joint)
         return self.known[key]
 
 
@@ -82,9 +85,9 @@ pipeline.DiffusersEncoder = Remembering
 
 
 @cache
-def applied(bare, *settings):
+def applied(bare, text, *settings):
     names = dict(zip(apply._SETTINGS, settings, strict=True))
-    return apply.ApplyConceptBank.execute(bare, clip, bank, **names).args
+    return apply.ApplyConceptBank.execute(bare, text, bank, **names).args
 
 
 @cache
@@ -92,8 +95,8 @@ def encode(words, text):
     return concepts.encode(words, text)
 
 
-def comfy_latents(prompt, regions, config, noise, bare=model):
-    taught, words = applied(bare, *(getattr(config, k) for k in apply._SETTINGS))
+def comfy_latents(prompt, regions, config, noise, bare=model, text=clip):
+    taught, words = applied(bare, text, *(getattr(config, k) for k in apply._SETTINGS))
     positive, negative = encode(words, prompt), encode(words, config.negative_prompt)
     if regions:
         held = tuple(
@@ -158,6 +161,7 @@ noise = random(1, 4, PX // 8, PX // 8, seed=7)
 bare = diffusers_latents("a cat", (), settings_of(), noise)
 for name in wanted or CASES:
     prompt, regions, settings = CASES[name]
+    regions = tuple(region(**each) for each in regions)
     config = settings_of(**settings)
     ours = comfy_latents(prompt, regions, config, noise)
     theirs = diffusers_latents(prompt, regions, config, noise)
@@ -167,6 +171,9 @@ for name in wanted or CASES:
         found["merged"] = {"difference": difference(ours, merged)}
         per_row = diffusers_latents(prompt, regions, config, noise, "per_sample")
         found["per_row"] = {"difference": difference(ours, per_row)}
+    if name == "encoder":
+        half = comfy_latents(prompt, regions, config, noise, text=opened(dtype=torch.float16)[1])
+        found["encoder in half precision"] = {"difference": difference(half, theirs)}
     if name == "regions":
         without, patched, deltas = theirs, *with_lora()
         ours = comfy_latents(prompt, regions, config, noise, patched)

@@ -1,0 +1,132 @@
+"""Concepts of every kind in ComfyUI: its own LoRA loader, what does not fit, what a recipe sets."""
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.lora
+import comfy.sd
+import comfy.utils
+import concepts
+import torch
+from inside import ROOT, pack, report
+
+sys.path.append(str(ROOT / "tests"))
+import update_kinds
+
+torch.set_num_threads(1)
+torch.set_grad_enabled(False)
+Bank, Region = pack("cidm_core.bank").Bank, pack("cidm_core.regions").Region
+FullRank = pack("cidm_core.updates").FullRank
+apply, guider_node = pack("nodes.sampling.apply"), pack("nodes.regions.guider")
+host, sockets = pack("nodes.host.model"), pack("nodes.host.sockets")
+model, clip, vae = pack("nodes.mini.load").LoadMiniModel.execute().args
+facts = host.facts_of(model, clip)
+made = update_kinds.concepts(facts, pack)
+FOLDER = Path(tempfile.mkdtemp())
+found = {}
+
+
+def bank_of(*held):
+    bank = Bank(tempfile.mkdtemp(dir=FOLDER))
+    for concept in held:
+        bank.add(concept)
+    return bank
+
+
+# ComfyUI's Load LoRA on a concept file.
+
+
+def changed(patcher):
+    """Change of every patched weight, by its name in the host."""
+    weights = {key: host.base_weight(patcher, key) for key in patcher.patches}
+    zeros = {key: torch.zeros_like(weight, dtype=torch.float32) for key, weight in weights.items()}
+    return {
+        key: comfy.lora.calculate_weight(patcher.patches[key], zero, key)
+        for key, zero in zeros.items()
+    }
+
+
+def loaded(concept):
+    """Largest error among the deltas that Load LoRA applies, and whether it applies no other."""
+    (entry,) = bank_of(concept).entries()
+    file = comfy.utils.load_torch_file(str(entry.path), safe_load=True)
+    patched, taught = comfy.sd.load_lora_for_models(model, clip, file, 1.0, 1.0)
+    deltas = changed(patched) | changed(taught.patcher)
+    expected = {
+        host.encoder_key(clip, path)
+        if path.startswith("text_encoder")
+        else f"diffusion_model.{facts.host_path(path)}.weight": update.delta
+        for path, update in concept.updates.items()
+        if hasattr(update, "delta")
+    }
+    errors = [float((deltas[key] - delta).abs().max()) for key, delta in expected.items()]
+    return {"error": max(errors, default=0.0), "keys": sorted(deltas) == sorted(expected)}
+
+
+found["load lora"] = {kind: loaded(concept) for kind, concept in made.items()}
+
+# What does not fit is refused before anything is encoded.
+encoded = []
+encode_tokens = clip.cond_stage_model.encode_token_weights
+clip.cond_stage_model.encode_token_weights = lambda t: encoded.append(1) or encode_tokens(t)
+layer = facts.names[0]
+UNFIT = {
+    "attn2": {f"{layer}.to_k": FullRank(torch.zeros(96, 96))},
+    "attn1": {f"{layer.replace('attn2', 'attn1')}.to_k": FullRank(torch.zeros(3, 3))},
+    "encoder": {"text_encoder.text_model.encoder.layers.0.mlp.fc1": FullRank(torch.zeros(3, 3))},
+    "absent": {"text_encoder.text_model.encoder.layers.70.mlp.fc1": FullRank(torch.zeros(3, 3))},
+}
+
+
+def refusal(concept, text="a <k1> <l1>", **settings):
+    """Where a concept is refused, and how often text was encoded until then."""
+    encoded.clear()
+    stage = "apply"
+    try:
+        _, words = apply.ApplyConceptBank.execute(model, clip, bank_of(concept), **settings).args
+        stage = "encode"
+        concepts.encode(words, text)
+    except Exception as error:
+        return [stage, type(error).__name__, str(error), len(encoded)]
+    return None
+
+
+low = made["low"]
+found["unfit"] = {name: refusal(replace(low, updates=u)) for name, u in UNFIT.items()}
+narrow = {"text_encoder": low.rows["text_encoder"][..., :5].clone()}
+found["unfit"]["rows"] = refusal(replace(low, rows=narrow))
+short = tuple(facts.names[:-1])
+found["other layers"] = refusal(replace(low, layers=short, updates={}, rows={}))
+found["other base"] = refusal(replace(low, base="9x9:" + ",".join(["1"] * 32)))
+found["fits"] = refusal(low)
+
+# One word for every choice; "auto" in the guider follows the bank's.
+bank = bank_of(*made.values())
+
+
+def chosen(recipe, given=None, **settings):
+    """What Apply Concept Bank and a guider of its MODEL settle on."""
+    both = apply.ApplyConceptBank.execute(model, clip, bank, recipe=recipe, **settings)
+    taught, words = both.args
+    region = sockets.RegionPrompt(Region("r", box=(0, 0, 1, 1)), concepts.encode(words, "a <k2>"))
+    prompt = concepts.encode(words, "a <k1>")
+    guider = guider_node.RegionalNoiseGuider.execute(
+        taught, prompt, prompt, [region], 2.0, **(given or {})
+    ).args[0]
+    one, two = words.concept_text.config, guider.regional.config
+    own = guider.original_conds["region_0"][0]["cidm_row"].inserts[0][1] is not None
+    return [one.weights, one.encoding, two.region_weights, two.region_mode, own]
+
+
+AUTO = {"region_weights": "auto", "region_mode": "auto"}
+found["recipes"] = {recipe: chosen(recipe, AUTO) for recipe in ("ours", "paper", "released")}
+found["a widget that sent nothing"] = chosen("paper")
+found["single settings"] = chosen(
+    "released",
+    {"region_mode": "partition", "region_weights": "auto"},
+    weights="gate",
+    encoding="auto",
+)
+report(found)

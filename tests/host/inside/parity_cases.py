@@ -1,0 +1,67 @@
+"""What is drawn in both hosts: prompt, regions, settings. Every option and every kind of update."""
+
+ONE = "a photo of a <v11> <v12> in a garden"
+TWO = "a photo of a <v11> <v12> and a <v21> <v22>, oil painting"
+LEFT = {"prompt": "a <v11> <v12> on the left", "box": (0.0, 0.1, 0.6, 0.9)}
+RIGHT = {"prompt": "a <v31> <v32> on the right", "box": (0.4, 0.0, 1.0, 1.0)}
+OWN = {**RIGHT, "negative": "blurry <v21> <v22>"}
+MASK = {"prompt": "a <v21> <v22>", "mask": "ramp"}  # from 0 at the left to 1 at the right
+PLAIN = {"prompt": "a red house", "box": (0.0, 0.0, 0.5, 1.0)}
+BOTH = (LEFT, RIGHT)
+MANY = (
+    "a <k1> <l1>, a <k2> and a <k3> in a <k4>, 'teddy bear', <k5> <l5>, <k7> <l7> and <v11> <v12>"
+)
+HALVES = (
+    {"prompt": "a Teddy Bear in a <k4>", "box": (0.0, 0.0, 0.6, 1.0)},
+    {"prompt": "a <k2> and a <k3> <l3>", "box": (0.4, 0.2, 1.0, 1.0), "negative": "old boat"},
+    {"prompt": "a <k5> <l5>", "box": (0.2, 0.0, 0.8, 0.5)},
+)
+
+CASES = {
+    "plain": ("a cat, best quality", (), {}),
+    "one": (ONE, (), {}),
+    "many": (TWO, (), {"negative_prompt": "a bad <v31> <v32>"}),
+    "strength": (TWO, BOTH, {"strength": 0.5}),
+    # Whose weights, and how many.
+    "dense": (ONE, (), {"weights": "paper"}),
+    "dense as released": (TWO, (), {"weights": "released"}),
+    "top_k": (MANY, (), {"top_k": 2}),
+    "joint": (TWO, (), {"encoding": "joint"}),
+    "routed": (TWO, (), {"key_value_routing": "token"}),
+    "routed regions": (TWO, (LEFT, OWN), {"key_value_routing": "token", "feather": 0.2}),
+    # Regions.
+    "regions": (TWO, BOTH, {}),
+    "mask": (ONE, (LEFT, MASK), {"feather": 0.2, "alpha": 0.4}),
+    "own negative": (TWO, (LEFT, OWN), {"negative_prompt": "ugly"}),
+    "a region without concepts": (ONE, (PLAIN, RIGHT), {}),
+    "global weights": (TWO, BOTH, {"region_weights": "global"}),
+    "attention only": (TWO, BOTH, {"noise_estimation": False}),
+    "noise only": (TWO, (LEFT, OWN), {"regional_attention": False}),
+    "literal": (TWO, BOTH, {"region_mode": "literal"}),
+    # One word for several of these.
+    "paper": (TWO, BOTH, {"recipe": "paper"}),
+    "released": (TWO, BOTH, {"recipe": "released"}),
+    "released, but gated": (TWO, (LEFT, OWN), {"recipe": "released", "weights": "gate"}),
+    # Kinds of updates (tests/update_kinds.py).
+    "low": ("a photo of a <k1> <l1>", (), {}),
+    "full": ("a photo of a <k2>", (), {}),
+    "value": ("a photo of a <k3> <l3>", (), {}),
+    "around": ("a photo of a <k4>", (), {}),
+    "encoder": ("a photo of a <k5> <l5>", (), {"negative_prompt": "a <k2>"}),
+    "wordless": ("a photo of a Teddy Bear, asleep", (), {}),
+    "two": ("a <k6> beside an old boat", (), {}),
+    "all kinds": (MANY, (), {"top_k": 9}),
+    "all kinds, routed": (MANY, (), {"key_value_routing": "token", "strength": 0.7}),
+    "all kinds, dense": (MANY, (), {"weights": "paper"}),
+    "all kinds in regions": ("a <k1> <l1> and a <k6>", HALVES, {}),
+    "attention of all kinds": ("a <k1> <l1> and a <k6>", HALVES, {"noise_estimation": False}),
+}
+
+# Concepts, regions or settings must have changed these pictures a lot.
+CHANGES = [name for name in CASES if name not in ("plain", "strength")]
+
+# Settings that are the host's own business: ComfyUI has nodes for them.
+HOSTS_OWN = {
+    *("steps", "seed", "num_images", "width_px", "height_px", "scheduler", "denoise"),
+    *("guidance_scale", "execution", "rows_at_once", "allow_other_base"),
+}
