@@ -29,7 +29,6 @@ from ..updates import (
     LowRank,
     Update,
     ValueResidual,
-    file_key,
     path_of,
 )
 from .record import NAME, RECORD, parse_record, record_text, unfit
@@ -74,11 +73,7 @@ def concept_from_bytes(data: bytes, origin: str) -> Concept:
         _check_types(tensors)
         words = sum(len(subject.words) for subject in record["subjects"])
         rows = _take_rows(tensors, words, len(record["layers"]))
-        values = _take_values(tensors)
-        updates = _take_updates(tensors)
-        if twice := sorted(updates.keys() & values.keys()):
-            raise ConceptError(f"{twice[0]} is changed in two ways.")
-        updates = _ordered(values | updates, record["layers"])
+        updates = _ordered(_take_values(tensors) | _take_updates(tensors), record["layers"])
         for key in ("rank", "alpha", "tensor_bytes"):
             record.pop(key)
         concept = Concept(**record, updates=updates, rows=rows)
@@ -117,14 +112,10 @@ def _take_updates(tensors: dict[str, Tensor]) -> dict[str, Update]:
     updates: dict[str, Update] = {}
     for key in dict.fromkeys(_stem(name) for name in tensors):
         path = path_of(key)
-        if key not in (file_key(path), file_key(path, encoders=2)):
-            raise ConceptError(f"{key[:80]!r} belongs to no layer of the concept.")
-        down, up, alpha, delta = (tensors.get(key + ending) for ending in (DOWN, UP, ALPHA, DIFF))
-        if path in updates or (delta is not None and any(x is not None for x in (down, up, alpha))):
-            raise ConceptError(f"{path[:80]} is changed in two ways.")
-        if delta is not None:
+        if (delta := tensors.get(key + DIFF)) is not None:
             updates[path] = FullRank(delta)
             continue
+        down, up, alpha = (tensors.get(key + ending) for ending in (DOWN, UP, ALPHA))
         if down is None or up is None or alpha is None or alpha.numel() != 1:
             raise ConceptError(f"{path} lacks its down, up or alpha.")
         updates[path] = LowRank(down, up, alpha.item())

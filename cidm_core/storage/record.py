@@ -16,7 +16,7 @@ from typing import Any
 
 from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError
-from ..words import normalise, parse_words
+from ..words import parse_words
 from .names import clean_name
 from .stock_lora import rank_and_alpha
 from .tensor_file import parse_text, read_metadata
@@ -98,7 +98,7 @@ def record_text(concept: Concept, tensor_bytes: int) -> str:
     record: dict[str, object] = {
         "version": VERSION,
         "name": concept.name,
-        "subjects": [_subject_row(subject) for subject in concept.subjects],
+        "subjects": [asdict(subject) for subject in concept.subjects],
         "method": concept.method,
         "family": concept.family,
         "base": concept.base,
@@ -112,10 +112,6 @@ def record_text(concept: Concept, tensor_bytes: int) -> str:
         "tensor_bytes": tensor_bytes,
     }
     return json.dumps(record, separators=(",", ":"), allow_nan=False)
-
-
-def _subject_row(subject: Subject) -> dict[str, Any]:
-    return asdict(subject) | {"words": [normalise(word) for word in subject.words]}
 
 
 def _plain(value: object) -> Any:

@@ -1,0 +1,131 @@
+"""What stock LoRA loaders make of a concept's file and of an exported LoRA: diffusers.
+
+ComfyUI's is in tests/host/test_kinds.py.
+"""
+
+import copy
+from dataclasses import replace
+
+import diffusers
+import pytest
+import torch
+from safetensors import safe_open
+from test_format2 import ENCODER, FIRST, KEY, draw, everything
+from update_kinds import concepts
+
+from cidm_core.storage.concept_file import concept_to_bytes
+from cidm_core.storage.stock_lora import write_lora
+from cidm_core.updates import FullRank, LowRank, ValueResidual
+
+SAME = {"rtol": 1e-5, "atol": 2e-6}
+QUIET = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture
+def pipe(tiny_base):
+    """Function -> diffusers' own pipeline on a copy of the tiny model's parts."""
+
+    def make():
+        parts = (copy.deepcopy(p) for p in (tiny_base.text_encoders[0], tiny_base.unet))
+        encoder, unet = parts
+        return diffusers.StableDiffusionPipeline(
+            tiny_base.vae,
+            encoder,
+            tiny_base.tokenizers[0],
+            unet,
+            diffusers.DDIMScheduler.from_config(tiny_base.scheduler_config),
+            None,
+            None,
+            requires_safety_checker=False,
+        )
+
+    return make
+
+
+def stock_concept(base, *, alpha=None):
+    """Low rank of several ranks everywhere, value residuals, rows."""
+    bank = concepts(base, kinds={"around": 1, "encoder": 1, "low": 1, "value": 1})
+    found = {k: v for c in bank.values() for k, v in c.low_rank.items()}
+    for part in ("k_proj", "v_proj", "out_proj"):
+        found[f"{ENCODER}.self_attn.{part}"] = LowRank(draw(2, 768) / 28, draw(768, 2), 3.0)
+    if alpha is not None:
+        found = {k: replace(u, alpha=alpha) for k, u in found.items()}
+    # Value residuals in one layer's place of a low-rank update.
+    value = base.layers[1].path + ".to_v"
+    return replace(bank["low"], updates=found | {value: bank["value"].updates[value]})
+
+
+def changes(pipe, paths, path):
+    """What diffusers' `load_lora_weights` makes of a file: the changes of the weights."""
+
+    def weights():
+        held = {}
+        for name in paths:
+            encoder = name.startswith("text_encoder")
+            inner = name.removeprefix("text_encoder.")
+            root = pipe.text_encoder if encoder else pipe.unet
+            if encoder and not hasattr(root, "text_model"):
+                inner = inner.removeprefix("text_model.")
+            held[name] = root.get_submodule(inner).weight.detach().clone()
+        return held
+
+    before = weights()
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    after = weights()
+    return {name: after[name] - before[name] for name in paths}
+
+
+@QUIET
+def test_diffusers_applies_the_low_rank_deltas_of_a_concept_file(tiny_base, pipe, tmp_path):
+    """Of other ranks, in attn2, attn1, feed-forward and text encoder; the rest is passed over."""
+    concept = stock_concept(tiny_base, alpha=2.0)
+    path = tmp_path / "pets.safetensors"
+    path.write_bytes(concept_to_bytes(concept))
+    found = changes(pipe(), concept.updates, path)
+    for name, update in concept.updates.items():
+        expected = update.delta if isinstance(update, LowRank) else torch.zeros(1)
+        torch.testing.assert_close(found[name], expected.expand_as(found[name]), **SAME)
+
+
+@QUIET
+def test_diffusers_refuses_full_rank_and_reads_it_exported(tiny_base, pipe, tmp_path):
+    """`.diff` is a name diffusers knows not; and of attention's alphas it takes the commonest."""
+    mixed = stock_concept(tiny_base)
+    full = {
+        f"{tiny_base.layers[0].path}.to_k": FullRank(draw(32, 768)),
+        f"{tiny_base.layers[2].path}.to_q": FullRank(draw(64, 64)),
+        f"{ENCODER}.mlp.fc2": FullRank(draw(768, 64)),
+    }
+    concept = replace(mixed, updates={**mixed.updates, **full})
+    path = tmp_path / "pets.safetensors"
+    path.write_bytes(concept_to_bytes(concept))
+    with pytest.raises(ValueError, match=r"not been correctly renamed(?s:.*)attn2_to_k.diff"):
+        pipe().load_lora_weights(str(tmp_path), weight_name=path.name)
+    lora = tmp_path / "plain.safetensors"
+    write_lora(concept, lora)
+    found = changes(pipe(), concept.updates, lora)
+    for name, update in concept.updates.items():
+        value = isinstance(update, ValueResidual)
+        expected = torch.zeros_like(found[name]) if value else update.delta
+        torch.testing.assert_close(found[name], expected, **SAME)
+
+
+def test_an_exported_lora_has_one_alpha_and_the_same_deltas(tmp_path):
+    concept = everything("SDXL")
+    path = tmp_path / "plain.safetensors"
+    write_lora(concept, path)
+    with safe_open(path, "pt") as file:
+        held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        texts = file.metadata()
+    alphas = {float(tensor) for key, tensor in held.items() if key.endswith(".alpha")}
+    assert alphas == {2.0}
+    assert texts["ss_network_alpha"] == "2.0"
+    assert not any(key.endswith(".diff") or "cidm" in key for key in held)
+    key = f"{KEY}_k"
+    down, up = held[f"{key}.lora_down.weight"], held[f"{key}.lora_up.weight"]
+    delta = concept.updates[f"{FIRST}.to_k"].delta
+    torch.testing.assert_close(2.0 / len(down) * up @ down, delta)
+    down, up = held[f"{KEY}_q.lora_down.weight"], held[f"{KEY}_q.lora_up.weight"]
+    torch.testing.assert_close(2.0 / len(down) * up @ down, concept.updates[f"{FIRST}.to_q"].delta)
