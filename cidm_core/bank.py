@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING
 from .concept import Concept
 from .errors import BankError, CidmError
 from .storage.atomic import explain, make_folder, sweep, sync_folder, write_atomic
-from .storage.compatibility import Model, check_fit, check_new
+from .storage.compatibility import BaseModel, check_fit, check_new
 from .storage.concept_file import concept_from_bytes, concept_to_bytes, read_concept
 from .storage.listing import Listing
 from .storage.locks import locked
 from .storage.names import clean_name, file_stem, same_key
-from .storage.names import default_name as default_name
 from .storage.record import Entry, preview_path
 from .storage.stock_lora import write_lora
 from .storage.tensor_file import SUFFIX
@@ -173,7 +172,7 @@ class Bank(Mapping[str, Concept]):
             )
         write_lora(self[name], target)
 
-    def check(self, model: Model, *, allow_other_base: bool = False) -> None:
+    def check(self, model: BaseModel, *, allow_other_base: bool = False) -> None:
         """Make sure that every concept fits a model, as far as the headers tell.
 
         Args:

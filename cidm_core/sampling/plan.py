@@ -18,7 +18,7 @@ from ..config import SampleConfig
 from ..errors import PromptError
 from ..ops import guidance
 from ..regions import Region, masks_at
-from ..storage.compatibility import Model, check_fit
+from ..storage.compatibility import BaseModel, check_fit
 from ..text import TextContext
 from ..words import contains
 from .concept_weights import ConceptEncoder, check_words, named, owners_of, participants, weigher
@@ -120,7 +120,7 @@ def build_plan(
     prompts: Sequence[str],
     regions: Sequence[Region],
     config: SampleConfig,
-    model: Model,
+    model: BaseModel,
     latent_size: tuple[int, int],
 ) -> Plan:
     """Bind words, weigh concepts and lay out the UNet rows of one or more pictures.

@@ -15,7 +15,7 @@ from .record import Entry
 _LOAD = "Load the model it was learned on, or use another bank"
 
 
-class Model(Protocol):
+class BaseModel(Protocol):
     """What of a base model decides whether a concept fits it."""
 
     @property
@@ -54,7 +54,7 @@ def check_new(concept: Concept, entries: Sequence[Entry]) -> None:
 
 def check_fit(
     concepts: Collection[Concept | Entry],
-    other: Model | Concept,
+    other: BaseModel | Concept,
     *,
     allow_other_base: bool = False,
 ) -> None:
@@ -91,7 +91,7 @@ class _Asked(NamedTuple):
     advice: str
 
 
-def _asked(other: Model | Concept) -> _Asked:
+def _asked(other: BaseModel | Concept) -> _Asked:
     if isinstance(other, Concept):
         title, advice = f"concept {other.name!r}", f"Put {other.name!r} into another bank"
         return _Asked(title, other.family, other.base, other.layers, advice)
@@ -120,7 +120,7 @@ def _check_header(concept: Concept | Entry, asked: _Asked, allow_other_base: boo
         )
 
 
-def _check_widths(concept: Concept, model: Model) -> None:
+def _check_widths(concept: Concept, model: BaseModel) -> None:
     for path, update in concept.updates.items():
         held = model.shape_of(path)
         if held is None or len(held) != 2:

@@ -35,7 +35,7 @@ from .record import NAME, RECORD, parse_record, record_text, unfit
 from .stock_lora import lora_key, lora_metadata, lora_tensors
 from .tensor_file import pack, read, unpack
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_VALUE = 1e4  # Trained weights stay below 10; larger ones are damage, not learning.
 _ROWS = f"{UNET_PREFIX}cidm_tokens_"
 _VALUES = f"{UNET_PREFIX}cidm_values_"
@@ -191,7 +191,7 @@ def _check(concept: Concept) -> None:
 
 def _check_types(tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in tensors.items():
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype not in _DTYPES:
             raise ConceptError(
                 f"{key[:120]} holds {str(tensor.dtype).removeprefix('torch.')}; a concept file "
                 "stores float32, float16 or bfloat16."

@@ -23,7 +23,7 @@ from .interrupts import uninterrupted
 from .optimiser import LossScale, Optimiser, Reading, clip_factor, total_norm
 from .processes import Alone, Processes
 from .progress import Hooks, Pace, event
-from .state import Row, RunFolder, State
+from .state import LogRow, RunFolder, State
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Loop:
                 "command again to go on."
             )
 
-    def _one_step(self) -> Row:
+    def _one_step(self) -> LogRow:
         stage = self.stage
         factor = stage.schedule(self.step - self._first_step, stage.steps)
         self.optimiser.zero()
@@ -168,13 +168,13 @@ class Loop:
             )
         return row
 
-    def _row(self, reading: Reading, factor: float) -> Row:
+    def _row(self, reading: Reading, factor: float) -> LogRow:
         stage, step = self.stage, self.step + 1
         rates = {
             f"lr_{group.name}": 0.0 if group.frozen else lr * factor
             for group, lr in stage.groups.items()
         }
-        row: Row = {"step": step, "stage": stage.name, "stage_step": step - self._first_step}
+        row: LogRow = {"step": step, "stage": stage.name, "stage_step": step - self._first_step}
         row |= {"loss": reading.loss, **reading.terms, **rates}
         row |= {"grad_norm": reading.norm, "seconds": round(self.seconds, 3)}
         return row | {"skipped": not reading.is_finite}
@@ -240,7 +240,7 @@ class Loop:
             self._bad_in_a_row += 1
         logger.warning("Step %d was not finite and is left out.", self.step + 1)
 
-    def _tell(self, row: Row, stage: Stage, speed: float) -> None:
+    def _tell(self, row: LogRow, stage: Stage, speed: float) -> None:
         if self.processes.rank == 0 and self.hooks.on_progress is not None:
             self.hooks.on_progress(event(row, self.steps, speed, self.skipped, stage.steps))
 

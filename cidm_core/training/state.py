@@ -29,7 +29,7 @@ LOG_NAME = "log.jsonl"
 # No ending of model files: programs that search the folder must not list it as a LoRA.
 _SUFFIX = ".cidm"
 _COSMETIC = ("save_every", "preview_every", "preview_prompt")
-Row = dict[str, Any]
+LogRow = dict[str, Any]
 
 
 def run_id(config: Mapping[str, object], **inputs: object) -> str:
@@ -63,7 +63,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, run: str, *, writes: bool = True) -> None:
         self.folder, self.run, self.writes = folder, run, writes
-        self.rows: list[Row] = []
+        self.rows: list[LogRow] = []
         self._logs = True
 
     @property
@@ -137,7 +137,7 @@ class RunFolder:
             text = "".join(_line(row) for row in self.rows)
             write_atomic(self.log_path, text.encode(), error=TrainingError)
 
-    def log(self, row: Row) -> None:
+    def log(self, row: LogRow) -> None:
         """Append one step to the log; a disk that refuses costs the log, not the run."""
         self.rows.append(row)
         if not self.writes or not self._logs:
@@ -179,7 +179,7 @@ class RunFolder:
             logger.warning("The loss picture of %s was not drawn.", title, exc_info=True)
 
 
-def final_loss(rows: list[Row]) -> float | None:
+def final_loss(rows: list[LogRow]) -> float | None:
     """Mean loss of the last 5 % of the steps that were taken; None if there are none."""
     tail = rows[-max(1, len(rows) // 20) :]
     losses = [row["loss"] for row in tail if not row["skipped"] and row["loss"] is not None]
@@ -194,19 +194,19 @@ def _read(path: Path) -> tuple[State, str]:
     return State(tensors, facts), str(facts.pop("run"))
 
 
-def _line(row: Row) -> str:
+def _line(row: LogRow) -> str:
     safe = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(safe) + "\n"
 
 
-def read_log(folder: Path) -> list[Row]:
+def read_log(folder: Path) -> list[LogRow]:
     """All rows of a run's log, one per step; none if there is no log."""
     return _read_rows(folder / LOG_NAME, sys.maxsize)
 
 
-def _read_rows(path: Path, step: int) -> list[Row]:
+def _read_rows(path: Path, step: int) -> list[LogRow]:
     """Rows up to a step; a line cut short by a crash ends the log."""
-    rows: list[Row] = []
+    rows: list[LogRow] = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

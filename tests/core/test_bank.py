@@ -12,12 +12,13 @@ import torch
 from bank_samples import BASE, LAYERS, OTHER_BASE, contents, flip, make_concept, same
 from PIL import Image
 
-from cidm_core.bank import Bank, MissingConceptError, default_name, free_name
+from cidm_core.bank import Bank, MissingConceptError, free_name
 from cidm_core.errors import BankError, ConceptError, FamilyError
 from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.storage import names, tensor_file
 from cidm_core.storage.compatibility import check_fit
 from cidm_core.storage.concept_file import concept_to_bytes
+from cidm_core.storage.names import default_name
 from cidm_core.storage.record import preview_path
 from cidm_core.updates import FullRank, LowRank, ValueResidual
 
