@@ -74,12 +74,6 @@ class Remembering(pipeline.DiffusersEncoder):
             (self.known[key],) = super().prompts([text], concepts)
         return self.known[key]
 
-    def concept_tokens(self, concepts, joint):
-        key = tuple(c.name for c in concepts), joint, self._strength
-        if key not in self.known:
-            self.known[key] = super().concept_tokens(concepts, joint)
-        return self.known[key]
-
 
 pipeline.DiffusersEncoder = Remembering
 
