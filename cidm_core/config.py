@@ -1,4 +1,4 @@
-"""Settings of training, sampling and import: each default, limit and help text declared once.
+"""Settings of training and sampling: each default, limit and help text declared once.
 
 The command line and the nodes render their inputs from these fields, `__post_init__` checks the
 same limits, and the bank stores them as provenance. A *recipe* is one word for a set of choices:

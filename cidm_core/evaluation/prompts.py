@@ -68,3 +68,20 @@ def write_back(prompt: str, concepts: Sequence[Named]) -> str:
     table = {word: concept.class_words for concept in concepts for word in concept.words}
     table |= {concept.trigger: concept.class_words for concept in concepts}
     return replace(prompt, table)
+
+
+def prompts_of_pictures(text: str, pictures: int, concepts: Sequence[Named] = ()) -> list[str]:
+    """The prompt of each picture in plain words, from one line for all or for each equal part.
+
+    Raises:
+        PromptError: If there is no line, or their number does not divide the pictures.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines or pictures % len(lines):
+        found = f"{len(lines)} lines for {pictures} pictures" if lines else "no line"
+        raise PromptError(
+            f"The input prompts has {found}. For TA write one line for all pictures, or one for "
+            "each; or disconnect clip."
+        )
+    plain = [write_back(line, concepts) for line in lines]
+    return [line for line in plain for _ in range(pictures // len(lines))]

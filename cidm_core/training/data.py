@@ -203,6 +203,48 @@ def bind_photos(
     return [replace(photo, caption=caption) for photo, caption in zip(photos, bound, strict=True)]
 
 
+def with_captions(photos: Sequence[Photo], captions: Sequence[str]) -> list[Photo]:
+    """The photos with other captions.
+
+    Args:
+        photos: They keep their own captions if nothing is written in `captions`.
+        captions: One for each photo, or a single text with a line for each or one line for all.
+
+    Raises:
+        PhotoError: If their number does not fit.
+    """
+    texts = list(captions)
+    if len(texts) == 1:
+        texts = texts[0].strip().splitlines()
+    if not any(text.strip() for text in texts):
+        return list(photos)
+    if len(texts) not in (1, len(photos)):
+        raise PhotoError(
+            f"There are {len(photos)} photos and {len(texts)} captions. Give one caption per photo "
+            "(a list, or one per line), a single one for all, or none."
+        )
+    texts *= len(photos) if len(texts) == 1 else 1
+    pairs = zip(photos, texts, strict=True)
+    return [replace(photo, caption=clean(text, "A caption")) for photo, text in pairs]
+
+
+def with_masks(photos: Sequence[Photo], masks: Sequence[Pixels]) -> list[Photo]:
+    """The photos in memory with a concept mask each; without masks as they are.
+
+    Raises:
+        PhotoError: If their number does not fit, or one has another shape than its photo.
+    """
+    if not masks:
+        return list(photos)
+    if len(masks) != len(photos):
+        raise PhotoError(
+            f"There are {len(photos)} photos and {len(masks)} masks. Give one mask per photo, "
+            "white on the concept, or none."
+        )
+    pairs = zip(photos, masks, strict=True)
+    return [Photo.from_image(photo.image, photo.caption, mask) for photo, mask in pairs]
+
+
 def _fitted(mask: NDArray[np.float32], size: tuple[int, int], where: str) -> NDArray[np.float32]:
     """A mask at the size (width, height) of its photo, with something white in it."""
     height, width = mask.shape

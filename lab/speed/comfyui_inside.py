@@ -107,7 +107,7 @@ def conditioning(facts, concepts, seed):
     names = "words" if concepts else ""
     encoded = pack("cidm_core.text")
     held = encoded.TextContext(held, None, encoded.Spans())
-    prompt = text.ConceptPrompt(names, held, plain, tuple(concepts), weights, weights, facts.names)
+    prompt = text.ConceptPrompt(names, held, plain, tuple(concepts), weights, facts.names)
     return [[plain, {text.PROMPT_KEY: prompt}]]
 
 

@@ -44,8 +44,7 @@ class LoadConceptBank(io.ComfyNode):
             outputs=[
                 BankSocket.Output("bank", tooltip="The bank, for training and for drawing."),
                 io.String.Output(
-                    "listing",
-                    tooltip="The concepts in learning order, and the files that have a fault.",
+                    "listing", tooltip="Concepts in learning order, and damaged files."
                 ),
             ],
         )

@@ -113,9 +113,7 @@ class ExportConcept(io.ComfyNode):
                     tooltip="Replace a file of that name.",
                 ),
             ],
-            outputs=[
-                io.String.Output("lora_name", tooltip="The file's name, as Load LoRA lists it.")
-            ],
+            outputs=[io.String.Output("lora_name", tooltip="The file, as Load LoRA lists it.")],
         )
 
     @classmethod

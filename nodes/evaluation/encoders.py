@@ -22,12 +22,9 @@ _TEXT_MODEL = (
 
 
 class HostEncoder:
-    """`evaluation.encoders.Encoder` over the host's models.
+    """`evaluation.encoders.Encoder` over a CLIP_VISION and, for texts, the CLIP of the same model.
 
-    Args:
-        vision: CLIP_VISION.
-        clip: CLIP of the same model, for texts; checkpoints of SD 1.5 lack the text projection.
-        on_picture: Called after every picture.
+    `on_picture` is called after every picture.
     """
 
     def __init__(
@@ -66,10 +63,5 @@ class HostEncoder:
 
 def progress_of(cls: Any, total: int) -> Callable[[], None]:
     """Moves the node's progress bar one picture on; a cancelled prompt ends there."""
-    done = iter(range(1, total + 1))
-    node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
-
-    def step() -> None:
-        host.show_progress(next(done, total), total, None, node_id)
-
-    return step
+    done, node_id = iter(range(1, total + 1)), host.node_id_of(cls)
+    return lambda: host.show_progress(next(done, total), total, None, node_id)

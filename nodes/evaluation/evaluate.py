@@ -9,8 +9,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ...cidm_core.bank import Bank
-from ...cidm_core.errors import CidmError, PromptError
+from ...cidm_core.errors import CidmError
 from ..host.inputs import first_of
 from ..host.pictures import shown, to_pictures, to_tensor
 from ..host.sockets import BankSocket, RegionsSocket, schema
@@ -84,9 +83,7 @@ class EvaluateConcepts(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(
-                    "table", tooltip="All scores, with IA and TA times 100 as in papers."
-                ),
+                io.String.Output("table", tooltip="All scores; IA and TA times 100, as in papers."),
                 io.Image.Output("picture", tooltip="The scores as a chart."),
                 io.Float.Output(
                     "ia",
@@ -97,9 +94,7 @@ class EvaluateConcepts(io.ComfyNode):
                     "ta", tooltip="CLIPScore with the prompts, from 0 to 2.5. Without clip it is 0."
                 ),
                 io.Float.Output(
-                    "presence",
-                    tooltip="Share of regions whose own concept is the nearest. Without regions it "
-                    "is 0.",
+                    "presence", tooltip="Share of regions with their own concept, or 0."
                 ),
             ],
         )
@@ -118,13 +113,15 @@ class EvaluateConcepts(io.ComfyNode):
         **further: Photos | None,
     ) -> io.NodeOutput:
         from ...cidm_core.evaluation.judge import judge
+        from ...cidm_core.evaluation.prompts import prompts_of_pictures
 
         # The host gives every input as a list.
         prompts = "\n".join(prompts) if isinstance(prompts, list) else prompts
         clip_vision, names, clip, bank = map(first_of, (clip_vision, names, clip, bank))
         pictures = _pictures(images)
         photos = _named(names, [references, *_further(further)])
-        texts = _texts(prompts, len(pictures), bank) if clip is not None else []
+        entries = bank.entries() if bank is not None else ()
+        texts = prompts_of_pictures(prompts, len(pictures), entries) if clip is not None else []
         areas = [each.region for each in first_of(regions) or ()]
         passes = len(areas) + (1 if texts or not areas else 0)
         total = len(pictures) * passes + sum(map(len, photos.values()))
@@ -170,23 +167,3 @@ def _named(names: str, sets: Sequence[Photos]) -> dict[str, list[Image.Image]]:
     if len(set(labels)) != len(labels):
         raise CidmError(f"Two concepts have the same name in {names!r}. Give each its own.")
     return {label: _pictures(photos) for label, photos in zip(labels, sets, strict=True)}
-
-
-def _texts(prompts: str, pictures: int, bank: Bank | None) -> list[str]:
-    """The prompt of each picture, in plain words.
-
-    Raises:
-        PromptError: If there is no line, or their number does not divide the pictures.
-    """
-    from ...cidm_core.evaluation.prompts import write_back
-
-    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
-    if not lines or pictures % len(lines):
-        found = f"{len(lines)} lines for {pictures} pictures" if lines else "no line"
-        raise PromptError(
-            f"The input prompts has {found}. For TA write one line for all pictures, or one for "
-            "each; or disconnect clip."
-        )
-    entries = bank.entries() if bank is not None else ()
-    plain = [write_back(line, entries) for line in lines]
-    return [line for line in plain for _ in range(pictures // len(lines))]

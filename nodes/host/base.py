@@ -51,19 +51,19 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
     from ...cidm_core.diffusers_host.from_tensors import base_from_tensors
 
     sampling = model.get_model_object("model_sampling")
-    text = _text_encoder(clip)
-    tensors = {**_unet_weights(model), **text.weights}
+    text_weights, tokenizer, text_heads = _text_encoder(clip)
+    tensors = {**_unet_weights(model), **text_weights}
     base = base_from_tensors(
         _NAME,
         _weights(tensors),
-        text.tokenizer,
+        tokenizer,
         HostVae(vae, model.get_model_object("latent_format")),
         Target(host.torch_device(), DTYPES[precision]),
         scheduler_config=schedule_of(sampling.sigmas, _prediction(sampling)),
         heads=_heads(model.model.diffusion_model, "UNet"),
-        text_heads=text.heads,
+        text_heads=text_heads,
     )
-    del tensors, text
+    del tensors, text_weights
     base.name = file_of(model) or base.family.name
     try:
         yield base
@@ -129,14 +129,7 @@ def _unet_weights(model: Any) -> dict[str, Tensor]:
     return {f"{UNET}{key.removeprefix(start)}": base_weight(model, key) for key in names}
 
 
-@dataclass(frozen=True)
-class _Text:
-    weights: dict[str, Tensor]
-    tokenizer: Any
-    heads: int
-
-
-def _text_encoder(clip: Any) -> _Text:
+def _text_encoder(clip: Any) -> tuple[dict[str, Tensor], Any, int]:
     """Weights, tokenizer and heads of a CLIP that has one CLIP text model and nothing else."""
     from ...cidm_core.checkpoints.compvis import CLIP
 
@@ -155,7 +148,7 @@ def _text_encoder(clip: Any) -> _Text:
     # The patcher's model is the text encoder itself.
     found = {f"{CLIP}{key.removeprefix(start)}": base_weight(clip.patcher, key) for key in names}
     tokenizer = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", part)).tokenizer
-    return _Text(found, tokenizer, _heads(transformer, "text encoder"))
+    return found, tokenizer, _heads(transformer, "text encoder")
 
 
 def _heads(module: nn.Module, part: str) -> int:

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 BANKS = "concept_banks"
 
 
-# Folders.
-
-
 def bank_roots() -> list[Path]:
     """Folders whose sub-folders are banks; new banks go into the first."""
     if BANKS not in folder_paths.folder_names_and_paths:  # a test, or on_load has not run yet
@@ -93,7 +90,9 @@ def file_stamps(folder: Path) -> list[tuple[str, int, int]]:
     return found
 
 
-# Messages.
+def node_id_of(cls: Any) -> object:
+    """The id of the node that runs; None outside a prompt."""
+    return getattr(getattr(cls, "hidden", None), "unique_id", None)
 
 
 def say_on_node(text: str, node_id: object) -> None:
@@ -110,16 +109,10 @@ def say_on_node(text: str, node_id: object) -> None:
         server.send_progress_text(shown, str(node_id))
 
 
-# Schemas.
-
-
 def shows_result() -> dict[str, bool]:
     """Schema options of a node that shows something on itself without being an output node."""
     known = {f.name for f in dataclasses.fields(io.Schema)}
     return {"has_intermediate_output": True} if "has_intermediate_output" in known else {}
-
-
-# Text encoders.
 
 
 def encode_text(clip: Any, text: str) -> list[Any]:
@@ -147,9 +140,6 @@ def text_embedding(clip: Any, text: str) -> torch.Tensor | None:
     if pooled is None or encoder is None or encoder.options_default[2]:
         return pooled
     return encoder.transformer.text_projection(pooled.to(clip.patcher.load_device))
-
-
-# Memory and interruption.
 
 
 def torch_device() -> torch.device:
@@ -185,17 +175,11 @@ def interrupt() -> NoReturn:
     raise _management.InterruptProcessingException
 
 
-# Progress.
-
-
 def show_progress(done: int, of: int, picture: Image | None, node_id: object) -> None:
     """Move a node's progress bar, and show a picture on it; outside a prompt nothing happens."""
     if node_id is None:
         return
     ComfyAPISync().execution.set_progress(done, of, node_id=str(node_id), preview_image=picture)
-
-
-# The input directory.
 
 
 def input_folders() -> list[str]:

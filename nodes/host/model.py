@@ -82,15 +82,13 @@ def encoder_key(clip: Any, path: str) -> str:
 
 
 def _encoder_shapes(clip: Any, family: Family) -> dict[str, tuple[int, ...]]:
-    heads = {
-        encoder_key(clip, f"{row.name}.").removesuffix(".weight"): row for row in family.encoders
-    }
     found: dict[str, tuple[int, ...]] = {}
-    for key, weight in clip.cond_stage_model.state_dict().items():
-        head = next((head for head in heads if key.startswith(head)), None)
-        if head is not None and key.endswith(".weight"):
-            path = key.removeprefix(head).removesuffix(".weight")
-            found[f"{heads[head].name}.{path}"] = tuple(weight.shape)
+    for row in family.encoders:
+        start, end = encoder_key(clip, f"{row.name}.").split(".weight")[0], ".weight"
+        for key, weight in clip.cond_stage_model.state_dict().items():
+            if key.startswith(start) and key.endswith(end):
+                path = key.removeprefix(start).removesuffix(end)
+                found[f"{row.name}.{path}"] = tuple(weight.shape)
     return found
 
 

@@ -39,6 +39,5 @@ def shown(
         found |= ui.PreviewImage(image).as_dict()
     if text:
         found |= ui.PreviewText(text).as_dict()
-        hidden = getattr(cls, "hidden", None)
-        host.say_on_node(text, getattr(hidden, "unique_id", None))
+        host.say_on_node(text, host.node_id_of(cls))
     return found

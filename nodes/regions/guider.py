@@ -21,12 +21,8 @@ from ..sampling.attend import KEY, applied_config
 from ..sampling.conditions import REQUEST, RowRequest
 
 _SETTINGS = (
-    "alpha",
-    "feather",
-    "region_mode",
-    "region_weights",
-    "regional_attention",
-    "noise_estimation",
+    *("alpha", "feather", "region_mode", "region_weights"),
+    *("regional_attention", "noise_estimation"),
 )
 
 
@@ -85,24 +81,14 @@ class RegionalNoiseGuider(io.ComfyNode):
         config = settings_from(
             SampleConfig, {"guidance_scale": cfg, **settings}, {"recipe": applied.recipe}
         )
-        return io.NodeOutput(_guider(model, positive, negative, tuple(regions), config))
-
-
-def _guider(
-    model: Any,
-    positive: Any,
-    negative: Any,
-    regions: tuple[RegionPrompt, ...],
-    config: SampleConfig,
-) -> RegionalGuider:
-    if not positive:
-        raise RegionError("The positive conditioning is empty. Connect a CLIP Text Encode node.")
-    guider = RegionalGuider(model)
-    guider.set_cfg(config.guidance_scale)
-    guider.inner_set_conds({"positive": positive, "negative": negative})
-    if regions and (config.noise_estimation or config.regional_attention):
-        guider.set_regions(positive, negative, regions, config)
-    return guider
+        if not positive:
+            raise RegionError("The positive conditioning is empty. Connect CLIP Text Encode.")
+        guider = RegionalGuider(model)
+        guider.set_cfg(config.guidance_scale)
+        guider.inner_set_conds({"positive": positive, "negative": negative})
+        if regions and (config.noise_estimation or config.regional_attention):
+            guider.set_regions(positive, negative, tuple(regions), config)
+        return io.NodeOutput(guider)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +107,7 @@ class RegionalGuider(CFGGuider):
     regional: Regional | None = None
 
     def set_regions(
-        self,
-        positive: Any,
-        negative: Any,
-        regions: tuple[RegionPrompt, ...],
-        config: SampleConfig,
+        self, positive: Any, negative: Any, regions: tuple[RegionPrompt, ...], config: SampleConfig
     ) -> None:
         """Lay out the rows, and give each its conditioning."""
         texts = {"positive": positive, "negative": negative}

@@ -56,9 +56,7 @@ class ConceptRegion(io.ComfyNode):
                     tooltip="A box in pixels, used instead of the four numbers.",
                 ),
                 io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="A painted region of any size, used instead of the four numbers.",
+                    "mask", optional=True, tooltip="A painted region, instead of the four numbers."
                 ),
                 text_input("label", "The region's name in the preview and in messages."),
                 io.Int.Input(
@@ -144,9 +142,7 @@ class ConceptRegions(io.ComfyNode):
                     tooltip="The output elements or bboxes of Create Bounding Boxes, or JSON.",
                 ),
                 io.Mask.Input(
-                    "masks",
-                    optional=True,
-                    tooltip="A batch of masks, one for each region. They come after the boxes.",
+                    "masks", optional=True, tooltip="A mask for each region, after the boxes."
                 ),
                 _earlier(),
                 *_picture(advanced=None),
@@ -222,10 +218,8 @@ def _concepts(conditioning: list[Any]) -> str:
 
 def _single(mask: Tensor) -> Tensor:
     """The only mask of a MASK batch."""
-    if mask.ndim == 3 and mask.shape[0] > 1:
-        raise RegionError(
-            f"{mask.shape[0]} masks are connected. Use Concept Regions for several, or pick one."
-        )
+    if mask.ndim == 3 and len(mask) > 1:
+        raise RegionError(f"{len(mask)} masks came. Use Concept Regions for several, or pick one.")
     return mask
 
 

@@ -20,13 +20,8 @@ from .attend import attach_hooks
 from .text import PROMPT_KEY, ConceptPrompt, ConceptText, teach
 
 _SETTINGS = (
-    "recipe",
-    "weights",
-    "top_k",
-    "strength",
-    "encoding",
-    "key_value_routing",
-    "allow_other_base",
+    *("recipe", "weights", "top_k", "strength", "encoding"),
+    *("key_value_routing", "allow_other_base"),
 )
 _STRENGTH = {"strength": False}  # the one knob everybody looks for
 

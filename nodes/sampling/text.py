@@ -40,7 +40,6 @@ class ConceptPrompt:
         plain: The conditioning as it left the text encoder, (1, tokens, dim).
         concepts: Concepts that can take part.
         weights: psi(M) of Eq. 3, (layers, concepts).
-        relevance: M, likewise.
         layers: diffusers paths of the cross-attention layers.
     """
 
@@ -49,7 +48,6 @@ class ConceptPrompt:
     plain: Tensor
     concepts: tuple[Concept, ...]
     weights: Tensor
-    relevance: Tensor
     layers: tuple[str, ...]
 
 
@@ -132,12 +130,11 @@ class ConceptText:
         present = torch.tensor([concept.name in named for concept in concepts])
         weigh = weigher(_Encoder(self, clip), concepts, self.config)
         all_layers = text.states.expand(len(self.facts.layers), -1, -1)
-        relevance, weights = weigh(all_layers, present)
+        _, weights = weigh(all_layers, present)
         single = len(text.states) == 1
         plain = encoded if single else text.states.mean(0, keepdim=True).to(encoded)
         called = ", ".join(dict.fromkeys(encoding.called))
-        names = self.facts.names
-        return ConceptPrompt(called, text, plain, concepts, weights, relevance, names)
+        return ConceptPrompt(called, text, plain, concepts, weights, self.facts.names)
 
     def triggers_of(self, clip: Any, concepts: Sequence[Concept]) -> TextContext:
         """The triggers of some concepts, encoded in one prompt; kept for the next time."""

@@ -140,7 +140,7 @@ def spans_of(clip: Any, chunks: Sequence[Sequence[Token]]) -> Spans:
         clip: Whose tokens they are.
         chunks: Of one encoder, before they were repeated for the layers.
     """
-    end = _ends(clip)
+    end = next(iter(_ends(clip).values()))
     triggers: dict[str, tuple[int, ...]] = {}
     plain: list[int] = []
     place = 0
@@ -164,18 +164,17 @@ def _words_in(chunks: Iterable[Iterable[Token]]) -> set[str]:
     return {word for chunk in chunks for token in chunk if (word := word_of(token)) is not None}
 
 
-def _ends(clip: Any) -> int:
-    """The end token of the first encoder."""
-    return next(iter(clip.stock_tokenize("").values()))[0][1][0]
+def _ends(clip: Any) -> dict[str, int]:
+    """The end token of each encoder."""
+    return {name: chunks[0][1][0] for name, chunks in clip.stock_tokenize("").items()}
 
 
 def _ids_of(clip: Any, phrase: str) -> dict[str, list[int]]:
     """Token numbers of a phrase by encoder, without start and end."""
-    empty = {name: chunks[0][1][0] for name, chunks in clip.stock_tokenize("").items()}
-    found: dict[str, list[int]] = {}
+    ends, found = _ends(clip), dict[str, list[int]]()
     for name, chunks in clip.stock_tokenize(phrase).items():
         ids = [token[0] for token in chunks[0][1:]]
-        found[name] = ids[: ids.index(empty[name])] if empty[name] in ids else ids
+        found[name] = ids[: ids.index(ends[name])] if ends[name] in ids else ids
     return found
 
 
@@ -196,13 +195,10 @@ def _placeholder(clip: Any, rest: str) -> tuple[str, dict[str, int]]:
         name: {token[0] for chunk in chunks for token in chunk if isinstance(token[0], int)}
         for name, chunks in clip.stock_tokenize(rest).items()
     }
-    ends = {name: chunks[0][1][0] for name, chunks in clip.stock_tokenize("").items()}
     for word in PLACEHOLDERS:
-        found = {name: chunks[0] for name, chunks in clip.stock_tokenize(word).items()}
-        ids = {name: chunk[1][0] for name, chunk in found.items()}
-        single = all(chunk[2][0] == ends[name] for name, chunk in found.items())
-        if single and all(ids[name] not in used[name] for name in ids):
-            return word, ids
+        ids = _ids_of(clip, word)
+        if all(len(found) == 1 and found[0] not in used[name] for name, found in ids.items()):
+            return word, {name: found[0] for name, found in ids.items()}
     raise HostError(
         f"The prompt uses all of the words {', '.join(PLACEHOLDERS)}, which hold the places of "
         "concept words. Leave one of them out."

@@ -35,13 +35,8 @@ class TrainConcept(io.ComfyNode):
                 "graph again to go on."
             ),
             search_aliases=[
-                "train lora",
-                "teach concept",
-                "learn concept",
-                "dreambooth",
-                "textual inversion",
-                "continual learning",
-                "fine-tune",
+                *("train lora", "teach concept", "learn concept", "dreambooth"),
+                *("textual inversion", "continual learning", "fine-tune"),
             ],
             is_input_list=True,  # photos of different sizes come as a list
             is_output_node=True,
