@@ -100,7 +100,7 @@ def attention_penalty(
 
 
 def attention_loss(
-    maps: Sequence[Float[Tensor, "batch height width words"]],
+    maps: Sequence[Float[Tensor, "batch _ _ words"]],
     masks: Float[Tensor, "batch rows columns"],
 ) -> Float[Tensor, ""]:
     """ED-LoRA's regulariser: for each resolution on the mean map of its layers, then their mean.
