@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -252,7 +253,7 @@ def test_bad_inputs_are_rejected_on_the_node(server, photos, inputs, said):
 
 
 def test_the_node_shows_a_dozen_settings_and_the_method_node_the_rest(server):
-    config, main = CidmConfig.__dataclass_fields__.keys(), {"steps", "seed"}
+    config, main = {f.name for f in dataclasses.fields(CidmConfig)}, {"steps", "seed"}
 
     def widgets(name):
         listed = server.get(f"/object_info/{name}")[name]["input"]
