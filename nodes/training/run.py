@@ -48,7 +48,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Learned:
+class LearnedConcept:
     """The concept, its log (one row per step; may be empty), and what the user should know."""
 
     concept: Concept
@@ -63,7 +63,9 @@ class Learned:
         return [float(v) for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
 
 
-def learn(order: Order, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Reporter) -> Learned:
+def learn(
+    order: Order, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Reporter
+) -> LearnedConcept:
     """Learn a concept, go on with an interrupted run, or find that it was learned already.
 
     The host's models leave the device first; afterwards nothing of ours stays. When the user
@@ -95,7 +97,7 @@ def learn(order: Order, bank: Bank, sockets: tuple[Any, Any, Any], reporter: Rep
         concept = _learn(order, bank, sockets, reporter)
     if concept is None:
         host.interrupt()
-    return Learned(concept, read_log(folder_of(bank, concept.name)), notes)
+    return LearnedConcept(concept, read_log(folder_of(bank, concept.name)), notes)
 
 
 def _learn(

@@ -18,7 +18,7 @@ from .inputs import LABELS, ON_THE_NODE, MethodInputs
 
 NO_FOLDER = ""
 NO_METHOD = ""
-DEFAULT = "cidm"  # the method without a node that says another
+_DEFAULT = "cidm"  # the method without a node that says another
 
 
 class TrainConcept(io.ComfyNode):
@@ -40,7 +40,7 @@ class TrainConcept(io.ComfyNode):
             ],
             is_input_list=True,  # photos of different sizes come as a list
             is_output_node=True,
-            inputs=[*_sockets(), *_concept(), *MethodInputs(DEFAULT).inputs(ON_THE_NODE)],
+            inputs=[*_sockets(), *_concept(), *MethodInputs(_DEFAULT).inputs(ON_THE_NODE)],
             outputs=_outputs(),
         )
 
@@ -113,7 +113,7 @@ class TrainConcept(io.ComfyNode):
         photos = photos_of(
             images or [], photo_folder[0] or "", captions, masks or [], class_words[0]
         )
-        chosen = method[0] if method else MethodChoice(DEFAULT, {})
+        chosen = method[0] if method else MethodChoice(_DEFAULT, {})
         shown_here = {key: value[0] for key, value in settings.items()}
         order = Order(
             photos=photos,
