@@ -67,6 +67,6 @@ def test_a_script_that_fails_says_why_and_the_next_one_runs(in_host, tmp_path, b
     script = tmp_path / "script.py"
     script.write_text(body)
     with pytest.raises(AssertionError, match=said):
-        in_host(script, timeout=2)
+        in_host(script, timeout=6)
     script.write_text("import inside; inside.report(3)")
     assert in_host(script) == 3
