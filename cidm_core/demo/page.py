@@ -17,12 +17,12 @@ from ..pictures import (
 )
 from ..regions import Region
 from ..sampling.plan import Plan
-from .studio import Learned, Studio
+from .studio import DemoConcept, Studio
 
 
 def page(
     studio: Studio,
-    learned: Sequence[Learned],
+    learned: Sequence[DemoConcept],
     regions: Sequence[Region],
     pairs: Sequence[Image.Image],
     plan: Plan,
@@ -60,7 +60,7 @@ def page(
     )
 
 
-def _subtitle(studio: Studio, learned: Sequence[Learned]) -> str:
+def _subtitle(studio: Studio, learned: Sequence[DemoConcept]) -> str:
     change = _change(learned)
     kept = (
         "The two columns of drawn pictures are equal in every pixel."
@@ -73,10 +73,10 @@ def _subtitle(studio: Studio, learned: Sequence[Learned]) -> str:
     )
 
 
-def _change(learned: Sequence[Learned]) -> float:
+def _change(learned: Sequence[DemoConcept]) -> float:
     return max(each.change for each in learned)
 
 
-def _note(each: Learned, number: int) -> str:
+def _note(each: DemoConcept, number: int) -> str:
     order = ("first", "second", "third")[number - 1]
     return f"{each.words}  learned {order}, in {each.seconds:.0f} s"

@@ -18,7 +18,7 @@ from ..regions import Region
 from ..storage.atomic import make_folder, write_atomic
 from ..training.progress import Progress
 from .page import page
-from .studio import WORDS, Learned, Studio
+from .studio import WORDS, DemoConcept, Studio
 
 FACTS = "demo.json"
 BOXES = {"on the left": (0.02, 0.1, 0.48, 0.9), "on the right": (0.52, 0.1, 0.98, 0.9)}
@@ -32,7 +32,7 @@ class DemoResult:
     sheet: Path
     bank: Path
     seconds: float
-    concepts: tuple[Learned, ...]
+    concepts: tuple[DemoConcept, ...]
     prompt: str
 
     def summary(self) -> str:
@@ -94,7 +94,7 @@ def run_demo(
     asked: dict[str, object] = {"seed": seed, "quick": quick, "model": base.name}
     bank = _open_bank(folder, asked)
     studio = Studio(base, bank, folder, seed, quick)
-    learned: list[Learned] = []
+    learned: list[DemoConcept] = []
     for number, name in enumerate(DEMO_LOOKS, start=1):
         note(f"Concept {number} of {len(DEMO_LOOKS)}: {name}, {WORDS[name]}")
         learned.append(studio.learn(name, on_progress))
@@ -137,7 +137,7 @@ def _write_facts(folder: Path, facts: Mapping[str, object]) -> None:
     write_atomic(folder / FACTS, json.dumps(facts, indent=2).encode())
 
 
-def _regions(learned: Sequence[Learned]) -> list[Region]:
+def _regions(learned: Sequence[DemoConcept]) -> list[Region]:
     # The words say the place too: mini-sd never drew a thing for a bare prompt at the border.
     return [
         Region(f"a {each.words} {place}", box=box)

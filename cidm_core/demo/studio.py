@@ -27,25 +27,25 @@ from ..training.data import Photo
 from ..training.images import read_image
 from ..training.progress import Progress
 
-PHOTOS = 4
+_PHOTOS = 4
 WORDS: Mapping[str, str] = {
     "purple-cat": "<pip1> <pip2>",
     "teal-cat": "<tia1> <tia2>",
     "harbour": "<harbour1> <harbour2>",
 }
-THING_PROMPTS = (
+_THING_PROMPTS = (
     "a photo of a {}",
     "a {} on the left, red background",
     "a {} on grass",
     "a {} on the right, in the snow",
 )
-STYLE_PROMPTS = ("a {} of a house", "a {} of a fish", "a {} of a flower", "a {} of a boat")
-PICTURES = 4  # of each concept, one per prompt
+_STYLE_PROMPTS = ("a {} of a house", "a {} of a fish", "a {} of a flower", "a {} of a boat")
+_PICTURES = 4  # of each concept, one per prompt
 _PAIRS = 4  # pictures with two regions
 
 
 @dataclass(frozen=True)
-class Learned:
+class DemoConcept:
     """One concept's way through the demo."""
 
     name: str
@@ -84,7 +84,7 @@ class Studio:
         few: dict[str, object] = {"steps": 3} if self.quick else {}
         return SampleConfig.for_family(self.base.family.sampling, **few)
 
-    def learn(self, name: str, on_progress: Callable[[Progress], None] | None) -> Learned:
+    def learn(self, name: str, on_progress: Callable[[Progress], None] | None) -> DemoConcept:
         """Draw the photos, train, and draw the concept with what is learned so far.
 
         What an interrupted demo has done already is kept.
@@ -105,7 +105,7 @@ class Studio:
                 on_progress=on_progress,
             )
         seconds = self.bank[name].facts.get("seconds")
-        return Learned(
+        return DemoConcept(
             name,
             WORDS[name],
             kind,
@@ -117,7 +117,7 @@ class Studio:
     def _after_own(self, name: str, kind: str) -> list[Image.Image]:
         """Pictures right after the concept's own training, from the disk if they are there."""
         folder = make_folder(self.folder / "pictures" / name)
-        paths = [folder / f"after-own-training-{i}.png" for i in range(1, PICTURES + 1)]
+        paths = [folder / f"after-own-training-{i}.png" for i in range(1, _PICTURES + 1)]
         if all(path.exists() for path in paths):
             return [read_image(path) for path in paths]
         pictures = self.draw(WORDS[name], kind)
@@ -129,7 +129,7 @@ class Studio:
         """A folder of pictures and captions, as a user would bring one."""
         folder = make_folder(self.folder / "photos" / name)
         rng = random.Random(f"{self.seed} {name}")
-        for number in range(1, PHOTOS + 1):
+        for number in range(1, _PHOTOS + 1):
             scene, caption = reference_scene(CONCEPTS[name], rng)
             save_picture(draw(scene), folder / f"{number:02}.png")
             write_atomic(folder / f"{number:02}.txt", caption.encode())
@@ -137,7 +137,7 @@ class Studio:
 
     def draw(self, words: str, kind: str) -> list[Image.Image]:
         """One picture per prompt; the seed depends on the place in the list only."""
-        prompts = STYLE_PROMPTS if kind == "style" else THING_PROMPTS
+        prompts = _STYLE_PROMPTS if kind == "style" else _THING_PROMPTS
         pictures: list[Image.Image] = []
         for i, prompt in enumerate(prompts):
             config = self._sampling(seed=self.seed + 100 + i)

@@ -1,7 +1,7 @@
 """Alignment of pictures with texts and with reference photos, from embeddings.
 
 Definitions of CLIPScore (Hessel et al. 2021) and Custom Diffusion (Kumari et al. 2023), as the
-CIDM benchmark uses them (methods note, section 6). No encoder is known here.
+CIDM paper's benchmark uses them. No encoder is known here.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def evaluate(
     progress = Counter(sum(map(len, asked.values())) * config.num_images, on_picture)
     scores: list[Score] = []
     for concept in concepts:
-        drawn = draw(base, bank, concept, asked[concept.name], config, progress, keep)
+        drawn = draw_concept(base, bank, concept, asked[concept.name], config, progress, keep)
         seen = clip.images(drawn.pictures)
         known = clip.images([_picture(photo) for photo in photos[concept.name]])
         scores.append(
@@ -116,7 +116,7 @@ def prompts_for(concept: Concept, prompts: Prompts | None) -> list[str]:
     return [fill(prompt, concept) for prompt in chosen]
 
 
-def draw(
+def draw_concept(
     base: Base,
     bank: Mapping[str, Concept],
     concept: Concept,

@@ -1,7 +1,7 @@
 """The forgetting check: the whole bank against each concept alone, same prompts, same seeds.
 
 Every concept's weights are stored, so what can be lost is lost at aggregation. The concept alone
-is therefore the oracle that an aggregation rule is measured against (methods note, section 8).
+is therefore the oracle that an aggregation rule is measured against.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import CidmError
 from ..training.data import Photo
 from .alignment import image_alignment, pair_similarity, text_alignment
 from .encoders import Encoder
-from .evaluate import Counter, Drawn, Keep, OnPicture, Prompts, draw, prompts_for
+from .evaluate import Counter, Drawn, Keep, OnPicture, Prompts, draw_concept, prompts_for
 from .report import ForgettingReport, Interference
 
 
@@ -55,9 +55,13 @@ def measure_forgetting(
     progress = Counter(2 * sum(map(len, asked)) * config.num_images, on_picture)
     rows: list[Interference] = []
     for concept, each in zip(concepts, asked, strict=True):
-        both = draw(base, bank, concept, each, config, progress, _labelled(keep, "with bank"))
+        both = draw_concept(
+            base, bank, concept, each, config, progress, _labelled(keep, "with bank")
+        )
         single = {concept.name: concept}
-        alone = draw(base, single, concept, each, config, progress, _labelled(keep, "alone"))
+        alone = draw_concept(
+            base, single, concept, each, config, progress, _labelled(keep, "alone")
+        )
         known = (photos or {}).get(concept.name) or ()
         rows.append(_compare(concept, both, alone, clip, known))
     return ForgettingReport(tuple(rows))

@@ -23,7 +23,7 @@ from cidm_core.storage.names import file_stem
 from cidm_core.training.progress import Progress
 
 from .cells import Board, Cell, Result
-from .recipes import Recipe, learn_task
+from .learners import Learner, learn_task
 from .scoring import Judge, Scores, content_key, digest
 from .sizes import Sizes, spread
 from .systems import SYSTEMS, System
@@ -70,55 +70,55 @@ class Bench:
 
     # Learning ---------------------------------------------------------------------------------
 
-    def folder(self, recipe: Recipe, order: Sequence[int], task: SuiteTask) -> Path:
-        """The bank a task is learned into; with an order-free recipe every task has its own."""
-        place = self.board.folder / "banks" / self.name / file_stem(recipe.name)
-        if recipe.order_free:
+    def folder(self, learner: Learner, order: Sequence[int], task: SuiteTask) -> Path:
+        """The bank a task is learned into; with an order-free learner every task has its own."""
+        place = self.board.folder / "banks" / self.name / file_stem(learner.name)
+        if learner.order_free:
             return place / "any" / file_stem(task.name)
         return place / order_name(order)
 
-    def train_cells(self, recipe: Recipe, order: Sequence[int]) -> list[Cell]:
-        """One cell per task; each waits for the one before, unless the recipe is order-free."""
+    def train_cells(self, learner: Learner, order: Sequence[int]) -> list[Cell]:
+        """One cell per task; each waits for the one before, unless the learner is order-free."""
         cells: list[Cell] = []
         for position in range(len(order)):
-            key = self.train_key(recipe, order, position)
-            needs = () if recipe.order_free or not cells else (cells[-1].key,)
+            key = self.train_key(learner, order, position)
+            needs = () if learner.order_free or not cells else (cells[-1].key,)
             task = self.suite.tasks[order[position]]
             steps = self.training.steps * self.training.batch_size
-            cells.append(Cell(key, self._learner(recipe, order, task), needs, 0.03 * steps))
+            cells.append(Cell(key, self._work(learner, order, task), needs, 0.03 * steps))
         return cells
 
-    def train_key(self, recipe: Recipe, order: Sequence[int], position: int) -> str:
+    def train_key(self, learner: Learner, order: Sequence[int], position: int) -> str:
         task = file_stem(self.suite.tasks[order[position]].name)
-        name = "any" if recipe.order_free else order_name(order)
-        return f"train/{self.name}/{file_stem(recipe.name)}/{name}/{task}"
+        name = "any" if learner.order_free else order_name(order)
+        return f"train/{self.name}/{file_stem(learner.name)}/{name}/{task}"
 
     @property
     def training(self) -> TrainConfig:
         overrides: dict[str, Any] = {"seed": self.seed, **self.sizes.training}
         return config_for("cidm", self.base.family, **overrides)
 
-    def _learner(
-        self, recipe: Recipe, order: Sequence[int], task: SuiteTask
+    def _work(
+        self, learner: Learner, order: Sequence[int], task: SuiteTask
     ) -> Callable[[], Result]:
         def work() -> Result:
-            folder = make_folder(self.folder(recipe, order, task))
+            folder = make_folder(self.folder(learner, order, task))
             concept = learn_task(
-                self.base, recipe, folder, task, self.training, on_progress=self.on_step
+                self.base, learner, folder, task, self.training, on_progress=self.on_step
             )
             facts = {key: concept.facts.get(key) for key in ("steps", "final_loss")}
             return {**facts, "digest": digest(concept)}
 
         return work
 
-    def learned(self, recipe: Recipe, order: Sequence[int], count: int) -> list[Concept]:
-        """The first concepts of an order, as the recipe has learned them.
+    def learned(self, learner: Learner, order: Sequence[int], count: int) -> list[Concept]:
+        """The first concepts of an order, as the learner has learned them.
 
         Where the order does not matter they come in the suite's, so that equal sets are equal.
         """
-        indices = sorted(order[:count]) if recipe.order_free else order[:count]
+        indices = sorted(order[:count]) if learner.order_free else order[:count]
         tasks = [self.suite.tasks[index] for index in indices]
-        return [self._concept(self.folder(recipe, order, task), task.name) for task in tasks]
+        return [self._concept(self.folder(learner, order, task), task.name) for task in tasks]
 
     def _concept(self, folder: Path, name: str) -> Concept:
         key = folder, name

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cidm_core.diffusers_host.base import Base
     from cidm_core.training.progress import Progress
 
-    from .run import Benches, Request
+    from .run import Benches, BenchmarkRequest
     from .sizes import Sizes
 
 _EPILOG = """\
@@ -145,11 +145,11 @@ class _Shown:
         self._bar.update(*self._count, details, "Cells")
 
 
-def _request(args: argparse.Namespace, sizes: Sizes) -> Request:
-    from .run import Request
+def _request(args: argparse.Namespace, sizes: Sizes) -> BenchmarkRequest:
+    from .run import BenchmarkRequest
     from .systems import SYSTEMS
 
-    return Request(
+    return BenchmarkRequest(
         systems=tuple(args.systems or sizes.systems or SYSTEMS),
         parts=tuple(args.only or sizes.parts),
         seed=args.seed,
@@ -182,7 +182,7 @@ def _sizes(args: argparse.Namespace) -> Sizes:
 def _prepare(
     args: argparse.Namespace,
     base: Base,
-    request: Request,
+    request: BenchmarkRequest,
     sizes: Sizes,
     out: Path,
     device: str | None,

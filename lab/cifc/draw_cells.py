@@ -8,7 +8,7 @@ from cidm_core.storage.names import file_stem
 
 from .bench import Bench, order_name
 from .cells import Cell, Result
-from .recipes import RECIPES, Recipe
+from .learners import LEARNERS, Learner
 from .systems import SYSTEMS, System
 
 SECONDS = 0.0065  # per picture and step on mini-sd; only the ratio to training matters
@@ -32,7 +32,7 @@ def draw_cell(
     prompts: int,
     images: int,
     tag: str = "",
-    recipe: Recipe | None = None,
+    learner: Learner | None = None,
 ) -> Cell:
     """Draw and score one concept once the first `count` tasks of an order are learned.
 
@@ -45,9 +45,9 @@ def draw_cell(
         prompts: At most this many.
         images: Per prompt.
         tag: Tells apart what else differs.
-        recipe: Instead of the system's own.
+        learner: Instead of the system's own.
     """
-    taught = recipe or RECIPES[system.recipe]
+    taught = learner or LEARNERS[system.learner]
 
     def work() -> Result:
         return bench.draw(system, bench.learned(taught, order, count), index, prompts, images)

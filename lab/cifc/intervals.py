@@ -19,7 +19,7 @@ from cidm_core.errors import CidmError
 
 from .measures import Doubles
 
-Rows = list[list[float]]  # (concepts, prompts)
+ScoreRows = list[list[float]]  # (concepts, prompts)
 DRAWS = 2000
 LEVEL = 0.95
 

@@ -34,7 +34,7 @@ _RUN = "run"
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchmarkRequest:
     """What is to be run.
 
     Attributes:
@@ -88,7 +88,7 @@ def make_benches(
     long: Suite | None,
     sizes: Sizes,
     out: Path,
-    request: Request,
+    request: BenchmarkRequest,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Benches:
     """Make ready what cells need, and see to it that the folder belongs to this very run.
@@ -128,7 +128,7 @@ def make_benches(
 
 
 def _identity(
-    base: Base, suite: Suite, sizes: Sizes, request: Request, encoders: str
+    base: Base, suite: Suite, sizes: Sizes, request: BenchmarkRequest, encoders: str
 ) -> dict[str, Any]:
     """What must be the same when a run is taken up again; systems and parts may be added."""
     return {
@@ -156,7 +156,7 @@ def _claim_folder(board: Board, out: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def cells_of(benches: Benches, request: Request) -> dict[str, list[Cell]]:
+def cells_of(benches: Benches, request: BenchmarkRequest) -> dict[str, list[Cell]]:
     """All work of a request by part, in the order in which it is done; parts share cells."""
     main, cells = benches.main, dict[str, list[Cell]]()
     if "main" in request.parts:
@@ -177,7 +177,7 @@ def cells_of(benches: Benches, request: Request) -> dict[str, list[Cell]]:
 def run_benchmark(
     benches: Benches,
     out: Path,
-    request: Request,
+    request: BenchmarkRequest,
     on_cell: OnCell | None = None,
     writes: bool = True,
 ) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def run_benchmark(
 
 
 def collect(
-    benches: Benches, request: Request, cells: Mapping[str, Sequence[Cell]]
+    benches: Benches, request: BenchmarkRequest, cells: Mapping[str, Sequence[Cell]]
 ) -> dict[str, Any]:
     """All figures of a finished run."""
     main = benches.main

@@ -121,7 +121,7 @@ QUICK_RUN = Sizes(
     training={"steps": 120, "save_every": 0},
     sampling={"steps": 8},
     parts=("main", "multi"),
-    # The others add a recipe each, and LwF and LoRA-Composite cost twice as much and more.
+    # The others add a learner each, and LwF and LoRA-Composite cost twice as much and more.
     systems=("oracle", "sequential", "c_lora", "lora_merge", "released", "ours"),
     strengths={},
     long=Long(concepts=0),

@@ -57,7 +57,7 @@ class System:
     Attributes:
         name: For files and options.
         label: For people.
-        recipe: Key of `RECIPES`; systems with one recipe share its banks.
+        learner: Key of `LEARNERS`; systems with one learner share its banks.
         sampling: Overrides of the sampling settings that all systems share.
         arranged: From the concepts learned so far and the one asked for to what is drawn with.
         drawn: How; default: `generate`.
@@ -66,7 +66,7 @@ class System:
 
     name: str
     label: str
-    recipe: str
+    learner: str
     sampling: Mapping[str, object] = field(default_factory=dict[str, object])
     arranged: Arrange = _all
     drawn: Draw = _draw

@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from . import MINI
-from .model import MINI_SD
+from .model import MINI_SD_FOLDER
 from .tokenizer import CONTEXT, END, START
 
-MINI_CLIP = MINI / "clip"
-TOKENIZER = MINI_SD / "tokenizer"
+MINI_CLIP_FOLDER = MINI / "clip"
+TOKENIZER = MINI_SD_FOLDER / "tokenizer"
 SIDE = 32
 DIM = 96
 # Pixels go in as mini-sd's autoencoder takes them: in [-1, 1].

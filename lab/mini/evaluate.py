@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .held_out import HELD_OUT_LOOKS, HELD_OUT_PAIRS
-from .model import MINI_SD, Denoiser, token_ids
+from .model import MINI_SD_FOLDER, Denoiser, token_ids
 from .probe import COLOR_WORDS, Probe, load_probe
 
 GUIDANCE = 4.0
@@ -39,7 +39,7 @@ class MiniSd:
     scheduler: DDIMScheduler
 
 
-def load_mini_sd(folder: Path = MINI_SD) -> MiniSd:
+def load_mini_sd(folder: Path = MINI_SD_FOLDER) -> MiniSd:
     """Load the diffusers folder for evaluation."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval()
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
@@ -162,7 +162,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
         prog=_COMMAND, description="Measure how well mini-sd draws held-out captions."
     )
     parser.add_argument("--n", type=int, default=300, help="pictures per question")
-    parser.add_argument("--model", type=Path, default=MINI_SD)
+    parser.add_argument("--model", type=Path, default=MINI_SD_FOLDER)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=SAMPLING_STEPS)
     parser.add_argument("--guidance", type=float, default=GUIDANCE)

@@ -20,7 +20,7 @@ from . import MINI
 from .tokenizer import CONTEXT, END, START, write_vocabulary
 from .train_vae import LATENT_CHANNELS
 
-MINI_SD = MINI / "sd"
+MINI_SD_FOLDER = MINI / "sd"
 TEXT_WIDTH = 128
 STEPS = 1000
 

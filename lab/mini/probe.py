@@ -19,7 +19,7 @@ from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import COLORS, any_scene
 
 logger = logging.getLogger(__name__)
-WEIGHTS = Path(__file__).parent / "probe.safetensors"
+PROBE_WEIGHTS = Path(__file__).parent / "probe.safetensors"
 COLOR_WORDS = tuple(COLORS)
 _UNNAMED = -100
 
@@ -65,7 +65,7 @@ class Probe(nn.Module):
 def load_probe() -> Probe:
     """Return the trained probe."""
     probe = Probe()
-    probe.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS).items()})
+    probe.load_state_dict({k: v.float() for k, v in load_file(PROBE_WEIGHTS).items()})
     return probe.eval()
 
 
@@ -146,7 +146,7 @@ def train_probe(steps: int, seed: int, count: int = 60000) -> dict[str, float]:
         if step % 200 == 0:
             logger.info("probe step %d: loss %.4f", step, loss.item())
     probe.half()
-    save_file(probe.state_dict(), WEIGHTS, metadata={"seed": str(seed), "steps": str(steps)})
+    save_file(probe.state_dict(), PROBE_WEIGHTS, metadata={"seed": str(seed), "steps": str(steps)})
     return accuracy(load_probe(), seed + 1)
 
 

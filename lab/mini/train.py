@@ -20,7 +20,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from .data import Pictures, drawn_pictures
-from .model import MINI_SD, save_model
+from .model import MINI_SD_FOLDER, save_model
 from .probe import train_probe
 from .tokenizer import save_tokenizer
 from .train_unet import new_denoiser, train_denoiser, training_set
@@ -36,7 +36,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m lab.mini.train", description=(__doc__ or "").split("\n\n")[1]
     )
     parser.add_argument("stage", nargs="?", default="all", choices=("all", "vae", "unet", "probe"))
-    parser.add_argument("--out", type=Path, default=MINI_SD, help="model folder to write")
+    parser.add_argument("--out", type=Path, default=MINI_SD_FOLDER, help="model folder to write")
     parser.add_argument("--work", type=Path, default=Path("/tmp/cidm_mini"), help="cache and state")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pictures", type=int, default=72000)

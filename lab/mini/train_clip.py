@@ -32,8 +32,15 @@ from transformers import CLIPModel
 from .clip_check import check_clip
 from .clip_data import ClipBatch, ClipPictures, clip_pictures, left_right, sample_batch
 from .clip_loss import caption_loss, identity_loss
-from .clip_model import MINI_CLIP, embed_pictures, embed_texts, mini_tokenizer, new_clip, save_clip
-from .model import MINI_SD
+from .clip_model import (
+    MINI_CLIP_FOLDER,
+    embed_pictures,
+    embed_texts,
+    mini_tokenizer,
+    new_clip,
+    save_clip,
+)
+from .model import MINI_SD_FOLDER
 from .optimizer import muon
 from .training import Budget, TrainingRun
 
@@ -46,7 +53,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m lab.mini.train_clip", description="Train mini-clip and measure it."
     )
     parser.add_argument("--check", action="store_true", help="only measure, and print the report")
-    parser.add_argument("--out", type=Path, default=MINI_CLIP, help="model folder")
+    parser.add_argument("--out", type=Path, default=MINI_CLIP_FOLDER, help="model folder")
     parser.add_argument("--work", type=Path, default=Path("/tmp/cidm_mini"), help="cache and state")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2400)
@@ -59,7 +66,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def load_vae() -> AutoencoderKL:
     """Return mini-sd's autoencoder, frozen."""
-    vae = AutoencoderKL.from_pretrained(MINI_SD / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(MINI_SD_FOLDER / "vae", torch_dtype=torch.float32)
     return vae.eval().requires_grad_(False)
 
 

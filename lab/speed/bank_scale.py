@@ -23,28 +23,27 @@ from cidm_core.diffusers_host.pipeline import make_plan
 from cidm_core.families import FAMILIES
 
 from .measure import (
-    Variant,
+    Way,
     always,
+    as_table,
     interleave,
     parse,
     resident_mb,
     summary,
-    table,
     target,
     verdict,
     write,
 )
-from .models import make_base, random_concept
+from .models import PROMPT, make_base, random_concept
 
-PROMPT = "a photo of a <v1> <w1> in a house"
-CONFIG = SampleConfig(width_px=512, height_px=512)
-TIMING = (
+_CONFIG = SampleConfig(width_px=512, height_px=512)
+_TIMING = (
     "CPU seconds (time.process_time; opening also wall seconds), one thread, variants interleaved "
     "and rotated, untimed call before each, minimum over all rounds"
 )
 
 
-def fill(model: Base, folder: Path, count: int, rank: int) -> tuple[Bank, list[float]]:
+def fill_bank(model: Base, folder: Path, count: int, rank: int) -> tuple[Bank, list[float]]:
     """A bank of synthetic concepts, added one after the other, and the seconds of each `add`."""
     bank, seconds = Bank(folder), []
     for i in range(1, count + 1):
@@ -55,24 +54,24 @@ def fill(model: Base, folder: Path, count: int, rank: int) -> tuple[Bank, list[f
     return bank, seconds
 
 
-def opening(bank: Bank) -> Variant:
+def opening(bank: Bank) -> Way:
     return always(lambda: Bank(bank.path).entries())
 
 
-def planning(base: Base, bank: Bank) -> Variant:
-    return always(lambda: make_plan(base, bank, PROMPT, config=CONFIG))
+def planning(base: Base, bank: Bank) -> Way:
+    return always(lambda: make_plan(base, bank, PROMPT, config=_CONFIG))
 
 
-def planning_fresh(base: Base, bank: Bank) -> Variant:
+def planning_fresh(base: Base, bank: Bank) -> Way:
     """As the command line does: open the bank for this one prompt."""
-    return always(lambda: make_plan(base, Bank(bank.path), PROMPT, config=CONFIG))
+    return always(lambda: make_plan(base, Bank(bank.path), PROMPT, config=_CONFIG))
 
 
 def growth_mb(base: Base, bank: Bank) -> float:
     """Memory that an open bank and a plan made with it take."""
     before = resident_mb()
     held = Bank(bank.path)
-    plan = make_plan(base, held, PROMPT, config=CONFIG)
+    plan = make_plan(base, held, PROMPT, config=_CONFIG)
     after = resident_mb()
     del held, plan
     return after - before
@@ -89,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         banks, adding = {}, {}
         for size in sizes:
-            bank, seconds = fill(model, Path(folder) / str(size), size, options.rank)
+            bank, seconds = fill_bank(model, Path(folder) / str(size), size, options.rank)
             banks[size] = bank
             adding[str(size)] = {"first_ms": seconds[0] * 1e3, "last_ms": min(seconds[-5:]) * 1e3}
         with torch.no_grad():
@@ -111,7 +110,7 @@ def report(options, command: str, base: Base, banks: dict[int, Bank], adding: di
     raw[wall] = interleave(groups["open and list"], options.rounds, clock=time.perf_counter)
     rows = {name: summary(seconds, next(iter(seconds))) for name, seconds in raw.items()}
     for name, row in rows.items():
-        print(table(name, row, next(iter(row))), end="\n\n")
+        print(as_table(name, row, next(iter(row))), end="\n\n")
     size = sum(p.stat().st_size for p in banks[many].path.glob("*.safetensors")) / 1e6
     facts = {"resident_growth_mb": memory, "adding": adding, f"bank_of_{many}_mb": size}
     print(f"{facts}\n")
@@ -122,7 +121,7 @@ def report(options, command: str, base: Base, banks: dict[int, Bank], adding: di
         target(f"MB of memory, {many} concepts", memory[str(many)], 50),
     ]
     print(verdict(targets))
-    body = {"timing": TIMING, "rounds": options.rounds, "rank": options.rank, "targets": targets}
+    body = {"timing": _TIMING, "rounds": options.rounds, "rank": options.rank, "targets": targets}
     write(
         options.out,
         "bank_scale",

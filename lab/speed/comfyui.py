@@ -13,12 +13,12 @@ import os
 import subprocess
 from pathlib import Path
 
-from .measure import parse, summary, table, target, verdict, write
+from .measure import as_table, parse, summary, target, verdict, write
 
 INSIDE = Path(__file__).resolve().with_name("comfyui_inside.py")
 COMFY = Path(os.environ.get("COMFYUI_PATH", "~/ComfyUI")).expanduser()
 PYTHON = Path(os.environ.get("COMFYUI_PYTHON", COMFY / ".venv/bin/python")).expanduser()
-TIMING = "CPU seconds (time.process_time), one thread, variants interleaved, minimum of all rounds"
+_TIMING = "CPU seconds (time.process_time), one thread, variants interleaved, minimum of all rounds"
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import comfy.options; "
     "comfy.options.enable_args_parsing(False); from comfy.cli_args import args; args.cpu = True; "
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         "to the first step": summary(found["first_step"], few),
     }
     for name, row in rows.items():
-        print(table(name, row, next(iter(row))), end="\n\n")
+        print(as_table(name, row, next(iter(row))), end="\n\n")
     print(f"{json.dumps(found['rows'], indent=1)}\n")
     targets = [
         target(f"{name} beside the bare model", row["ratio"], 1.10)
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     )
     print(verdict(targets))
-    body = {"timing": TIMING, "rounds": options.rounds, "targets": targets, "rows": found["rows"]}
+    body = {"timing": _TIMING, "rounds": options.rounds, "targets": targets, "rows": found["rows"]}
     raw = {key: found[key] for key in ("calls", "regions", "first_step")}
     write(options.out, "comfyui", command, {**body, "results": rows, "raw_seconds": raw})
 

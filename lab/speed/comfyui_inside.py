@@ -21,21 +21,21 @@ import comfy.supported_models
 import torch
 
 OPTIONS = json.loads(sys.argv[1])
-NAME = "/base/custom_nodes/ComfyUI-CIDM"  # ComfyUI names a pack by its path
+_NAME = "/base/custom_nodes/ComfyUI-CIDM"  # ComfyUI names a pack by its path
 SIGMAS = torch.tensor((10.0, 4.0, 1.0, 0.0))
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
 
 
-def pack(part):
-    if NAME not in sys.modules:
+def of_pack(part):
+    if _NAME not in sys.modules:
         root = Path(__file__).resolve().parents[2]
         spec = importlib.util.spec_from_file_location(
-            NAME, root / "__init__.py", submodule_search_locations=[str(root)]
+            _NAME, root / "__init__.py", submodule_search_locations=[str(root)]
         )
-        sys.modules[NAME] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[NAME])
-    return importlib.import_module(f"{NAME}.{part}")
+        sys.modules[_NAME] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[_NAME])
+    return importlib.import_module(f"{_NAME}.{part}")
 
 
 def random(*shape, seed=0, size=1.0):
@@ -80,15 +80,15 @@ def concept(facts, number, rank=4):
         for j, projection in enumerate(("to_q", "to_k", "to_v", "to_out.0")):
             out, into = layer.shape(projection)
             seed = 1000 * number + 10 * i + j
-            updates[f"{layer.path}.{projection}"] = pack("cidm_core.updates").LowRank(
+            updates[f"{layer.path}.{projection}"] = of_pack("cidm_core.updates").LowRank(
                 random(rank, into, seed=seed, size=into**-0.5),
                 random(out, rank, seed=seed + 5, size=0.05),
                 float(rank),
             )
     tokens = random(2, len(facts.layers), facts.family.context_dim, seed=number, size=0.05)
-    return pack("cidm_core.concept").Concept(
+    return of_pack("cidm_core.concept").Concept(
         name=f"c{number}",
-        subjects=(pack("cidm_core.concept").Subject((f"<v{number}>", f"<w{number}>"), "thing"),),
+        subjects=(of_pack("cidm_core.concept").Subject((f"<v{number}>", f"<w{number}>"), "thing"),),
         family=facts.family.name,
         base=facts.fingerprint,
         layers=facts.names if hasattr(facts, "names") else tuple(x.path for x in facts.layers),
@@ -99,13 +99,13 @@ def concept(facts, number, rank=4):
 
 def conditioning(facts, concepts, seed):
     """A CONDITIONING as an encode node with an applied bank makes it."""
-    text = pack("nodes.sampling.text")
+    text = of_pack("nodes.sampling.text")
     context = random(len(facts.layers), 77, 768, seed=seed)
     plain = context.mean(0, keepdim=True)
     weights = torch.full((len(facts.layers), len(concepts)), 1 / max(1, len(concepts)))
     held = context if concepts else plain
     names = "words" if concepts else ""
-    encoded = pack("cidm_core.text")
+    encoded = of_pack("cidm_core.text")
     held = encoded.TextContext(held, None, encoded.Spans())
     prompt = text.ConceptPrompt(names, held, plain, tuple(concepts), weights, facts.names)
     return [[plain, {text.PROMPT_KEY: prompt}]]
@@ -134,7 +134,7 @@ class Timed:
         return self.seconds[1:]
 
 
-def plain(model, positive, negative):
+def plain_guider(model, positive, negative):
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(5.0)
@@ -152,19 +152,21 @@ def interleaved(variants, rounds):
 
 def overhead():
     model = sd15(OPTIONS["width"])
-    facts = pack("nodes.host.model").model_facts(model)
-    taught = pack("nodes.sampling.attend").attach_hooks(
-        model, facts, pack("cidm_core.config").SampleConfig()
+    facts = of_pack("nodes.host.model").model_facts(model)
+    taught = of_pack("nodes.sampling.attend").attach_hooks(
+        model, facts, of_pack("cidm_core.config").SampleConfig()
     )
     concepts = [concept(facts, n) for n in range(max(OPTIONS["concepts"]))]
     size, negative = OPTIONS["size"], conditioning(facts, (), 2)
-    variants = {"bare": Timed(plain(model, [[negative[0][0], {}]], [[negative[0][0], {}]]), size)}
+    variants = {
+        "bare": Timed(plain_guider(model, [[negative[0][0], {}]], [[negative[0][0], {}]]), size)
+    }
     for count in OPTIONS["concepts"]:
         positive = conditioning(facts, concepts[:count], 3)
-        variants[f"{count} concepts"] = Timed(plain(taught, positive, negative), size)
+        variants[f"{count} concepts"] = Timed(plain_guider(taught, positive, negative), size)
     found = {"calls": interleaved(variants, OPTIONS["rounds"])}
-    node, sockets = pack("nodes.regions.guider"), pack("nodes.host.sockets")
-    Region = pack("cidm_core.regions").Region
+    node, sockets = of_pack("nodes.regions.guider"), of_pack("nodes.host.sockets")
+    Region = of_pack("cidm_core.regions").Region
     settings = {"alpha": 0.1, "feather": 0.05, "region_mode": "partition"}
     settings |= {"region_weights": "per_region", "regional_attention": True}
     variants, positive = {}, conditioning(facts, concepts[:1], 3)
@@ -181,7 +183,7 @@ def overhead():
         ).args[0]
         variants[f"{count} regions"] = Timed(guider, size)
         same = [[negative[0][0], {}]]
-        bare = plain(model, same * (count + 1), same)
+        bare = plain_guider(model, same * (count + 1), same)
         variants[f"bare, {count + 2} rows"] = Timed(bare, size)
     found["regions"] = interleaved(variants, OPTIONS["rounds"])
     found["rows"] = {
@@ -193,15 +195,15 @@ def overhead():
 
 def first_step():
     """From Apply Concept Bank to the end of the first UNet call, with few and many concepts."""
-    model, clip, _ = pack("nodes.mini.load").LoadMiniModel.execute().args
-    facts = pack("nodes.host.model").model_facts(model)
-    apply = pack("nodes.sampling.apply")
+    model, clip, _ = of_pack("nodes.mini.load").LoadMiniModel.execute().args
+    facts = of_pack("nodes.host.model").model_facts(model)
+    apply = of_pack("nodes.sampling.apply")
     settings = {"weights": "gate", "top_k": 4, "strength": 1.0, "encoding": "per_task"}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         banks = {}
         for count in OPTIONS["banks"]:
-            banks[count] = pack("cidm_core.bank").Bank(Path(folder) / str(count))
+            banks[count] = of_pack("cidm_core.bank").Bank(Path(folder) / str(count))
             for n in range(count):
                 banks[count].add(concept(facts, n, rank=1))
 
@@ -211,7 +213,7 @@ def first_step():
                 model, clip, banks[count], **settings, allow_other_base=False
             ).args
             encode = lambda text: words.encode_from_tokens_scheduled(words.tokenize(text))  # noqa: E731
-            guider = plain(taught, encode("a photo of a <v1> <w1> in a house"), encode(""))
+            guider = plain_guider(taught, encode("a photo of a <v1> <w1> in a house"), encode(""))
             noise, sampler = random(1, 8, 8, 8), comfy.samplers.sampler_object("euler")
             start, sigmas = torch.zeros_like(noise), torch.tensor((1.0, 0.0))
             guider.sample(noise, start, sampler, sigmas, seed=0, disable_pbar=True)

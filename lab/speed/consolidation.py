@@ -19,21 +19,21 @@ from cidm_core.ops.consolidation_model import CommonSubspace, Orthogonality, Pro
 from cidm_core.updates import LowRank
 
 from .measure import Step, always, interleave, parse, write
+from .models import RANK
 
-RANK = 4
 COMMON_RANK = 16
 DIRECTIONS = 64  # the cap of the bounded variants
 SLOW_UP_TO = 10  # earlier concepts up to which the released loop is run at all
 
-Shapes = dict[str, tuple[int, int]]
+LayerShapes = dict[str, tuple[int, int]]
 
 
-def layer_shapes(family: str) -> Shapes:
+def layer_shapes(family: str) -> LayerShapes:
     layers = FAMILIES[family].layers
     return {f"{layer.path}.{p}": layer.shape(p) for layer in layers for p in PROJECTIONS}
 
 
-def concepts(shapes: Shapes, count: int) -> Iterator[dict[str, LowRank]]:
+def concepts(shapes: LayerShapes, count: int) -> Iterator[dict[str, LowRank]]:
     """Earlier concepts, made one at a time: a thousand do not fit in memory beside their stacks."""
     for seed in range(count):
         draw = torch.Generator().manual_seed(seed)
@@ -62,10 +62,10 @@ def backward(loss: Callable[[], Tensor], leaves: list[Tensor]) -> Step:
     return run
 
 
-class Variants:
-    """Ways of computing the losses for one bank size, and the seconds each took to prepare."""
+class PreparedLosses:
+    """All ways of computing the losses for one bank size, and the seconds each took to prepare."""
 
-    def __init__(self, shapes: Shapes, count: int) -> None:
+    def __init__(self, shapes: LayerShapes, count: int) -> None:
         self.old = lambda: concepts(shapes, count)
         new = next(concepts(shapes, 1))
         self.ups = {key: pair.up.clone().requires_grad_() for key, pair in new.items()}
@@ -122,7 +122,7 @@ class Variants:
         self.steps[name] = both_steps
 
 
-def table(results: list[dict]) -> str:
+def by_bank_size(results: list[dict]) -> str:
     """The figures by way and bank size."""
     sizes = [row["earlier_concepts"] for row in results]
     sections = {
@@ -162,11 +162,11 @@ def main(argv: list[str] | None = None) -> None:
     shapes = layer_shapes(family)
     results = []
     for count in sizes:
-        ways = Variants(shapes, count)
-        variants = {name: always(step) for name, step in ways.steps.items()}
-        results.append(result(count, interleave(variants, options.rounds), ways.prepared))
+        ways = PreparedLosses(shapes, count)
+        timed = {name: always(step) for name, step in ways.steps.items()}
+        results.append(result(count, interleave(timed, options.rounds), ways.prepared))
         print(f"g={count}: done", flush=True)
-    print(table(results))
+    print(by_bank_size(results))
     body = {"rounds": options.rounds, "family": family, "layers": len(shapes)}
     body |= {"rank": RANK, "common_rank": COMMON_RANK, "results": results}
     write(options.out, "consolidation", command, body)

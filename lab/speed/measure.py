@@ -26,7 +26,7 @@ import torch
 import transformers
 
 Step = Callable[[], object]
-Variant = Callable[[], AbstractContextManager[Step]]  # what it sets up is not timed
+Way = Callable[[], AbstractContextManager[Step]]  # what it sets up is not timed
 
 ROUNDS = 7
 METHOD = (
@@ -36,7 +36,7 @@ METHOD = (
 PACKAGES = (torch, diffusers, transformers, peft)
 
 
-def always(step: Step) -> Variant:
+def always(step: Step) -> Way:
     """A variant that needs no setting up."""
 
     @contextmanager
@@ -47,7 +47,7 @@ def always(step: Step) -> Variant:
 
 
 def interleave(
-    variants: Mapping[str, Variant],
+    variants: Mapping[str, Way],
     rounds: int,
     repeats: int = 2,
     clock: Callable[[], float] = time.process_time,
@@ -81,7 +81,7 @@ def summary(seconds: Mapping[str, Sequence[float]], baseline: str) -> dict[str, 
     }
 
 
-def table(title: str, rows: Mapping[str, Mapping[str, float]], baseline: str) -> str:
+def as_table(title: str, rows: Mapping[str, Mapping[str, float]], baseline: str) -> str:
     """A summary for people."""
     head = f"{title}".ljust(46) + "min ms".rjust(10) + "median".rjust(10) + f"  x {baseline}"
     lines = [

@@ -13,13 +13,13 @@ import argparse
 import tempfile
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from cidm_core.bank import Bank
 from cidm_core.config import TrainConfig
+from cidm_core.devices import DTYPES
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.training.data import Photo
@@ -29,7 +29,6 @@ from .measure import parse, write
 from .models import PROPORTIONS, Proportions, make_proportional
 
 SD15 = Proportions((320, 640, 1280, 1280), (128, 256, 512, 512), 768, 12, 64)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GB = 1e9
 
 
@@ -76,7 +75,7 @@ def counted(kept: Kept) -> saved_tensors_hooks:
     return saved_tensors_hooks(lambda t: SavedTensor(kept, t), lambda saved: saved.tensor)
 
 
-def measure(base: Base, preset: str, precision: str, size_px: int) -> dict[str, object]:
+def count_memory(base: Base, preset: str, precision: str, size_px: int) -> dict[str, object]:
     modules = (base.unet, base.vae, *base.text_encoders)
     for module in modules:
         module.to(DTYPES[precision])
@@ -110,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     size_px = 64 if options.quick else options.size
     rows = []
     for preset, precision in (("balanced", "fp32"), ("balanced", "bf16"), ("low-vram", "bf16")):
-        rows.append(measure(base, preset, precision, size_px))
+        rows.append(count_memory(base, preset, precision, size_px))
         print(rows[-1], flush=True)
     write(options.out, "memory", command, {"timing": "nothing is timed", "rows": rows})
 

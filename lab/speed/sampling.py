@@ -17,36 +17,36 @@ from cidm_core.diffusers_host.patches import attach
 from cidm_core.regions import Region
 from cidm_core.sampling.plan import Plan
 
-from .measure import Variant, always, interleave, parse, summary, table, target, verdict, write
+from .estimates import Estimates, counters, differing_bytes, sampling_agreement
+from .measure import Way, always, as_table, interleave, parse, summary, target, verdict, write
 from .models import RANK, make_base, make_concepts
-from .sampling_bench import Bench, agreement, counters, differing_bytes
 
-BARE = "bare model"
-NOTHING = "plan without concepts"
-
-
-Group = dict[str, Variant]
+_BARE = "bare model"
+_NOTHING = "plan without concepts"
 
 
-def merged(bench: Bench, plans: Mapping[int, Plan]) -> Group:
+Ways = dict[str, Way]
+
+
+def merged(bench: Estimates, plans: Mapping[int, Plan]) -> Ways:
     """Part a: the weights folded into the model."""
-    return {BARE: bench.bare(), NOTHING: bench.ours(plans[0], "merged")} | {
+    return {_BARE: bench.bare(), _NOTHING: bench.ours(plans[0], "merged")} | {
         f"merged, {n} concepts": bench.ours(plan, "merged") for n, plan in plans.items() if n
     }
 
 
-def per_sample(bench: Bench, plans: Mapping[int, Plan]) -> Group:
+def per_sample(bench: Estimates, plans: Mapping[int, Plan]) -> Ways:
     """Part b: one concatenated low-rank branch, weighed per batch row."""
-    return {BARE: bench.bare()} | {
+    return {_BARE: bench.bare()} | {
         f"per sample, {n} concepts": bench.ours(plan, "per_sample")
         for n, plan in plans.items()
         if n
     }
 
 
-def released_way(bench: Bench, concepts: Mapping[str, Concept], sizes: list[int]) -> Group:
+def released_way(bench: Estimates, concepts: Mapping[str, Concept], sizes: list[int]) -> Ways:
     """Part c: one branch per concept, weights found anew in each layer of each step."""
-    return {BARE: bench.bare()} | {
+    return {_BARE: bench.bare()} | {
         f"released way, {n} concepts": bench.released(first(concepts, n)) for n in sizes
     }
 
@@ -55,7 +55,7 @@ def first(concepts: Mapping[str, Concept], count: int) -> dict[str, Concept]:
     return dict(list(concepts.items())[:count])
 
 
-def two_prompts(bench: Bench, concepts: Mapping[str, Concept], active: int) -> Group:
+def two_prompts(bench: Estimates, concepts: Mapping[str, Concept], active: int) -> Ways:
     """Part b as used: two prompts in one batch, each naming its own half of the concepts."""
     bank = first(concepts, active)
     triggers = [concept.trigger for concept in bank.values()]
@@ -63,33 +63,33 @@ def two_prompts(bench: Bench, concepts: Mapping[str, Concept], active: int) -> G
     prompts = [" and ".join(triggers[:half]), " and ".join(triggers[half:] or triggers)]
     plan = bench.plan(bank, prompt=prompts, weights="gate", top_k=half)
     return {
-        BARE + ", 4 rows": bench.bare(4),
+        _BARE + ", 4 rows": bench.bare(4),
         f"per sample, {active} concepts in 2 prompts": bench.ours(plan, "per_sample"),
     }
 
 
-def regional(bench: Bench, concepts: Mapping[str, Concept], most: int) -> Group:
+def regional(bench: Estimates, concepts: Mapping[str, Concept], most: int) -> Ways:
     """Part d: 1 to `most` regions side by side, each with its own concept."""
-    variants: Group = {BARE: bench.bare()}
+    variants: Ways = {_BARE: bench.bare()}
     for count in range(1, most + 1):
         boxes = [(u / count, 0.0, (u + 1) / count, 1.0) for u in range(count)]
         held = list(concepts.values())[:count]
         regions = [Region(c.trigger, box=b) for c, b in zip(held, boxes, strict=True)]
         plan = bench.plan(concepts, regions, weights="gate")
-        variants[f"{BARE}, {count + 2} rows"] = bench.bare(count + 2)
+        variants[f"{_BARE}, {count + 2} rows"] = bench.bare(count + 2)
         variants[f"{count} regions"] = bench.ours(plan, "per_sample")
     return variants
 
 
 def once_per_prompt(
-    bench: Bench, plans: Mapping[int, Plan], concepts: Mapping[str, Concept]
-) -> Group:
+    bench: Estimates, plans: Mapping[int, Plan], concepts: Mapping[str, Concept]
+) -> Ways:
     """Part e: finding the weights, and putting a merged plan on the UNet and off again.
 
     Without concepts, attaching is projecting keys and values, as the bare model does in every
     step; what concepts add to that is the price of merging.
     """
-    group: Group = {BARE: bench.bare()}
+    group: Ways = {_BARE: bench.bare()}
     for size, plan in plans.items():
 
         def attaching(plan: Plan = plan) -> None:
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     options, command = parse(parser, argv)
     size, cells, large = ("tiny", 8, 8) if options.quick else ("small", 16, 64)
     sizes, most = ([1, 2], 1) if options.quick else ([1, 10, 100], 4)
-    bench = Bench(make_base(size), cells)
+    bench = Estimates(make_base(size), cells)
     concepts = make_concepts(bench.base, sizes[-1])
     with torch.no_grad():
         plans = {n: bench.plan(first(concepts, n)) for n in sizes}
@@ -118,13 +118,13 @@ def main(argv: list[str] | None = None) -> None:
             "two prompts": two_prompts(bench, concepts, sizes[1]),
             "released way": released_way(bench, concepts, sizes),
             "regions": regional(bench, concepts, most),
-            "once per prompt": once_per_prompt(Bench(bench.base, large), plans, concepts),
+            "once per prompt": once_per_prompt(Estimates(bench.base, large), plans, concepts),
         }
-        raw, rows = measure(groups, options.rounds)
-        facts = check(bench, plans, first(concepts, sizes[1]), min(most, 2))
+        raw, rows = measure_groups(groups, options.rounds)
+        facts = facts_without_clock(bench, plans, first(concepts, sizes[1]), min(most, 2))
     for name, fact in facts.items():
         print(f"{name}: {fact}")
-    targets = judge(rows, facts, sizes)
+    targets = sampling_targets(rows, facts, sizes)
     print("\n" + verdict(targets))
     model = {
         "unet_parameters": sum(p.numel() for p in bench.base.unet.parameters()),
@@ -137,23 +137,25 @@ def main(argv: list[str] | None = None) -> None:
     write(options.out, "sampling", command, {**body, "results": rows, "raw_seconds": raw})
 
 
-def measure(groups: Mapping[str, Group], rounds: int) -> tuple[dict, dict]:
+def measure_groups(groups: Mapping[str, Ways], rounds: int) -> tuple[dict, dict]:
     """Raw seconds and summaries of each group, beside the first variant of the group."""
     raw, rows = {}, {}
     for name, variants in groups.items():
         baseline = next(iter(variants))
         raw[name] = interleave(variants, rounds)
         rows[name] = summary(raw[name], baseline)
-        print(table(name, rows[name], baseline), end="\n\n", flush=True)
+        print(as_table(name, rows[name], baseline), end="\n\n", flush=True)
     return raw, rows
 
 
-def check(bench: Bench, plans: Mapping[int, Plan], bank: dict[str, Concept], count: int) -> dict:
+def facts_without_clock(
+    bench: Estimates, plans: Mapping[int, Plan], bank: dict[str, Concept], count: int
+) -> dict:
     """What needs no clock: agreement, restoration, calls."""
     triggers = [concept.trigger for concept in bank.values()]
     regions = [Region(triggers[u], box=(u / count, 0, (u + 1) / count, 1)) for u in range(count)]
     return {
-        "agreement": agreement(bench, bank),
+        "agreement": sampling_agreement(bench, bank),
         "differing_bytes_after_unmerging": {
             str(n): differing_bytes(bench, plan) for n, plan in plans.items()
         },
@@ -164,13 +166,13 @@ def check(bench: Bench, plans: Mapping[int, Plan], bank: dict[str, Concept], cou
     }
 
 
-def judge(rows: dict, facts: dict, sizes: list[int]) -> list[dict[str, object]]:
+def sampling_targets(rows: dict, facts: dict, sizes: list[int]) -> list[dict[str, object]]:
     active = sizes[1]
     loops = [facts[k] for k in ("calls_merged", "calls_per_sample", "calls_regions")]
     regions, steps = facts["calls_regions"], facts["calls_regions"]["steps"]
     once = {name: row["ms"] for name, row in rows["once per prompt"].items()}
     merging = once[f"attach, {active} concepts"] - once["attach, 0 concepts"]
-    share = (once[f"weigh, {active} concepts"] + merging) / once[BARE]
+    share = (once[f"weigh, {active} concepts"] + merging) / once[_BARE]
 
     def ratio(group: str, name: str) -> float:
         return rows[group][name]["ratio"]

@@ -32,26 +32,26 @@ from cidm_core.ops.consolidation_model import CommonSubspace, Orthogonality
 from cidm_core.training.data import Photo
 
 from .consolidation import backward, concepts, layer_shapes
-from .measure import Variant, always, interleave, parse, summary, table, target, verdict, write
+from .measure import Way, always, as_table, interleave, parse, summary, target, verdict, write
 from .models import PROPORTIONS, Proportions, make_concepts, make_proportional
-from .training_steps import PeftStep, ReleasedStep
 from .turns import OURS, Turns, count_flops
+from .yardsticks import PeftStep, ReleasedStep
 
 WORDS, CLASS = ("<new1>", "<new2>"), "dog"
 CAPTION = "a photo of a dog in a house"
-PROMPT = "a photo of a <new1> <new2> in a house"
+_PROMPT = "a photo of a <new1> <new2> in a house"
 EARLIER, PHOTOS = 10, 2
 CONSOLIDATED: dict[str, Any] = {"orthogonality": "subspace", "common_subspace": "closed_form"}
 PEFT, RELEASED = "plain peft LoRA step", "released way"
 SD15_PART = "R1 + R2, SD 1.5"
 SD15_STEP_TFLOP = 2.100  # batch 1, 512 px, cached latents, 16 prompts, forward and backward
-TIMING = (
+_TIMING = (
     "CPU seconds (time.process_time), one thread; the three steps take turns within one run of "
     "train_concept, rotated, minimum over all rounds; parts: interleaved, minimum over all rounds"
 )
 
 
-def pictures(cells: int) -> list[Tensor]:
+def random_photos(cells: int) -> list[Tensor]:
     draw = torch.Generator().manual_seed(3)
     return [torch.rand(8 * cells, 8 * cells, 3, generator=draw) for _ in range(PHOTOS)]
 
@@ -60,13 +60,13 @@ def side_by_side(
     base: Base, size: Proportions, rounds: int
 ) -> tuple[Turns, PeftStep, ReleasedStep]:
     """One run of `train_concept` with the two yardsticks in its callback."""
-    images = pictures(size.cells)
+    images = random_photos(size.cells)
     pixels = torch.stack(images).permute(0, 3, 1, 2) * 2 - 1
     old = make_concepts(base, EARLIER)
     rows = 0.02 * torch.randn(2, len(base.layers), size.text_dim)
-    released = ReleasedStep(base, pixels, PROMPT, WORDS, rows, list(old.values()))
+    released = ReleasedStep(base, pixels, _PROMPT, WORDS, rows, list(old.values()))
     cached = torch.cat([released.latents() for _ in range(PHOTOS)])
-    peft = PeftStep(base, cached, PROMPT, WORDS, rows)
+    peft = PeftStep(base, cached, _PROMPT, WORDS, rows)
     turns = Turns({PEFT: peft, RELEASED: released}, rounds)
     config = CidmConfig(steps=turns.steps, resolution_px=8 * size.cells, variants=1, **CONSOLIDATED)
     with tempfile.TemporaryDirectory() as folder:
@@ -80,17 +80,17 @@ def side_by_side(
     return turns, peft, released
 
 
-def agreement(base: Base, size: Proportions) -> dict[str, float]:
+def step_agreement(base: Base, size: Proportions) -> dict[str, float]:
     """Largest difference of the predicted noise, all low-rank weights still being zero."""
     rows = 0.02 * torch.randn(2, len(base.layers), size.text_dim)
     shape = (1, 4, size.cells, size.cells)
     latents, noise, timestep = torch.randn(shape), torch.randn(shape), torch.tensor([400])
     pixels = torch.zeros(1, 3, 8, 8)
-    peft = PeftStep(base, latents, PROMPT, WORDS, rows)
-    released = ReleasedStep(base, pixels, PROMPT, WORDS, rows, [])
+    peft = PeftStep(base, latents, _PROMPT, WORDS, rows)
+    released = ReleasedStep(base, pixels, _PROMPT, WORDS, rows, [])
     host = LearningHost(base, WORDS)
     mask = torch.ones(1, size.cells, size.cells)
-    batch = Batch(latents, noise, timestep, (PROMPT,), mask)
+    batch = Batch(latents, noise, timestep, (_PROMPT,), mask)
     with torch.no_grad(), host.attached(method(base, host, {}).updates):
         ours = host.predict(batch, {"text_encoder": rows}, watch=False).value
         theirs = {PEFT: peft, RELEASED: released}
@@ -113,7 +113,7 @@ def method(base: Base, host: LearningHost, old: Mapping) -> Cidm:
     return Cidm(task, CidmConfig(**CONSOLIDATED), list(old.values()), host)
 
 
-def parts(base: Base, peft: PeftStep, released: ReleasedStep) -> dict[str, Variant]:
+def parts(base: Base, peft: PeftStep, released: ReleasedStep) -> dict[str, Way]:
     """What stands beside the UNet in a step, each alone, forward and backward."""
     ours = method(base, LearningHost(base, WORDS), make_concepts(base, EARLIER))
     leaves = [tensor for pair in ours.updates.values() for tensor in (pair.up, pair.down)]
@@ -141,7 +141,7 @@ def parts(base: Base, peft: PeftStep, released: ReleasedStep) -> dict[str, Varia
     }
 
 
-def at_real_size() -> dict[str, Variant]:
+def at_real_size() -> dict[str, Way]:
     """R1 + R2 on SD 1.5's own layer shapes, ten earlier concepts."""
     shapes = layer_shapes("SD15")
     new = next(iter(concepts(shapes, 1)))
@@ -161,13 +161,13 @@ def main(argv: list[str] | None = None) -> None:
     chosen = ["tiny"] if options.quick else [options.model] if options.model else names
     results = {}
     for name in chosen:
-        results[name] = measure(name, options.rounds, options.quick)
+        results[name] = measure_model(name, options.rounds, options.quick)
     write(
         options.out,
         "training_step",
         command,
         {
-            "timing": TIMING,
+            "timing": _TIMING,
             "rounds": options.rounds,
             "earlier_concepts": EARLIER,
             "results": results,
@@ -175,13 +175,13 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def measure(name: str, rounds: int, quick: bool) -> dict:
+def measure_model(name: str, rounds: int, quick: bool) -> dict:
     size = PROPORTIONS[name]
     base = make_proportional(size)
-    same = agreement(base, size)
+    same = step_agreement(base, size)
     turns, peft, released = side_by_side(base, size, rounds)
     steps = summary({way: turns.seconds[way] for way in (PEFT, OURS, RELEASED)}, PEFT)
-    print(table(f"{name}: one step", steps, PEFT), end="\n\n", flush=True)
+    print(as_table(f"{name}: one step", steps, PEFT), end="\n\n", flush=True)
     raw = interleave(parts(base, peft, released) | ({} if quick else at_real_size()), rounds)
     single = {part: min(values) * 1e3 for part, values in raw.items()}
     print("\n".join(f"{part:48}{ms:10.2f} ms" for part, ms in single.items()), end="\n\n")
@@ -195,7 +195,7 @@ def measure(name: str, rounds: int, quick: bool) -> dict:
         **shares(single, steps[OURS]["ms"], turns.tflop[OURS]),
     }
     print("\n".join(f"{key}: {value}" for key, value in facts.items()), end="\n\n")
-    targets = judge(steps, facts)
+    targets = step_targets(steps, facts)
     print(verdict(targets), end="\n\n", flush=True)
     return {
         "targets": targets,
@@ -227,7 +227,9 @@ def shares(single: Mapping[str, float], ours_ms: float, ours_tflop: float) -> di
     return found
 
 
-def judge(steps: Mapping[str, Mapping[str, float]], facts: Mapping) -> list[dict[str, object]]:
+def step_targets(
+    steps: Mapping[str, Mapping[str, float]], facts: Mapping
+) -> list[dict[str, object]]:
     faster = steps[RELEASED]["ms"] / steps[OURS]["ms"]
     targets = [
         target("ours vs plain peft step", steps[OURS]["ratio"], 1.25),

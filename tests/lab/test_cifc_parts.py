@@ -15,26 +15,28 @@ from lab.cifc.parts.ablations import (
     Change,
     ablation_cells,
     ablation_results,
-    changed_recipe,
+    changed_learner,
     task_order,
 )
 from lab.cifc.parts.long import long_cells, long_results
 from lab.cifc.reports import tables
 from lab.cifc.reports.figures import bank_picture
-from lab.cifc.run import Request, make_benches
+from lab.cifc.run import BenchmarkRequest, make_benches
 from lab.cifc.sizes import Ablation, Long, Sizes
 from lab.cifc.tasks import long_suite, mini_suite
 
-TRAINING = (
+TRAINING_CHANGES = (
     Change("half the steps", settings={"steps": 0.5}),
     Change("R1", settings={"orthogonality": "subspace", "gamma1": 10}),
     Change("class kept", method=ClassKept),
 )
-WEIGHTS = (
+WEIGHT_CHANGES = (
     Change("same", "the default by another name", {"top_k": 4}),
     Change("weak", settings={"strength": 0.0}),
 )
-REGIONS = (Change("no regions", settings={"regional_attention": False, "noise_estimation": False}),)
+REGION_CHANGES = (
+    Change("no regions", settings={"regional_attention": False, "noise_estimation": False}),
+)
 SIZES = Sizes(
     "test",
     training={"steps": 2, "batch_size": 1, "variants": 2, "save_every": 0},
@@ -51,13 +53,13 @@ def benches(tmp_path_factory):
     pair = tuple(whole.tasks[k] for k in (0, 6))
     suite = replace(whole, tasks=pair, orders=((0, 1),), scenes=whole.scenes[:1])
     base, clip = load_base("mini-sd", device="cpu"), load_clip("mini-clip", "cpu")
-    request = Request(parts=("long", "ablations"))
+    request = BenchmarkRequest(parts=("long", "ablations"))
     folder = tmp_path_factory.mktemp("parts")
     return make_benches(base, clip, None, suite, long_suite(3), SIZES, folder, request)
 
 
 def test_ablations_change_one_thing_and_compare_pair_by_pair(benches, monkeypatch):
-    for name in ("TRAINING", "WEIGHTS", "REGIONS"):
+    for name in ("TRAINING_CHANGES", "WEIGHT_CHANGES", "REGION_CHANGES"):
         monkeypatch.setattr(ablations, name, globals()[name])
     bench = benches.main
     bench.board.work_off(ablation_cells(bench))
@@ -71,10 +73,14 @@ def test_ablations_change_one_thing_and_compare_pair_by_pair(benches, monkeypatc
     assert weak["ia_change"]["mean"] != 0
     assert groups["regions"][1]["ia_change"]["mean"] != 0
     shown = tables.ablation_markdown(found)
-    assert all(f"| {change.name} |" in shown for change in (*TRAINING, *WEIGHTS, *REGIONS))
+    assert all(
+        f"| {change.name} |" in shown
+        for change in (*TRAINING_CHANGES, *WEIGHT_CHANGES, *REGION_CHANGES)
+    )
 
     half, r1, kept = (
-        bench.learned(changed_recipe(bench, change), task_order(bench), 2) for change in TRAINING
+        bench.learned(changed_learner(bench, change), task_order(bench), 2)
+        for change in TRAINING_CHANGES
     )
     assert [concept.facts["steps"] for concept in half] == [1, 1]
     assert r1[0].config["gamma1"] == pytest.approx(10 * bench.training.gamma1)

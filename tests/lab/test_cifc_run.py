@@ -21,15 +21,15 @@ from cidm_core.sampling import plan
 from lab.cifc.cells import each_once
 from lab.cifc.command import main
 from lab.cifc.draw_cells import draw_key
+from lab.cifc.learners import LEARNERS
 from lab.cifc.parts.long import OWN
 from lab.cifc.parts.main import main_cells, main_results
 from lab.cifc.parts.perfect import perfect_cells, perfect_results
 from lab.cifc.parts.strengths import strength_cells, strength_results
-from lab.cifc.recipes import RECIPES
 from lab.cifc.reports import tables
 from lab.cifc.reports.figures import contact_picture, forgetting_picture
 from lab.cifc.reports.likeness import likeness_picture
-from lab.cifc.run import Request, make_benches
+from lab.cifc.run import BenchmarkRequest, make_benches
 from lab.cifc.sizes import Sizes
 from lab.cifc.systems import SYSTEMS
 from lab.cifc.tasks import mini_suite
@@ -76,7 +76,7 @@ def hosts():
 def run(hosts, folder, compared=COMPARED):
     """All cells of the systems, and what they found."""
     base, clip = hosts
-    request = Request(systems=("ours", "paper"), parts=("main",))
+    request = BenchmarkRequest(systems=("ours", "paper"), parts=("main",))
     bench = make_benches(base, clip, None, look_alikes(), None, SIZES, folder, request).main
     bench.board.work_off(each_once(main_cells(bench, compared)))
     return bench, main_results(bench, compared)
@@ -141,7 +141,7 @@ def test_what_is_equal_by_construction_is_drawn_once(quick):
 
 def test_what_shares_a_name_is_equal_in_every_pixel(quick):
     _, bench, _ = quick
-    first, both = (bench.learned(RECIPES["ours"], (0, 1), count) for count in (1, 2))
+    first, both = (bench.learned(LEARNERS["ours"], (0, 1), count) for count in (1, 2))
     pictures = [
         SYSTEMS["ours"]
         .draw(

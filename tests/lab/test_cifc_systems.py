@@ -8,7 +8,7 @@ import torch
 from learning_samples import config, photos, same_concept, same_weights, small_base, weights
 from make import random_concept
 
-import lab.cifc.recipes as recipes_module
+import lab.cifc.learners as learners_module
 from cidm_core.bank import Bank
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.learning import LearningHost
@@ -24,7 +24,7 @@ from lab.cifc.baselines.composite import composite_plan
 from lab.cifc.baselines.ewc import fisher
 from lab.cifc.baselines.memory import BaselineMemory
 from lab.cifc.baselines.merge import folded
-from lab.cifc.recipes import RECIPES, learn_task
+from lab.cifc.learners import LEARNERS, learn_task
 from lab.cifc.systems import MULTI, SYSTEMS
 from lab.cifc.tasks import SuiteTask
 
@@ -66,14 +66,14 @@ def untouched():
 
 
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize("name", list(RECIPES))
-def test_every_recipe_learns_task_after_task_and_is_asked_twice_for_nothing(name, tmp_path):
-    learned = [learn_task(small_base(), RECIPES[name], tmp_path, t, QUICK) for t in TASKS]
+@pytest.mark.parametrize("name", list(LEARNERS))
+def test_every_learner_learns_task_after_task_and_is_asked_twice_for_nothing(name, tmp_path):
+    learned = [learn_task(small_base(), LEARNERS[name], tmp_path, t, QUICK) for t in TASKS]
     assert list(Bank(tmp_path)) == ["v1", "v2"]
     steps = []
     for t, concept in zip(TASKS, learned, strict=True):
         again = learn_task(
-            small_base(), RECIPES[name], tmp_path, t, QUICK, on_progress=steps.append
+            small_base(), LEARNERS[name], tmp_path, t, QUICK, on_progress=steps.append
         )
         same_concept(again, concept)
     assert steps == []
@@ -81,24 +81,24 @@ def test_every_recipe_learns_task_after_task_and_is_asked_twice_for_nothing(name
 
 def test_all_recipes_are_on_the_same_footing():
     shared = ("steps", "batch_size", "lr_tokens", "lr_lora", "rank", "seed", "variants")
-    for recipe in RECIPES.values():
-        settings = recipe.settings(QUICK)
+    for learner in LEARNERS.values():
+        settings = learner.settings(QUICK)
         assert [getattr(settings, key) for key in shared] == [getattr(QUICK, key) for key in shared]
 
 
 @pytest.mark.parametrize("name", ["plain", "ours"])
-def test_an_order_free_recipe_learns_alike_in_any_order(name, tmp_path):
+def test_an_order_free_learner_learns_alike_in_any_order(name, tmp_path):
     ways = (TASKS, TASKS[::-1])
     banks = []
     for i, way in enumerate(ways):
         banks.append({t.name: _learn(name, tmp_path / str(i), t) for t in way})
     for task in ("v1", "v2"):
         same_concept(banks[0][task], banks[1][task])
-    assert {name for name, recipe in RECIPES.items() if recipe.order_free} == {"plain", "ours"}
+    assert {name for name, learner in LEARNERS.items() if learner.order_free} == {"plain", "ours"}
 
 
 def _learn(name, folder, which, **options):
-    return learn_task(small_base(), RECIPES[name], folder, which, QUICK, **options)
+    return learn_task(small_base(), LEARNERS[name], folder, which, QUICK, **options)
 
 
 def test_one_lora_goes_on_from_task_to_task(tmp_path):
@@ -116,7 +116,7 @@ def test_one_lora_goes_on_from_task_to_task(tmp_path):
 def test_a_concept_of_other_settings_is_not_taken_for_the_one_asked(tmp_path):
     _learn("plain", tmp_path, TASKS[0])
     with pytest.raises(BankError, match="already"):
-        learn_task(small_base(), RECIPES["plain"], tmp_path, TASKS[0], config(steps=3))
+        learn_task(small_base(), LEARNERS["plain"], tmp_path, TASKS[0], config(steps=3))
 
 
 def test_another_method_does_not_go_on_from_a_state_left_behind(tmp_path):
@@ -186,13 +186,13 @@ def test_c_lora_learns_on_top_of_all_earlier_weights(tmp_path, monkeypatch):
     path = next(iter(first.low_rank))
     weight = small_base().unet.get_submodule(path).weight
     before, seen = weight.detach().clone(), []
-    train = recipes_module.train_concept
+    train = learners_module.train_concept
 
     def spy(*args, **options):
         seen.append(weight.detach() - before)
         return train(*args, **options)
 
-    monkeypatch.setattr(recipes_module, "train_concept", spy)
+    monkeypatch.setattr(learners_module, "train_concept", spy)
     _learn("c_lora", tmp_path, TASKS[1])
     assert torch.allclose(seen[0], first.low_rank[path].delta, atol=1e-6)
 
@@ -257,9 +257,9 @@ def test_arranged_banks():
         assert list(bank.values()) == learned
 
 
-def test_every_system_names_a_recipe_and_settings_that_are():
+def test_every_system_names_a_learner_and_settings_that_are():
     for system in SYSTEMS.values():
-        assert system.recipe in RECIPES
+        assert system.learner in LEARNERS
         assert replace(FAST, **system.sampling)
     for system in MULTI.values():
         assert replace(FAST, **system.sampling)

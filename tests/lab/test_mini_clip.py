@@ -20,7 +20,7 @@ from lab.mini import clip_data, train_clip
 from lab.mini.captions import caption
 from lab.mini.clip_captions import ASPECTS, wrong_caption
 from lab.mini.clip_check import PHOTOS_EACH, auc
-from lab.mini.clip_model import MINI_CLIP, mini_tokenizer, new_clip, save_clip
+from lab.mini.clip_model import MINI_CLIP_FOLDER, mini_tokenizer, new_clip, save_clip
 from lab.mini.clip_scenes import LOOKS, differ, family, name_colors, other_thing, view
 from lab.mini.held_out import is_held_out, resembles_look
 from lab.mini.model import token_ids
@@ -159,8 +159,8 @@ def test_a_saved_model_loads_as_it_was(tokenizer, tmp_path):
 
 
 def test_it_is_small_and_reports_what_it_can_do():
-    assert sum(path.stat().st_size for path in MINI_CLIP.iterdir()) <= 1_100_000
-    report = json.loads((MINI_CLIP / "REPORT.json").read_text())
+    assert sum(path.stat().st_size for path in MINI_CLIP_FOLDER.iterdir()) <= 1_100_000
+    report = json.loads((MINI_CLIP_FOLDER / "REPORT.json").read_text())
     assert report["drawn"]["identity_auc"]["concept_objects"]["auc"] > 0.9
     assert report["autoencoder"]["retrieval_of_64"]["image_to_text"] > 0.4
 

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from lab.mini.evaluate import MiniSd, draw_prompts, held_out_prompts, load_mini_sd
-from lab.mini.model import MINI_SD, token_ids
-from lab.mini.probe import COLOR_WORDS, WEIGHTS, accuracy, load_probe
+from lab.mini.model import MINI_SD_FOLDER, token_ids
+from lab.mini.probe import COLOR_WORDS, PROBE_WEIGHTS, accuracy, load_probe
 
 pytestmark = pytest.mark.skipif(
-    not (MINI_SD / "model_index.json").exists(), reason="mini-sd has not been trained yet"
+    not (MINI_SD_FOLDER / "model_index.json").exists(), reason="mini-sd has not been trained yet"
 )
 
 
@@ -24,9 +24,9 @@ def mini_sd() -> MiniSd:
 
 
 def test_all_weights_stay_below_twelve_megabytes() -> None:
-    files = [path for path in Path(MINI_SD.parent).rglob("*.safetensors") if path.is_file()]
+    files = [path for path in Path(MINI_SD_FOLDER.parent).rglob("*.safetensors") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 12_000_000
-    assert WEIGHTS.stat().st_size < 300_000
+    assert PROBE_WEIGHTS.stat().st_size < 300_000
 
 
 def test_words_of_the_world_are_single_tokens(mini_sd: MiniSd) -> None:
@@ -38,9 +38,9 @@ def test_words_of_the_world_are_single_tokens(mini_sd: MiniSd) -> None:
 
 
 def test_the_folder_loads_with_transformers_4_as_with_5() -> None:
-    assert (MINI_SD / "tokenizer" / "vocab.json").exists()
-    assert (MINI_SD / "tokenizer" / "merges.txt").exists()
-    names = load_file(MINI_SD / "text_encoder" / "model.safetensors")
+    assert (MINI_SD_FOLDER / "tokenizer" / "vocab.json").exists()
+    assert (MINI_SD_FOLDER / "tokenizer" / "merges.txt").exists()
+    names = load_file(MINI_SD_FOLDER / "text_encoder" / "model.safetensors")
     assert all(name.startswith("text_model.") for name in names)
 
 

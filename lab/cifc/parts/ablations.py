@@ -11,19 +11,19 @@ from ..baselines.class_kept import ClassKept
 from ..bench import Bench
 from ..cells import Cell, each_once
 from ..draw_cells import draw_cell
-from ..intervals import Rows, bootstrap, bootstrap_difference
-from ..recipes import RECIPES, Recipe
+from ..intervals import ScoreRows, bootstrap, bootstrap_difference
+from ..learners import LEARNERS, Learner
 from ..scoring import by_prompt
 from ..sizes import spread
 from ..systems import MULTI, SYSTEMS, MultiSystem, System
 from .scenes import scene_cells, scene_scores
 
-DEFAULT = "default"
+_DEFAULT = "default"
 # Rules that let concepts disturb each other show what training does to interference; under the
 # gate a concept alone takes part, and only its own learning can differ.
 RULES: tuple[System, ...] = (
     SYSTEMS["ours"],
-    replace(SYSTEMS["released"], name="dense", label="Dense weights, as released", recipe="ours"),
+    replace(SYSTEMS["released"], name="dense", label="Dense weights, as released", learner="ours"),
 )
 
 
@@ -50,7 +50,7 @@ def _change(name: str, note: str = "", **settings: object) -> Change:
 
 _R1: Mapping[str, object] = {"orthogonality": "subspace"}
 _R2: Mapping[str, object] = {"common_subspace": "closed_form"}
-TRAINING = (
+TRAINING_CHANGES = (
     _change("R1", "the paper's intent: A_i^T A towards 0, entry by entry", **_R1),
     _change("R1 x 0.1", "a tenth of its weight", gamma1=0.1, **_R1),
     _change("R1 energy", "squares of the inner products", orthogonality="energy"),
@@ -69,7 +69,7 @@ TRAINING = (
         method=ClassKept,
     ),
 )
-WEIGHTS = (
+WEIGHT_CHANGES = (
     _change("paper", "square, L2 norm (Eq. 3)", weights="paper"),
     _change("released", "fourth power, L1 norm", weights="released"),
     _change("paper, joint", "all tokens in one prompt", weights="paper", encoding="joint"),
@@ -79,7 +79,7 @@ WEIGHTS = (
     _change("guidance 2.5", "default 4", guidance_scale=2.5),
     _change("token-routed", "each concept in its own words' keys", key_value_routing="token"),
 )
-REGIONS = (
+REGION_CHANGES = (
     _change("alpha 0", "no share of the global estimate", alpha=0.0),
     _change("alpha 0.3", alpha=0.3),
     _change("alpha 0.5", alpha=0.5),
@@ -104,8 +104,8 @@ MISSING: Mapping[str, str] = {
 
 def ablation_cells(bench: Bench) -> list[Cell]:
     """Everything behind the tables of ablations."""
-    order, ours = task_order(bench), RECIPES["ours"]
-    chains = [bench.train_cells(changed_recipe(bench, change), order) for change in learned()]
+    order, ours = task_order(bench), LEARNERS["ours"]
+    chains = [bench.train_cells(changed_learner(bench, change), order) for change in learned()]
     training = [training_cells(bench, rule) for rule in RULES]
     return each_once(
         [cell for row in zip(*chains, strict=True) for cell in row],
@@ -119,7 +119,7 @@ def ablation_cells(bench: Bench) -> list[Cell]:
 
 def learned() -> list[Change]:
     """The ways of learning, the default first."""
-    return [Change(DEFAULT), *TRAINING]
+    return [Change(_DEFAULT), *TRAINING_CHANGES]
 
 
 def training_cells(bench: Bench, rule: System) -> dict[str, list[Cell]]:
@@ -129,7 +129,7 @@ def training_cells(bench: Bench, rule: System) -> dict[str, list[Cell]]:
             bench,
             rule,
             f"-ablation/{change.name.replace(' ', '-')}",
-            changed_recipe(bench, change),
+            changed_learner(bench, change),
         )
         for change in learned()
     }
@@ -138,9 +138,9 @@ def training_cells(bench: Bench, rule: System) -> dict[str, list[Cell]]:
 def weight_cells(bench: Bench) -> dict[str, list[Cell]]:
     """Pictures of the default's concepts by each rule for the weights, task by task."""
     ours = SYSTEMS["ours"]
-    systems = {DEFAULT: ours} | {
+    systems = {_DEFAULT: ours} | {
         change.name: replace(ours, name=change.name, label=change.name, sampling=change.settings)
-        for change in WEIGHTS
+        for change in WEIGHT_CHANGES
     }
     return {name: _draws(bench, system, "-weights") for name, system in systems.items()}
 
@@ -153,7 +153,7 @@ def region_cells(bench: Bench) -> dict[str, list[Cell]]:
     numbers = spread(len(bench.suite.scenes), size.scenes)
     return {
         change.name: scene_cells(bench, _changed_regions(change), order, numbers, size.scene_images)
-        for change in (Change(DEFAULT), *REGIONS)
+        for change in (Change(_DEFAULT), *REGION_CHANGES)
     }
 
 
@@ -164,10 +164,12 @@ def _changed_regions(change: Change) -> MultiSystem:
     return replace(both, name=f"ablation {change.name}", sampling=sampling)
 
 
-def _draws(bench: Bench, system: System, tag: str, recipe: Recipe = RECIPES["ours"]) -> list[Cell]:
+def _draws(
+    bench: Bench, system: System, tag: str, learner: Learner = LEARNERS["ours"]
+) -> list[Cell]:
     order, size = task_order(bench), bench.sizes.ablation
     return [
-        draw_cell(bench, system, order, len(order), k, size.prompts, size.images, tag, recipe)
+        draw_cell(bench, system, order, len(order), k, size.prompts, size.images, tag, learner)
         for k in order
     ]
 
@@ -178,10 +180,10 @@ def task_order(bench: Bench) -> tuple[int, ...]:
     return tuple(k for k in bench.sizes.ablation.tasks if k in every) or tuple(every)
 
 
-def changed_recipe(bench: Bench, change: Change) -> Recipe:
-    """The recipe of `ours` with a change."""
-    ours = RECIPES["ours"]
-    if change.name == DEFAULT:
+def changed_learner(bench: Bench, change: Change) -> Learner:
+    """The learner of `ours` with a change."""
+    ours = LEARNERS["ours"]
+    if change.name == _DEFAULT:
         return ours
     settings = dict(change.settings)
     for name in ("gamma1", "gamma2", "steps"):
@@ -201,18 +203,18 @@ def changed_recipe(bench: Bench, change: Change) -> Recipe:
 # What they say --------------------------------------------------------------------------------
 
 
-ReadScores = Callable[[Sequence[Cell]], dict[str, Rows]]
+ReadScores = Callable[[Sequence[Cell]], dict[str, ScoreRows]]
 
 
 def ablation_results(bench: Bench) -> dict[str, Any]:
     """By group: for each change its scores, and its distance from the default."""
     prompts = [bench.suite.tasks[index].prompts for index in task_order(bench)]
 
-    def single(cells: Sequence[Cell]) -> dict[str, Rows]:
+    def single(cells: Sequence[Cell]) -> dict[str, ScoreRows]:
         held = [bench.scores(cell.key) for cell in cells]
         return {m: [by_prompt(getattr(each, m)) for each in held] for m in ("ia", "ta")}
 
-    def multi(cells: Sequence[Cell]) -> dict[str, Rows]:
+    def multi(cells: Sequence[Cell]) -> dict[str, ScoreRows]:
         held = [scene_scores(bench.board.read(cell.key)) for cell in cells]
         return {m: [[each[m] for each in held]] for m in ("present", "swapped", "ia", "ta")}
 
@@ -232,8 +234,10 @@ def _compared(
     categories: Sequence[Hashable] | None = None,
 ) -> list[dict[str, object]]:
     """One row per change, the default first."""
-    notes = {change.name: change.note for change in (*TRAINING, *WEIGHTS, *REGIONS)}
-    default: dict[str, Rows] = {}
+    notes = {
+        change.name: change.note for change in (*TRAINING_CHANGES, *WEIGHT_CHANGES, *REGION_CHANGES)
+    }
+    default: dict[str, ScoreRows] = {}
     rows: list[dict[str, object]] = []
     for name, cells in changes.items():
         scores = read(cells)

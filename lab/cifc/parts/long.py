@@ -9,22 +9,22 @@ from typing import Any, NamedTuple
 from ..bench import Bench
 from ..cells import Cell, each_once
 from ..draw_cells import draw_cell, draw_key
-from ..intervals import Rows, bootstrap_difference
-from ..recipes import RECIPES
+from ..intervals import ScoreRows, bootstrap_difference
+from ..learners import LEARNERS
 from ..scoring import Scores, by_prompt, intervals
 from ..systems import SYSTEMS, System
 
-OWN = replace(SYSTEMS["oracle"], name="own", label="Own weights of the bank", recipe="ours")
+OWN = replace(SYSTEMS["oracle"], name="own", label="Own weights of the bank", learner="ours")
 """What the bank's concepts are by themselves: no other concept takes part in drawing."""
 FROM_ONE_BANK: tuple[System, ...] = (
     SYSTEMS["ours"],
-    replace(SYSTEMS["paper"], name="paper-weights", label="Weights of the paper", recipe="ours"),
+    replace(SYSTEMS["paper"], name="paper-weights", label="Weights of the paper", learner="ours"),
     # Encoded one by one: a joint prompt has no room for the words of so many concepts.
     replace(
         SYSTEMS["released"],
         name="released-weights",
         label="Weights as released",
-        recipe="ours",
+        learner="ours",
         sampling={"weights": "released"},
     ),
     OWN,
@@ -32,21 +32,21 @@ FROM_ONE_BANK: tuple[System, ...] = (
 ORACLE = SYSTEMS["oracle"]  # each concept learned without any other
 
 
-class Probe(NamedTuple):
+class BankPoint(NamedTuple):
     """One concept at one bank size."""
 
     size: int
     position: int
 
 
-def long_points(bench: Bench) -> list[Probe]:
+def long_points(bench: Bench) -> list[BankPoint]:
     """Which concepts are drawn at which size, evenly spread from the first to the last."""
     long, count = bench.sizes.long, len(bench.suite.tasks)
-    points: list[Probe] = []
+    points: list[BankPoint] = []
     for size in (size for size in long.banks if size <= count):
         last = max(1, min(size, long.probes) - 1)
         chosen = {round(k * (size - 1) / last) for k in range(last + 1)}
-        points += [Probe(size, position) for position in sorted(chosen)]
+        points += [BankPoint(size, position) for position in sorted(chosen)]
     return points
 
 
@@ -54,7 +54,7 @@ def long_cells(bench: Bench) -> list[Cell]:
     """Everything behind the plot of quality against bank size."""
     order, long = bench.suite.orders[0], bench.sizes.long
     points = long_points(bench)
-    alone = [bench.train_cells(RECIPES["plain"], [order[k]]) for k in probed(points)]
+    alone = [bench.train_cells(LEARNERS["plain"], [order[k]]) for k in probed(points)]
     banks = [
         draw_cell(bench, system, order, size, order[k], long.prompts, long.images)
         for system in FROM_ONE_BANK
@@ -64,15 +64,15 @@ def long_cells(bench: Bench) -> list[Cell]:
         draw_cell(bench, ORACLE, [order[k]], 1, order[k], long.prompts, long.images)
         for k in probed(points)
     ]
-    return each_once(bench.train_cells(RECIPES["ours"], order), *alone, banks, oracle)
+    return each_once(bench.train_cells(LEARNERS["ours"], order), *alone, banks, oracle)
 
 
-def probed(points: list[Probe]) -> list[int]:
+def probed(points: list[BankPoint]) -> list[int]:
     """Positions that are drawn at any size."""
     return sorted({point.position for point in points})
 
 
-def long_key(bench: Bench, system: System, point: Probe) -> str:
+def long_key(bench: Bench, system: System, point: BankPoint) -> str:
     """Of the cell of a system at a point; the oracle's does not depend on the size."""
     order = bench.suite.orders[0]
     index = order[point.position]
@@ -93,7 +93,7 @@ def long_results(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def _at_size(bench: Bench, system: System, points: Sequence[Probe]) -> dict[str, Any]:
+def _at_size(bench: Bench, system: System, points: Sequence[BankPoint]) -> dict[str, Any]:
     order = bench.suite.orders[0]
     tasks = [bench.suite.tasks[order[point.position]] for point in points]
     categories = [task.prompts for task in tasks]
@@ -101,7 +101,7 @@ def _at_size(bench: Bench, system: System, points: Sequence[Probe]) -> dict[str,
     def held(who: System) -> list[Scores]:
         return [bench.scores(long_key(bench, who, point)) for point in points]
 
-    def likeness(who: System) -> Rows:
+    def likeness(who: System) -> ScoreRows:
         return [by_prompt(scores.ia) for scores in held(who)]
 
     result: dict[str, Any] = {**intervals(held(system), tasks)}

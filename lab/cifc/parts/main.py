@@ -10,9 +10,9 @@ import numpy as np
 from ..bench import Bench
 from ..cells import Cell, each_once
 from ..draw_cells import draw_cell, draw_key
-from ..intervals import Rows, average, bootstrap, bootstrap_difference
+from ..intervals import ScoreRows, average, bootstrap, bootstrap_difference
+from ..learners import LEARNERS
 from ..measures import confusion, forgetting_matrix
-from ..recipes import RECIPES
 from ..scoring import Scores, by_prompt
 from ..sizes import Sizes
 from ..systems import System
@@ -24,8 +24,8 @@ def main_cells(bench: Bench, systems: Sequence[System]) -> list[Cell]:
     """Everything behind the table of single concepts and the forgetting matrices."""
     parts: list[list[Cell]] = []
     for order in bench.suite.orders:
-        recipes = dict.fromkeys(system.recipe for system in systems)
-        chains = [bench.train_cells(RECIPES[name], order) for name in recipes]
+        learners = dict.fromkeys(system.learner for system in systems)
+        chains = [bench.train_cells(LEARNERS[name], order) for name in learners]
         # Chains side by side: a second process finds a free one at once.
         parts.append([cell for row in zip(*chains, strict=True) for cell in row])
         parts += [list(_triangle(bench, system, order)) for system in systems]
@@ -71,7 +71,7 @@ def _system(bench: Bench, system: System) -> dict[str, Any]:
     measures = [m for m in MEASURES if all(getattr(s, m)[0] for row in final for s in row)]
     orders = {m: [[by_prompt(getattr(s, m)) for s in row] for row in final] for m in measures}
     mean = {m: np.mean(np.stack([_ragged(o) for o in orders[m]]), axis=0) for m in measures}
-    rows: dict[str, Rows] = {m: _unragged(mean[m], orders[m][0]) for m in measures}
+    rows: dict[str, ScoreRows] = {m: _unragged(mean[m], orders[m][0]) for m in measures}
     names = [task.name for task in bench.suite.tasks]
     return {
         "label": system.label,
@@ -94,12 +94,12 @@ def _final(bench: Bench, system: System, order: Sequence[int]) -> list[Scores]:
     return [bench.scores(key) for key in keys]
 
 
-def _ragged(rows: Rows) -> Any:
+def _ragged(rows: ScoreRows) -> Any:
     """All values of all concepts in one line: tasks may have different numbers of prompts."""
     return np.asarray([value for row in rows for value in row])
 
 
-def _unragged(flat: Any, like: Rows) -> Rows:
+def _unragged(flat: Any, like: ScoreRows) -> ScoreRows:
     ends = np.cumsum([len(row) for row in like])
     return [[float(v) for v in part] for part in np.split(flat, ends[:-1])]
 
@@ -109,7 +109,7 @@ def _categories(bench: Bench) -> list[tuple[str, ...]]:
     return [task.prompts for task in bench.suite.tasks]
 
 
-def _difference(bench: Bench, first: Rows, second: Rows) -> dict[str, float]:
+def _difference(bench: Bench, first: ScoreRows, second: ScoreRows) -> dict[str, float]:
     return bootstrap_difference(first, second, _categories(bench)).to_dict()
 
 

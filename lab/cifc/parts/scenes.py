@@ -14,7 +14,7 @@ from ..bench import Bench, order_name
 from ..cells import Cell, Result, each_once
 from ..draw_cells import SECONDS
 from ..intervals import average, bootstrap
-from ..recipes import RECIPES
+from ..learners import LEARNERS
 from ..systems import MULTI, MultiSystem
 from ..tasks.suite import SuiteScene
 
@@ -33,7 +33,7 @@ def multi_cells(bench: Bench) -> list[Cell]:
     numbers, images = range(len(bench.suite.scenes)), bench.sizes.scene_images
     parts: list[list[Cell]] = []
     for order in bench.suite.orders:
-        parts.append(bench.train_cells(RECIPES["ours"], order))
+        parts.append(bench.train_cells(LEARNERS["ours"], order))
         parts += [scene_cells(bench, each, order, numbers, images) for each in MULTI.values()]
     return each_once(*parts)
 
@@ -52,17 +52,17 @@ def scene_cells(
 def _cell(
     bench: Bench, system: MultiSystem, order: Sequence[int], number: int, images: int
 ) -> Cell:
-    recipe, scene = RECIPES["ours"], bench.suite.scenes[number]
+    learner, scene = LEARNERS["ours"], bench.suite.scenes[number]
     key = scene_key(bench, system, order, number)
 
     def work() -> Result:
-        learned = bench.learned(recipe, order, len(order))
+        learned = bench.learned(learner, order, len(order))
         bank = {concept.name: concept for concept in learned}
         # Where the order changes nothing in the bank, other seeds still show more pictures.
         seed = _SEEDS_PER_ORDER * bench.suite.orders.index(tuple(order))
         return _draw(bench, system, bank, number, images, key, seed)
 
-    needs = tuple(bench.train_key(recipe, order, k) for k in range(len(order)))
+    needs = tuple(bench.train_key(learner, order, k) for k in range(len(order)))
     rows = 2 + (len(scene.parts) if system.sampling.get("noise_estimation", True) else 0)
     side = bench.base.family.resolution_px
     area = (scene.width_px or side) * (scene.height_px or side) / side**2

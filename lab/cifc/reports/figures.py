@@ -46,7 +46,7 @@ _SCENE_TILE = 112
 def forgetting_picture(main: Mapping[str, Any]) -> Image.Image:
     """One heat map per system: how IA has changed since a concept's own training, in points.
 
-    Rows: after which task; columns: concepts in learning order; mean over the orders.
+    ScoreRows: after which task; columns: concepts in learning order; mean over the orders.
     """
     panels = [(row["label"], _changes(row)) for row in main.values()]
     count = len(panels[0][1])

@@ -1,6 +1,6 @@
 """mini-CIFC: the paper's ten tasks in miniature, on looks that mini-sd has never seen.
 
-The order mirrors the paper's (methods note, section 6): V1 dog, V2 duck toy, V3 cat, V4 backpack,
+The order mirrors that of the CIDM paper: V1 dog, V2 duck toy, V3 cat, V4 backpack,
 V5 teddy bear, V6 style, V7 another dog, V8 style, V9 another cat, V10 style. The two dogs and the
 two cats share kind and class word and differ in colours and texture only. Words, sides, grounds
 and companions are those that mini-sd's captions use (`mini.captions`).

@@ -18,7 +18,8 @@ from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.encode import tokenise
 from cidm_core.families import PROJECTIONS
 
-RANK = 4
+from .models import RANK
+
 LR_TOKENS, LR_LORA = 1e-3, 1e-4
 
 
@@ -44,7 +45,7 @@ class LayerwiseUNet:
         return self.unet(noisy, timestep, encoder_hidden_states=self.contexts[0][None]).sample
 
 
-def draw(shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+def noise_and_timestep(shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Noise with an offset per channel, and a timestep."""
     noise = torch.randn(*shape) + 0.01 * torch.randn(*shape[:2], 1, 1)
     return noise, torch.randint(0, 1000, (1,))
@@ -92,7 +93,7 @@ class PeftStep:
 
     def __call__(self) -> float:
         latents = self.latents[torch.randint(len(self.latents), (1,))]
-        noise, timestep = draw(latents.shape)
+        noise, timestep = noise_and_timestep(latents.shape)
         loss = F.mse_loss(self.predict(latents, noise, timestep), noise)
         loss.backward()
         nn.utils.clip_grad_norm_(self.trained, 1.0, foreach=True)
@@ -192,7 +193,7 @@ class ReleasedStep:
 
     def __call__(self) -> float:
         latents = self.latents()
-        noise, timestep = draw(latents.shape)
+        noise, timestep = noise_and_timestep(latents.shape)
         loss = F.mse_loss(self.predict(latents, noise, timestep), noise)
         loss = loss + 0.1 * self.consolidation()
         loss.backward()

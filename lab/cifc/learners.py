@@ -35,12 +35,12 @@ _ALONE: Mapping[str, object] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Learner:
     """How concepts are learned one after another into one bank.
 
     Attributes:
         name: Of its folder.
-        config: Overrides of the settings that all recipes share.
+        config: Overrides of the settings that all learners share.
         order_free: Whether a concept comes out alike whatever was learned before it, so that one
             bank serves every order.
         method: The baseline; None: CIDM itself.
@@ -58,14 +58,14 @@ class Recipe:
     after: Callable[..., None] | None = None
 
     def settings(self, config: TrainConfig) -> TrainConfig:
-        """The shared settings with this recipe's own."""
+        """The shared settings with this learner's own."""
         overrides: dict[str, Any] = dict(self.config)
         return replace(config, **overrides)
 
 
 @dataclass(frozen=True)
 class MakeBaseline:
-    """Builds a recipe's method. Its repr, part of a run's name, tells nothing of modules."""
+    """Builds a learner's method. Its repr, part of a run's name, tells nothing of modules."""
 
     method: type[Baseline] = field(repr=False)
     name: str
@@ -81,18 +81,18 @@ class MakeBaseline:
 # The weights were chosen on mini-sd (three tasks of 150 steps) for the least denoising loss over
 # all tasks after the last: less forgetting than sequential finetuning, and still learning. The
 # scales of losses differ between models: on another one they are where a search begins.
-RECIPES: Mapping[str, Recipe] = MappingProxyType(
+LEARNERS: Mapping[str, Learner] = MappingProxyType(
     {
-        recipe.name: recipe
-        for recipe in (
-            Recipe("plain", _ALONE, order_free=True),
-            Recipe("ours", order_free=True),  # the defaults look at no earlier concept
-            Recipe("paper", {"orthogonality": "subspace", "common_subspace": "gradient"}),
-            Recipe("released", {"orthogonality": "released", "common_subspace": "none"}),
-            Recipe("sequential", _ALONE, method=Sequential),
-            Recipe("ewc", _ALONE, method=Ewc, weight=1e4, after=remember),
-            Recipe("lwf", _ALONE, method=Lwf, weight=1.0),
-            Recipe("c_lora", _ALONE, method=CLora, weight=1e2, around=folded),
+        learner.name: learner
+        for learner in (
+            Learner("plain", _ALONE, order_free=True),
+            Learner("ours", order_free=True),  # the defaults look at no earlier concept
+            Learner("paper", {"orthogonality": "subspace", "common_subspace": "gradient"}),
+            Learner("released", {"orthogonality": "released", "common_subspace": "none"}),
+            Learner("sequential", _ALONE, method=Sequential),
+            Learner("ewc", _ALONE, method=Ewc, weight=1e4, after=remember),
+            Learner("lwf", _ALONE, method=Lwf, weight=1.0),
+            Learner("c_lora", _ALONE, method=CLora, weight=1e2, around=folded),
         )
     }
 )
@@ -100,7 +100,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 def learn_task(
     base: Base,
-    recipe: Recipe,
+    learner: Learner,
     folder: Path,
     task: SuiteTask,
     config: TrainConfig,
@@ -108,7 +108,7 @@ def learn_task(
     on_progress: OnProgress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Concept:
-    """Learn one task into a recipe's bank, after what is in it already.
+    """Learn one task into a learner's bank, after what is in it already.
 
     Asked again for a task that the bank holds, from the same photos and settings, it gives that
     concept, and does what an interruption left undone. What ends it early (`should_stop`, Ctrl-C,
@@ -116,21 +116,21 @@ def learn_task(
 
     Args:
         base: The model.
-        recipe: How; of a recipe that is not `order_free`, each order needs a folder of its own.
+        learner: How; of a learner that is not `order_free`, each order needs a folder of its own.
         folder: The bank's folder; a baseline's memory lies in it, too.
         task: What to learn.
-        config: Settings that all recipes share, such as `methods.config_for`.
+        config: Settings that all learners share, such as `methods.config_for`.
         on_progress: Called after every step.
         should_stop: Asked before every step; True ends the run with `Stopped`.
 
     Raises:
         CidmError: As `train_concept`; also if the bank holds the task from other settings.
     """
-    bank, settings = Bank(folder), recipe.settings(config)
-    memory = BaselineMemory(folder, recipe.name)
+    bank, settings = Bank(folder), learner.settings(config)
+    memory = BaselineMemory(folder, learner.name)
     make = None
-    if recipe.method is not None:
-        make = MakeBaseline(recipe.method, recipe.method.name, recipe.weight, memory)
+    if learner.method is not None:
+        make = MakeBaseline(learner.method, learner.method.name, learner.weight, memory)
     asked: dict[str, Any] = {
         "words": task.words,
         "class_words": task.class_words,
@@ -141,7 +141,7 @@ def learn_task(
     }
     concept = find_taught(base, bank, task.photos, **asked)
     if concept is None:
-        with recipe.around(base, list(bank.values())) if recipe.around else nullcontext():
+        with learner.around(base, list(bank.values())) if learner.around else nullcontext():
             concept = train_concept(
                 base,
                 bank,
@@ -151,6 +151,6 @@ def learn_task(
                 processes=Alone(),  # others that were launched with it learn other tasks
                 **asked,
             )
-    if recipe.after is not None:
-        recipe.after(base, memory, concept, task.photos, settings, should_stop)
+    if learner.after is not None:
+        learner.after(base, memory, concept, task.photos, settings, should_stop)
     return concept

@@ -19,13 +19,12 @@ from cidm_core.ops.guidance import classifier_free
 from cidm_core.sampling.concept_weights import concept_tokens
 from cidm_core.sampling.plan import Plan
 
-from .measure import Variant, always
+from .measure import Way, always
+from .models import PROMPT
 from .released_sampling import released
 
-PROMPT = "a photo of a <v1> <w1> in a house"
 
-
-class Bench:
+class Estimates:
     """One model, one noise level, and the ways of making one guided estimate."""
 
     def __init__(self, base: Base, cells: int) -> None:
@@ -40,7 +39,7 @@ class Bench:
     def plan(self, bank: Mapping[str, Concept], regions=(), prompt=PROMPT, **given) -> Plan:
         return make_plan(self.base, bank, prompt, regions, self.config(**given))
 
-    def bare(self, rows: int = 2) -> Variant:
+    def bare(self, rows: int = 2) -> Way:
         """The UNet as it is, with ordinary contexts and plain guidance."""
         contexts = torch.randn(rows, 77, 768, generator=torch.Generator().manual_seed(2))
 
@@ -51,7 +50,7 @@ class Bench:
 
         return always(step)
 
-    def ours(self, plan: Plan, execution: str) -> Variant:
+    def ours(self, plan: Plan, execution: str) -> Way:
         @contextmanager
         def opened() -> Iterator[Callable[[], Tensor]]:
             with attach(self.base, plan, execution) as attached:
@@ -75,7 +74,7 @@ class Bench:
 
         return step
 
-    def released(self, bank: Mapping[str, Concept]) -> Variant:
+    def released(self, bank: Mapping[str, Concept]) -> Way:
         encoder, concepts = DiffusersEncoder(self.base), list(bank.values())
         layers = len(self.base.layers)
         texts = encoder.prompts(["", PROMPT], concepts)
@@ -96,10 +95,10 @@ class Bench:
         return opened
 
 
-def agreement(bench: Bench, bank: Mapping[str, Concept]) -> dict[str, float]:
+def sampling_agreement(bench: Estimates, bank: Mapping[str, Concept]) -> dict[str, float]:
     """Largest difference between the executions, and to the released way under its own rule."""
 
-    def value(variant: Variant) -> Tensor:
+    def value(variant: Way) -> Tensor:
         with variant() as step:
             return step()  # type: ignore[return-value]
 
@@ -112,7 +111,7 @@ def agreement(bench: Bench, bank: Mapping[str, Concept]) -> dict[str, float]:
     }
 
 
-def differing_bytes(bench: Bench, plan: Plan, times: int = 3) -> int:
+def differing_bytes(bench: Estimates, plan: Plan, times: int = 3) -> int:
     """Bytes of the UNet that differ after merging, a step and un-merging, several times over."""
     before = {key: value.clone() for key, value in bench.base.unet.state_dict().items()}
     for _ in range(times):
@@ -127,7 +126,7 @@ def differing_bytes(bench: Bench, plan: Plan, times: int = 3) -> int:
 
 
 def counters(
-    bench: Bench, plan_of: Callable[[], Plan], execution: str, steps: int = 3
+    bench: Estimates, plan_of: Callable[[], Plan], execution: str, steps: int = 3
 ) -> dict[str, int]:
     """What happens before the first UNet call, and what within the step loop."""
     counts = {"unet_calls": 0, "unet_rows": 0}
