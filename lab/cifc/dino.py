@@ -21,8 +21,8 @@ from cidm_core.devices import choose_device
 from cidm_core.diffusers_host.vision import cropped, local_folder, preparation
 from cidm_core.errors import HostError
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
 _CROP_PX = 224
 _RESIZE = 256 / 224  # short edge per crop
 _BATCH = 32
@@ -37,8 +37,8 @@ class DinoEncoder:
         self.model = model.eval()
         # DINOv2's table of positions is for 518 px; it is used at 224 like all the others.
         self.size = min(int(model.config.image_size), _CROP_PX)
-        self.mean = np.array(preparation.get("image_mean", MEAN), dtype=np.float32)
-        self.std = np.array(preparation.get("image_std", STD), dtype=np.float32)
+        self.mean = np.array(preparation.get("image_mean", _MEAN), dtype=np.float32)
+        self.std = np.array(preparation.get("image_std", _STD), dtype=np.float32)
 
     @torch.no_grad()
     def images(self, pictures: Sequence[Image.Image]) -> Tensor:

@@ -34,7 +34,7 @@ from .measure import (
     verdict,
     write,
 )
-from .models import PROMPT, make_base, random_concept
+from .models import SAMPLE_PROMPT, make_base, random_concept
 
 _CONFIG = SampleConfig(width_px=512, height_px=512)
 _TIMING = (
@@ -59,19 +59,19 @@ def opening(bank: Bank) -> Way:
 
 
 def planning(base: Base, bank: Bank) -> Way:
-    return always(lambda: make_plan(base, bank, PROMPT, config=_CONFIG))
+    return always(lambda: make_plan(base, bank, SAMPLE_PROMPT, config=_CONFIG))
 
 
 def planning_fresh(base: Base, bank: Bank) -> Way:
     """As the command line does: open the bank for this one prompt."""
-    return always(lambda: make_plan(base, Bank(bank.path), PROMPT, config=_CONFIG))
+    return always(lambda: make_plan(base, Bank(bank.path), SAMPLE_PROMPT, config=_CONFIG))
 
 
 def growth_mb(base: Base, bank: Bank) -> float:
     """Memory that an open bank and a plan made with it take."""
     before = resident_mb()
     held = Bank(bank.path)
-    plan = make_plan(base, held, PROMPT, config=_CONFIG)
+    plan = make_plan(base, held, SAMPLE_PROMPT, config=_CONFIG)
     after = resident_mb()
     del held, plan
     return after - before

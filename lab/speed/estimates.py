@@ -20,7 +20,7 @@ from cidm_core.sampling.concept_weights import concept_tokens
 from cidm_core.sampling.plan import Plan
 
 from .measure import Way, always
-from .models import PROMPT
+from .models import SAMPLE_PROMPT
 from .released_sampling import released
 
 
@@ -36,7 +36,7 @@ class Estimates:
         px = self.cells * self.base.family.latent_px
         return SampleConfig(**{"width_px": px, "height_px": px, "weights": "paper", **given})
 
-    def plan(self, bank: Mapping[str, Concept], regions=(), prompt=PROMPT, **given) -> Plan:
+    def plan(self, bank: Mapping[str, Concept], regions=(), prompt=SAMPLE_PROMPT, **given) -> Plan:
         return make_plan(self.base, bank, prompt, regions, self.config(**given))
 
     def bare(self, rows: int = 2) -> Way:
@@ -64,7 +64,7 @@ class Estimates:
     def weighing(self, bank: Mapping[str, Concept]) -> Callable[[], Tensor]:
         """Relevance and weights of one encoded prompt, as the plan computes them."""
         encoder, concepts = DiffusersEncoder(self.base), list(bank.values())
-        [text] = encoder.prompts([PROMPT], concepts)
+        [text] = encoder.prompts([SAMPLE_PROMPT], concepts)
         context = text.states.double()
         tokens, words = concept_tokens(encoder, concepts, joint=False)
         tokens = tokens.transpose(0, 1).double()
@@ -77,7 +77,7 @@ class Estimates:
     def released(self, bank: Mapping[str, Concept]) -> Way:
         encoder, concepts = DiffusersEncoder(self.base), list(bank.values())
         layers = len(self.base.layers)
-        texts = encoder.prompts(["", PROMPT], concepts)
+        texts = encoder.prompts(["", SAMPLE_PROMPT], concepts)
         contexts = torch.stack([text.states.expand(layers, -1, -1) for text in texts])
         tokens, _ = concept_tokens(encoder, concepts, joint=False)
         x = self.latents.expand(2, -1, -1, -1)

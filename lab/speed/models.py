@@ -22,7 +22,7 @@ UNETS = {
     "tiny": unet_config((32, 64), (1, 1), 1),  # seven layers only
 }
 RANK = 4
-PROMPT = "a photo of a <v1> <w1> in a house"
+SAMPLE_PROMPT = "a photo of a <v1> <w1> in a house"
 
 
 @dataclass(frozen=True)
