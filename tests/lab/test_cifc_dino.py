@@ -8,7 +8,7 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from cidm_core.errors import HostError
 from cidm_core.evaluation.alignment import image_alignment
-from lab.cifc.dino import MEAN, STD, load_dino
+from lab.cifc.dino import _MEAN, _STD, load_dino
 
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
 SMALL |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 7}
@@ -34,7 +34,7 @@ def test_the_class_token_is_read(folder):
     encoder = load_dino(folder, "cpu")
     square = noise(0, (32, 32))  # 32 is 28 times 256 / 224: nothing is resized, 2 px are cut
     pixels = np.asarray(square, dtype=np.float64)[2:30, 2:30] / 255
-    pixels = torch.from_numpy((pixels - MEAN) / STD).permute(2, 0, 1)[None].float()
+    pixels = torch.from_numpy((pixels - _MEAN) / _STD).permute(2, 0, 1)[None].float()
     found = encoder.images([square])
     with torch.no_grad():
         expected = encoder.model(pixel_values=pixels).last_hidden_state[:, 0]
