@@ -19,7 +19,8 @@ WAYS = ["merged", "per_row", "lora"]  # to draw one of the cases
 
 @pytest.fixture(scope="module")
 def found(in_host, base, checkpoint):
-    return in_host(SCRIPT, checkpoint, base / "models" / "checkpoints" / "tokenizer")
+    tokenizer = base / "models" / "checkpoints" / "tokenizer"
+    return in_host(SCRIPT, checkpoint, tokenizer, timeout=600)  # half a minute on a free core
 
 
 @pytest.mark.parametrize("case", [*CASES, *WAYS])
