@@ -1,6 +1,21 @@
-"""Shapes are executed: every annotated function of the mathematics checks its arguments."""
+"""Threads are shared out, and shapes are executed: annotated mathematics checks its arguments."""
 
-import shape_checks
+import os
+
+
+def share_threads() -> None:
+    """Give every worker its share of the cores; more threads than cores only wait for each other.
+
+    OpenMP reads the variable when torch is imported; programs started by a test inherit it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // workers)))
+
+
+share_threads()  # before anything imports torch
+
+import shape_checks  # noqa: E402
 
 shape_checks.install()  # before anything imports cidm_core
 

@@ -13,6 +13,7 @@ from ...cidm_core.catalogue import find_entry, listing
 from ...cidm_core.errors import BankError
 from ...cidm_core.importers.concept_import import FOREIGN, check_class_words, import_concept
 from ...cidm_core.importers.settings import ImportConfig
+from ...cidm_core.storage.atomic import make_folder
 from ...cidm_core.storage.names import file_stem
 from ...cidm_core.storage.tensor_file import SUFFIX
 from ..host import comfy as host
@@ -126,7 +127,7 @@ class ExportConcept(io.ComfyNode):
     ) -> io.NodeOutput:
         entry = find_entry(bank, name)
         target = host.lora_folder() / f"{_stem(file_name, entry.name)}{SUFFIX}"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent, error=BankError)
         if target.exists() and not overwrite:
             raise BankError(
                 f"The file '{target}' is there already. Choose another file_name, or switch "

@@ -80,17 +80,17 @@ class MethodInputs:
         listed = f.type == "bool" or f.metadata["choices"]
         word = AUTO if listed else str(self._none_of(name))
         if name == "preview_every":
-            return f"{word}: {PREVIEWS} previews per run."
+            return f"{word} means {PREVIEWS} previews per run."
         if name == "precision":
-            return f"{word}: what the device is best at."
+            return f"{word} means what the device is best at."
+        usual, decided = _shown(f.default), {}
         if f.metadata["by_recipe"]:
+            usual = "what the recipe says"
             decided = {recipe: values[name] for recipe, values in self.config.recipes.items()}
-        else:
-            decided = {"": f.default}
         decided |= {row: values[name] for row, values in self._by_family.items() if name in values}
         decided |= {k: PRESETS[v][name] for k, v in LABELS.items() if name in PRESETS[v]}
-        parts = [f"{label} {_shown(value)}".strip() for label, value in decided.items()]
-        return f"{word}: {'; '.join(parts)}."
+        others = ", ".join(f"{label}: {_shown(value)}" for label, value in decided.items())
+        return f"{word} means {usual} ({others})."
 
 
 def precision_of(settings: Mapping[str, object]) -> str:

@@ -84,20 +84,26 @@ def test_a_reader_never_meets_half_a_concept(tmp_path):
     bank = Bank(tmp_path / "pets")
     bank.add(make_concept("dog"))
 
+    enough, written = tmp_path / "enough", tmp_path / "written"
+
     def work():
         own = Bank(bank.path)
-        for n in range(15):
-            own.add(make_concept(f"c{n}", layers=1))
-            own.remove(f"c{n}")
+        while not enough.exists():
+            own.add(make_concept("cat", layers=1))
+            own.remove("cat")
+            written.touch()
 
     child = fork(work)
-    looks = 0
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        reader = Bank(bank.path)
-        assert [e for e in reader.broken() if "cannot be read" not in str(e[1])] == []
-        assert same(reader["dog"], make_concept("dog"))
-        looks += 1
-    assert looks > 3
+    try:
+        looks = 0
+        while looks < 30 or not written.exists():
+            looks += 1
+            reader = Bank(bank.path)
+            assert [e for e in reader.broken() if "cannot be read" not in str(e[1])] == []
+            assert same(reader["dog"], make_concept("dog"))
+    finally:
+        enough.touch()
+    assert wait(child) == 0
 
 
 def test_the_lock_of_a_killed_writer_is_free(tmp_path, monkeypatch):

@@ -133,8 +133,6 @@ def test_the_pack_loads_from_a_folder_of_any_name(loaded):
     assert set(loaded["ids"]) == IDS
 
 
-def test_import_costs_little_over_torch(loaded, record_property):
-    record_property("seconds", loaded["seconds"])
-    assert loaded["seconds"] < 1.5, loaded
+def test_loading_the_pack_imports_nothing_heavy(loaded):
     heavy = {"diffusers", "transformers", "peft", "accelerate"}
     assert not heavy & set(loaded["imported"])

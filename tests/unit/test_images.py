@@ -5,7 +5,6 @@ import io
 import logging
 import os
 import struct
-import time
 import warnings
 import zlib
 
@@ -328,12 +327,10 @@ def test_huge_pictures_are_refused_before_decoding(tmp_path, monkeypatch, side):
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
     limit = Image.MAX_IMAGE_PIXELS
-    start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(PhotoError, match=rf"bomb\.png.*{side**2 / 1e6:.0f} megapixels.*64"):
             read_image(tmp_path / "bomb.png")
-    assert time.perf_counter() - start < 0.5
     assert limit == Image.MAX_IMAGE_PIXELS
 
 

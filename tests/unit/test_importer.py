@@ -1,6 +1,5 @@
 """Options files of the public repositories in our terms."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -277,10 +276,8 @@ def test_lists_of_concepts_that_cannot_be_used(tmp_path, concepts, words):
 )
 def test_hostile_and_broken_files_get_one_kind_of_error(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
-    start = time.perf_counter()
     with pytest.raises(CidmError, match=r"run\.yml"):
         read_options(save(tmp_path, text))
-    assert time.perf_counter() - start < 2
     assert not (tmp_path / "pwned").exists()
 
 
