@@ -178,11 +178,40 @@ def test_the_registry_understands_the_project_file():
     assert re.fullmatch(r"\d+\.\d+\.\d+", found["version"])
     assert isinstance(found["license"], str)
     comfy = data["tool"]["comfy"]
-    assert comfy["PublisherId"]
     assert comfy["DisplayName"]
     assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
     systems = [c for c in found["classifiers"] if c.startswith("Operating System :: ")]
     assert systems == ["Operating System :: OS Independent"]
+
+
+OWNER = """
+[project.urls]
+Repository = "https://example.org/pack"
+[tool.comfy]
+PublisherId = "somebody"
+Icon = "https://example.org/icon.png"
+Banner = "https://example.org/banner.png"
+"""
+
+
+@pytest.mark.parametrize("lacking", ["", "Repository", "PublisherId", "Icon", "Banner", "TOKEN"])
+def test_no_release_without_what_only_the_owner_knows(tmp_path, lacking):
+    file = tmp_path / "pyproject.toml"
+    lines = OWNER.splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not lacking or lacking not in line))
+    token = {} if lacking == "TOKEN" else {"REGISTRY_ACCESS_TOKEN": "a key"}
+    script = [sys.executable, ROOT / ".ci" / "release_check.py", file]
+    done = subprocess.run(script, env=token, capture_output=True, text=True, check=False)
+    assert done.returncode == bool(lacking)
+    said = done.stdout.splitlines()
+    assert len(said) == bool(lacking)
+    assert all(lacking in line for line in said)
+
+
+def test_publishing_asks_for_what_only_the_owner_knows():
+    workflow = (ROOT / ".github" / "workflows" / "publish.yml").read_text("utf-8")
+    check, publish = workflow.index("release_check.py"), workflow.index("publish-node-action")
+    assert check < publish
 
 
 def test_the_workflow_tests_the_oldest_version_that_is_promised():
