@@ -35,7 +35,7 @@ def test_rows_are_split_when_memory_is_short(found):
 
 
 def test_regions_mean_what_they_say(found):
-    assert found["alpha 1"] == 0.0  # the global estimate alone
+    assert found["alpha 1"] < ROUNDING  # the global estimate alone, in a batch of other size
     assert found["batch"] < ROUNDING  # a batch draws each picture as it would be alone
     assert found["non-square"]
 
