@@ -95,7 +95,6 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from ..diffusers_host.clip import load_clip
     from ..diffusers_host.load import load_base
     from ..evaluation.evaluate import evaluate
-    from ..evaluation.forgetting import measure_forgetting
     from .progress_bar import ProgressBar
 
     bank = _open_bank(args.bank)
@@ -106,15 +105,17 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     base = load_base(args.model, device=args.device, dtype=args.dtype, tokenizer=args.tokenizer)
     config = SampleConfig.for_family(base.family.sampling, **given(args))
     with ProgressBar(enabled=console.shows_progress) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.update(done, total, verb="Drawing")
-
-        shared: dict[str, Any] = {"config": config, "on_picture": show, "keep": _keeper(args.keep)}
-        if args.alone or clip is None:
-            report = measure_forgetting(base, bank, prompts, clip=clip, photos=photos, **shared)
-        else:
-            report = evaluate(base, bank, clip, photos, prompts, **shared)
+        report = evaluate(
+            base,
+            bank,
+            clip,
+            photos,
+            prompts,
+            config,
+            on_picture=lambda done, total: bar.update(done, total, verb="Drawing"),
+            keep=_keeper(args.keep),
+            alone=args.alone,
+        )
     console.say(report.table())
     return {**report.to_dict(), "model": base.name, "clip": args.clip, "settings": config.to_dict()}
 

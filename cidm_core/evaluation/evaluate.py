@@ -1,10 +1,14 @@
-"""Image and text alignment of every concept of a bank (CIDM section 5, IA and TA)."""
+"""Image and text alignment of a bank's concepts (CIDM section 5, IA and TA), and forgetting.
+
+Every concept's weights are stored, so what can be lost is lost at aggregation. The concept alone
+is therefore the oracle that an aggregation rule is measured against.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from ..concept import Concept
@@ -13,7 +17,7 @@ from ..diffusers_host.base import Base
 from ..diffusers_host.pipeline import generate
 from ..errors import CidmError
 from ..training.data import Photo
-from .alignment import image_alignment, text_alignment
+from .alignment import image_alignment, pair_similarity, text_alignment
 from .encoders import Encoder
 from .prompts import PROMPTS, fill, write_back
 from .report import Report, Score
@@ -23,77 +27,121 @@ OnPicture = Callable[[int, int], None]  # pictures done, pictures in all
 Keep = Callable[[str, str, Sequence[Image.Image]], None]  # concept, prompt, pictures
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What was drawn of one concept: pictures, and for each the prompt in plain words."""
-
-    pictures: list[Image.Image]
-    texts: list[str]
-
-
 def evaluate(
     base: Base,
     bank: Mapping[str, Concept],
-    clip: Encoder,
-    photos: Mapping[str, Sequence[Photo | Image.Image]],
+    clip: Encoder | None = None,
+    photos: Mapping[str, Sequence[Photo | Image.Image]] | None = None,
     prompts: Prompts | None = None,
     config: SampleConfig | None = None,
     on_picture: OnPicture | None = None,
     keep: Keep | None = None,
+    alone: bool = False,
 ) -> Report:
-    """Draw every concept that has photos, and compare the pictures with photos and prompts.
+    """Draw concepts, and compare the pictures with photos, prompts and what each draws alone.
 
     Args:
         base: The model.
         bank: A `Bank`, or concepts by name; all of it takes part in drawing.
-        clip: Encoder of pictures and texts (`diffusers_host.clip.load_clip`).
-        photos: Reference photos by concept name.
+        clip: Encoder of pictures and texts (`diffusers_host.clip.load_clip`). With `alone` it may
+            be left out, and pixels are compared.
+        photos: Reference photos by concept name. Without `alone`, concepts that have none are
+            left out.
         prompts: With a gap `<TOK>` or `{}` for the concept: the same for all, or by concept name
             or kind. Default: a few per kind.
         config: Sampling; `num_images` pictures are drawn per prompt. Default: the family's.
         on_picture: Called after every prompt.
-        keep: Gets all pictures, to save them.
+        keep: Gets all pictures, to save them; those of a concept alone under "NAME alone".
+        alone: Draw every concept again from the same seeds, without the rest of the bank.
 
     Raises:
-        CidmError: If there is no photo for any concept, or drawing is not possible.
+        CidmError: If there is nothing to compare with, or drawing is not possible.
     """
+    photos = photos or {}
+    _check(bank, clip, photos, alone)
+    config = config or SampleConfig.for_family(base.family.sampling)
+    concepts = {name: bank[name] for name in bank if alone or photos.get(name)}
+    asked = {name: prompts_for(concept, prompts) for name, concept in concepts.items()}
+    total = sum(map(len, asked.values())) * config.num_images * (2 if alone else 1)
+    done = 0
+
+    def draw(held: Mapping[str, Concept], label: str, prompts: list[str]) -> list[Image.Image]:
+        nonlocal done
+        drawn: list[Image.Image] = []
+        for prompt in prompts:
+            pictures = generate(base, held, prompt, config=config)
+            drawn += pictures
+            done += len(pictures)
+            if on_picture is not None:
+                on_picture(done, total)
+            if keep is not None:
+                keep(label, prompt, pictures)
+        return drawn
+
+    scores: list[Score] = []
+    for name, wanted in asked.items():
+        pictures = draw(bank, name, wanted)
+        oracle = draw({name: concepts[name]}, f"{name} alone", wanted) if alone else []
+        said = [write_back(prompt, [concepts[name]]) for prompt in wanted]
+        texts = [each for each in said for _ in range(config.num_images)]
+        scores.append(_measured(name, pictures, oracle, texts, photos.get(name, ()), clip))
+    return Report(tuple(scores))
+
+
+def _check(
+    bank: Mapping[str, Concept],
+    clip: Encoder | None,
+    photos: Mapping[str, Sequence[object]],
+    alone: bool,
+) -> None:
+    if not bank:
+        raise CidmError("The bank holds no concept yet. Train one first.")
     if strangers := sorted(set(photos) - set(bank)):
         raise CidmError(
             f"There are photos for {', '.join(strangers)}, which the bank does not hold; it has "
             f"{', '.join(bank)}. Name the photos by the concept."
         )
-    if not any(photos.values()):
-        raise CidmError("No reference photos were given. Give photos of at least one concept.")
-    config = config or SampleConfig.for_family(base.family.sampling)
-    concepts = [bank[name] for name in bank if photos.get(name)]
-    asked = {concept.name: prompts_for(concept, prompts) for concept in concepts}
-    progress = Counter(sum(map(len, asked.values())) * config.num_images, on_picture)
-    scores: list[Score] = []
-    for concept in concepts:
-        drawn = draw_concept(base, bank, concept, asked[concept.name], config, progress, keep)
-        seen = clip.images(drawn.pictures)
-        known = clip.images([_picture(photo) for photo in photos[concept.name]])
-        scores.append(
-            Score(
-                concept.name,
-                float(image_alignment(seen, known)),
-                float(text_alignment(seen, clip.texts(drawn.texts))),
-                len(drawn.pictures),
-            )
+    if not alone and (clip is None or not any(photos.values())):
+        raise CidmError(
+            "No reference photos were given, or no CLIP model. Give both, with photos of at least "
+            "one concept, or compare with each concept alone."
         )
-    return Report(tuple(scores))
 
 
-class Counter:
-    """Counts pictures over all concepts."""
+def _measured(
+    name: str,
+    pictures: Sequence[Image.Image],
+    alone: Sequence[Image.Image],
+    texts: Sequence[str],
+    photos: Sequence[Photo | Image.Image],
+    clip: Encoder | None,
+) -> Score:
+    """All that can be said of a concept's pictures, and of those it draws alone, if any."""
+    found: dict[str, float] = {}
+    if alone:
+        gaps = [pixel_difference(a, b) for a, b in zip(pictures, alone, strict=True)]
+        found["difference"] = float(np.mean(gaps))
+        found["unchanged"] = float(np.mean(np.equal(gaps, 0)))
+    if clip is None:
+        return Score(name, len(pictures), **found)
+    said = clip.texts(texts)
+    known = [each.image if isinstance(each, Photo) else each.convert("RGB") for each in photos]
+    references = clip.images(known) if known else None
+    seen = {"": clip.images(pictures)}
+    if alone:
+        seen["_alone"] = clip.images(alone)
+        found["similarity"] = float(pair_similarity(*seen.values()))
+    for suffix, embeddings in seen.items():
+        found[f"text_alignment{suffix}"] = float(text_alignment(embeddings, said))
+        if references is not None:
+            found[f"image_alignment{suffix}"] = float(image_alignment(embeddings, references))
+    return Score(name, len(pictures), **found)
 
-    def __init__(self, total: int, on_picture: OnPicture | None) -> None:
-        self.done, self.total, self._tell = 0, total, on_picture
 
-    def add(self, count: int) -> None:
-        self.done += count
-        if self._tell is not None:
-            self._tell(self.done, self.total)
+def pixel_difference(first: Image.Image, second: Image.Image) -> float:
+    """Mean absolute difference of two pictures of one size, in 0..1."""
+    a, b = (np.asarray(p.convert("RGB"), dtype=np.float64) for p in (first, second))
+    return float(np.abs(a - b).mean() / 255)
 
 
 def prompts_for(concept: Concept, prompts: Prompts | None) -> list[str]:
@@ -114,28 +162,3 @@ def prompts_for(concept: Concept, prompts: Prompts | None) -> list[str]:
             f"({concept.kind})."
         )
     return [fill(prompt, concept) for prompt in chosen]
-
-
-def draw_concept(
-    base: Base,
-    bank: Mapping[str, Concept],
-    concept: Concept,
-    prompts: Sequence[str],
-    config: SampleConfig,
-    progress: Counter,
-    keep: Keep | None = None,
-) -> Drawn:
-    """All pictures of one concept."""
-    drawn = Drawn([], [])
-    for prompt in prompts:
-        pictures = generate(base, bank, prompt, config=config)
-        drawn.pictures.extend(pictures)
-        drawn.texts.extend([write_back(prompt, [concept])] * len(pictures))
-        progress.add(len(pictures))
-        if keep is not None:
-            keep(concept.name, prompt, pictures)
-    return drawn
-
-
-def _picture(photo: Photo | Image.Image) -> Image.Image:
-    return photo.image if isinstance(photo, Photo) else photo.convert("RGB")

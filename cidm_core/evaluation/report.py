@@ -2,103 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from ..as_text import table
 
 
 @dataclass(frozen=True)
 class Score:
-    """One concept's alignment; both as reported in the field when multiplied by 100.
+    """What was measured of one concept; None where an encoder, photos or a comparison is missing.
 
     Attributes:
         concept: Its name.
+        pictures: How many were drawn with the whole bank.
         image_alignment: Mean cosine to the reference photos, in [-1, 1].
+        image_alignment_alone: That of the pictures which the concept draws alone.
         text_alignment: CLIPScore against the prompt in plain words, in [0, 2.5].
-        pictures: How many were drawn.
+        text_alignment_alone: That of the pictures which the concept draws alone.
+        similarity: Mean cosine of the two pictures of a seed, with the bank and alone.
+        difference: Mean absolute difference of their pixels, in 0..1; 0: nothing was forgotten.
+        unchanged: Share of the pictures that are equal in every pixel.
     """
 
     concept: str
-    image_alignment: float
-    text_alignment: float
     pictures: int
+    image_alignment: float | None = None
+    image_alignment_alone: float | None = None
+    text_alignment: float | None = None
+    text_alignment_alone: float | None = None
+    similarity: float | None = None
+    difference: float | None = None
+    unchanged: float | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of all concepts; the mean gives every concept the same share."""
+    """Scores of all concepts, in learning order."""
 
     scores: tuple[Score, ...]
 
     @property
     def mean(self) -> Score:
-        count = len(self.scores)
-        return Score(
-            "mean",
-            sum(s.image_alignment for s in self.scores) / count,
-            sum(s.text_alignment for s in self.scores) / count,
-            sum(s.pictures for s in self.scores),
-        )
+        """Every concept that was measured has the same share."""
+        means: dict[str, float] = {}
+        for name in [f.name for f in fields(Score)[2:]]:
+            values = [getattr(score, name) for score in self.scores]
+            measured = [value for value in values if value is not None]
+            if measured:
+                means[name] = sum(measured) / len(measured)
+        return Score("mean", sum(score.pictures for score in self.scores), **means)
 
     def to_dict(self) -> dict[str, object]:
-        return {"concepts": [asdict(s) for s in self.scores], "mean": asdict(self.mean)}
+        gaps = [score.difference for score in self.scores if score.difference is not None]
+        return {
+            "concepts": [asdict(score) for score in self.scores],
+            "mean": asdict(self.mean),
+            "largest_difference": max(gaps, default=None),
+        }
 
     def table(self) -> str:
-        """As printed: IA and TA times 100."""
-        rows = [
-            (s.concept, 100 * s.image_alignment, 100 * s.text_alignment, s.pictures)
-            for s in (*self.scores, self.mean)
-        ]
-        return table(("concept", "IA", "TA", "pictures"), rows)
+        """As printed: IA and TA times 100; columns without numbers are left out."""
+        rows = [_row(score) for score in (*self.scores, self.mean)]
+        heads = [head for head in rows[0] if any(row[head] is not None for row in rows)]
+        return table(heads, [[row[head] for head in heads] for row in rows])
 
 
-@dataclass(frozen=True)
-class Interference:
-    """What the rest of the bank does to one concept, against the concept alone (the oracle).
-
-    Attributes:
-        concept: Its name.
-        difference: Mean absolute difference of the pixels, in 0..1; 0: nothing was forgotten.
-        unchanged: Share of the pictures that are equal in every pixel.
-        similarity: Mean cosine of the two pictures of a seed; None without an encoder.
-        text_alignment: With the whole bank; None without an encoder.
-        text_alignment_alone: With the concept alone.
-        image_alignment: With the whole bank; None without an encoder or photos.
-        image_alignment_alone: With the concept alone.
-    """
-
-    concept: str
-    difference: float
-    unchanged: float
-    similarity: float | None = None
-    text_alignment: float | None = None
-    text_alignment_alone: float | None = None
-    image_alignment: float | None = None
-    image_alignment_alone: float | None = None
+def _row(score: Score) -> dict[str, object]:
+    return {
+        "concept": score.concept,
+        "IA": _hundredfold(score.image_alignment),
+        "IA alone": _hundredfold(score.image_alignment_alone),
+        "TA": _hundredfold(score.text_alignment),
+        "TA alone": _hundredfold(score.text_alignment_alone),
+        "similarity": score.similarity,
+        "pixel difference": score.difference,
+        "unchanged": score.unchanged,
+        "pictures": score.pictures,
+    }
 
 
-@dataclass(frozen=True)
-class ForgettingReport:
-    """Interference at aggregation, concept by concept in learning order."""
-
-    rows: tuple[Interference, ...]
-
-    def to_dict(self) -> dict[str, object]:
-        worst = max((row.difference for row in self.rows), default=0.0)
-        return {"concepts": [asdict(row) for row in self.rows], "largest_difference": worst}
-
-    def table(self) -> str:
-        """As printed; columns without numbers are left out."""
-        head = ["concept", "pixel difference", "unchanged", "similarity", "TA", "TA alone"]
-        head += ["IA", "IA alone"]
-        rows = [_scaled(row) for row in self.rows]
-        kept = [k for k in range(len(head)) if any(row[k] is not None for row in rows)]
-        return table([head[k] for k in kept], [[row[k] for k in kept] for row in rows])
-
-
-def _scaled(row: Interference) -> Sequence[object]:
-    scores = (row.text_alignment, row.text_alignment_alone)
-    scores += (row.image_alignment, row.image_alignment_alone)
-    hundredfold = [None if score is None else 100 * score for score in scores]
-    return row.concept, row.difference, row.unchanged, row.similarity, *hundredfold
+def _hundredfold(score: float | None) -> float | None:
+    return None if score is None else 100 * score

@@ -11,8 +11,7 @@ from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.errors import CidmError, HostError, PromptError
 from cidm_core.evaluation.alignment import image_alignment, pair_similarity, text_alignment
-from cidm_core.evaluation.evaluate import evaluate, prompts_for
-from cidm_core.evaluation.forgetting import measure_forgetting, pixel_difference
+from cidm_core.evaluation.evaluate import evaluate, pixel_difference, prompts_for
 from cidm_core.evaluation.prompts import fill, read_prompts, write_back
 from cidm_core.training.data import Photo
 
@@ -211,23 +210,35 @@ def test_evaluate_needs_photos_of_known_concepts(tiny_base, concepts, clip):
 
 def test_the_gate_forgets_nothing_and_dense_weights_do(tiny_base, concepts, clip):
     prompts = ["a photo of a {}"]
-    gate = measure_forgetting(tiny_base, concepts, prompts, QUICK, clip, {"dog": [noise(1)]})
-    for row in gate.rows:
-        assert (row.difference, row.unchanged) == (0, 1)
-        assert row.similarity == pytest.approx(1, abs=1e-5)
-        assert row.text_alignment == row.text_alignment_alone
-    assert gate.rows[0].image_alignment == gate.rows[0].image_alignment_alone
-    assert gate.rows[1].image_alignment is None
+    photos = {"dog": [noise(1)]}
+    gate = evaluate(tiny_base, concepts, clip, photos, prompts, QUICK, alone=True)
+    for score in gate.scores:
+        assert (score.difference, score.unchanged) == (0, 1)
+        assert score.similarity == pytest.approx(1, abs=1e-5)
+        assert score.text_alignment == score.text_alignment_alone
+    assert gate.scores[0].image_alignment == gate.scores[0].image_alignment_alone
+    assert gate.scores[1].image_alignment is None
+    assert gate.mean.image_alignment == gate.scores[0].image_alignment
     dense = SampleConfig(**{**QUICK.to_dict(), "weights": "paper"})
-    report = measure_forgetting(tiny_base, concepts, prompts, dense)
-    assert all(row.difference > 0 for row in report.rows)
-    assert all(row.unchanged == 0 for row in report.rows)
-    assert report.rows[0].similarity is None
+    kept = []
+    report = evaluate(
+        tiny_base,
+        concepts,
+        prompts=prompts,
+        config=dense,
+        keep=lambda name, *_: kept.append(name),
+        alone=True,
+    )
+    assert kept == ["dog", "dog alone", "ink", "ink alone"]
+    assert all(score.difference > 0 for score in report.scores)
+    assert all(score.unchanged == 0 for score in report.scores)
+    assert report.to_dict()["largest_difference"] == max(s.difference for s in report.scores)
+    assert report.scores[0].similarity is None
     assert report.table().splitlines()[0].split("  ")[0] == "concept"
     assert "TA" not in report.table()
     assert "IA alone" in gate.table()
     with pytest.raises(CidmError, match="no concept"):
-        measure_forgetting(tiny_base, {})
+        evaluate(tiny_base, {}, alone=True)
 
 
 def test_pixel_difference_by_hand():
