@@ -43,7 +43,7 @@ def page(
     runs = {each.name: studio.losses(each.name) for each in learned}
     panels = [
         Panel("Two concepts, each in its drawn region", layout_picture(regions, side, side)),
-        Panel("What came out there, four seeds", grid(pairs, 2, tile_px=224)),
+        Panel("What came out there, four seeds", grid(pairs, 2, 224)),
         Panel("", losses_picture(runs, "How the loss fell", 580)),
         *weights,
     ]

@@ -1,12 +1,11 @@
 """Everything the package draws, with Pillow alone: charts, layouts, grids and contact sheets."""
 
-from .layout import DrawnRegion, layout_picture
+from .layout import layout_picture
 from .losses import loss_picture, losses_picture
 from .sheets import Panel, Row, contact_sheet, enlarge, grid, stack
 from .weights import weights_picture
 
 __all__ = [
-    "DrawnRegion",
     "Panel",
     "Row",
     "contact_sheet",

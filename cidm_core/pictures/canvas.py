@@ -32,6 +32,8 @@ PALETTE: tuple[Color, ...] = (
     (176, 137, 20),
     (96, 107, 122),
 )
+_PALE: Color = (240, 243, 248)
+_DARK: Color = (28, 80, 158)
 _OVERSAMPLING = 2
 # The built-in font knows ASCII only; these keep their meaning in ASCII.
 _SUBSTITUTES = str.maketrans("–—‘’“”×→−\u00a0", "--''\"\"x>- ")  # noqa: RUF001
@@ -46,6 +48,11 @@ def mix(first: Color, second: Color, share: float) -> Color:
     """Blend two colours; share 0 is the first, 1 the second."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
+
+
+def shade(share: float) -> Color:
+    """Pale for 0, dark for 1."""
+    return mix(_PALE, _DARK, min(1.0, max(0.0, share)))
 
 
 @lru_cache(maxsize=64)
@@ -144,6 +151,13 @@ class Canvas:
             max(1, round(width * _OVERSAMPLING)),
         )
 
+    def bar(self, x: float, y: float, full: float, share: float, ink: Color) -> None:
+        """A horizontal bar that fills a share of its full length."""
+        self.box((x, y, x + full, y + 20), SHADE)
+        length = full * min(1.0, max(0.0, share))
+        if length >= 1:
+            self.box((x, y, x + length, y + 20), ink)
+
     def image(self, x: float, y: float, picture: Image.Image) -> None:
         """Another picture at its own size, top left corner at (x, y), above all shapes."""
         self._images.append((round(x), round(y), picture))
@@ -163,6 +177,20 @@ class Canvas:
         """One line of text, cut to `width`; the anchor is Pillow's (la, mm, rm, ...)."""
         shown = plain(text) if width is None else fit(text, size, width)
         self._texts.append((x, y, shown, size, ink, anchor, bold))
+
+    def lines(
+        self,
+        x: float,
+        y: float,
+        lines: Sequence[str],
+        size: int = 14,
+        ink: Color = INK,
+        *,
+        bold: bool = False,
+    ) -> None:
+        """Lines of text below one another."""
+        for k, line in enumerate(lines):
+            self.text(x, y + k * line_height(size), line, size, ink, bold=bold)
 
     def finish(self) -> Image.Image:
         """The finished picture."""

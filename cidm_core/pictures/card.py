@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from .canvas import INK, LINE, MUTED, PALETTE, SHADE, Canvas, line_height, wrap
+from .canvas import LINE, MUTED, PALETTE, SHADE, Canvas, line_height, wrap
 from .sheets import enlarge
 
 _MARGIN = 24
@@ -35,8 +35,7 @@ def concept_card(
         for label, value in facts.items()
         if label not in ("name", "words") and value
     ]
-    step = line_height(_SIZE)
-    heights = [step * max(1, len(lines)) + 5 for _, lines in rows]
+    heights = [line_height(_SIZE) * max(1, len(lines)) + 5 for _, lines in rows]
     top = _MARGIN + 72
     canvas = Canvas(_WIDTH, max(2 * _MARGIN + _PICTURE, top + sum(heights) + _MARGIN))
     _picture(canvas, picture)
@@ -45,8 +44,7 @@ def concept_card(
     canvas.line([(left, top - 14), (_WIDTH - _MARGIN, top - 14)], LINE)
     for (label, lines), height in zip(rows, heights, strict=True):
         canvas.text(left, top, label, _SIZE, MUTED, width=_LABEL - 8)
-        for k, line in enumerate(lines):
-            canvas.text(left + _LABEL, top + k * step, line, _SIZE, INK)
+        canvas.lines(left + _LABEL, top, lines, _SIZE)
         top += height
     return canvas.finish()
 

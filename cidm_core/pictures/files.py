@@ -13,7 +13,7 @@ from ..as_text import plain
 from ..errors import CidmError
 from ..storage.atomic import make_folder, write_atomic
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _IMAGE_DESCRIPTION = 0x010E  # EXIF
 
 
@@ -24,9 +24,9 @@ def picture_path(text: str) -> Path:
         CidmError: If the ending names no known format or the folder cannot be made.
     """
     path = Path(text).expanduser()
-    if path.suffix.lower() not in FORMATS:
+    if path.suffix.lower() not in _FORMATS:
         raise CidmError(
-            f"'{path}' does not end in a picture format. Use one of: {' '.join(FORMATS)}."
+            f"'{path}' does not end in a picture format. Use one of: {' '.join(_FORMATS)}."
         )
     make_folder(path.parent)
     return path
@@ -48,7 +48,7 @@ def save_picture(
     Raises:
         CidmError: If it cannot be written.
     """
-    kind = FORMATS[path.suffix.lower()]
+    kind = _FORMATS[path.suffix.lower()]
     buffer = io.BytesIO()
     text = json.dumps(plain(facts or {}), ensure_ascii=False)
     if kind == "PNG":

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from .canvas import INK, LINE, PAPER, SHADE, Canvas, Color, color, line_height, wrap
+from ..regions import Region
+from .canvas import LINE, PAPER, SHADE, Canvas, Color, color, line_height, wrap
 
 _LONGEST_PX = 480
 _BADGE = 24
 _TEXT = 14
-
-
-class DrawnRegion(Protocol):
-    """What a region needs to be drawn: a prompt and a box or a mask."""
-
-    @property
-    def prompt(self) -> str: ...
-
-    @property
-    def box(self) -> Sequence[float] | None: ...
-
-    @property
-    def mask(self) -> Any: ...
+_Cover = NDArray[np.float64]  # (height, width), in 0..1
 
 
 def layout_picture(
-    regions: Sequence[DrawnRegion],
+    regions: Sequence[Region],
     width: int,
     height: int,
     picture: Image.Image | None = None,
@@ -39,7 +27,7 @@ def layout_picture(
     """Draw the regions on an empty canvas, or over a picture, with a numbered key below.
 
     Args:
-        regions: Boxes in 0..1, or masks (height, width) in 0..1.
+        regions: Numbered in their order.
         width: Width of the picture they belong to; only the shape counts, small ones are enlarged.
         height: Its height.
         picture: Shown under the regions.
@@ -53,50 +41,45 @@ def layout_picture(
     canvas = Canvas(size[0] + 32, head + size[1] + 14 + sum(row_heights) + 8)
     if title:
         canvas.text(16, 12, title, 17, width=size[0], bold=True)
-    canvas.image(16, head, _overlay(regions, size, picture))
+    covers = [_coverage(region, size) for region in regions]
+    canvas.image(16, head, _overlay(covers, size, picture))
     taken: list[tuple[float, float]] = []
-    for i, region in enumerate(regions):
-        _badge(canvas, *_badge_place(region, size, head, taken), i)
+    for i, (region, cover) in enumerate(zip(regions, covers, strict=True)):
+        x, y = _badge_place(cover >= 0.5, region.mask is not None, taken)
+        _badge(canvas, 16 + x, head + y, i)
     y = head + size[1] + 14
     for i, (text, row) in enumerate(zip(lines, row_heights, strict=True)):
         _badge(canvas, 16, y, i)
         top = y + _BADGE / 2 - line_height(_TEXT) / 2 if len(text) < 2 else y
-        for k, line in enumerate(text):
-            canvas.text(16 + _BADGE + 10, top + k * line_height(_TEXT), line, _TEXT, INK)
+        canvas.lines(16 + _BADGE + 10, top, text, _TEXT)
         y += row
     return canvas.finish()
 
 
 def _overlay(
-    regions: Sequence[DrawnRegion], size: tuple[int, int], picture: Image.Image | None
+    covers: Sequence[_Cover], size: tuple[int, int], picture: Image.Image | None
 ) -> Image.Image:
     if picture is None:
         sheet = Image.new("RGB", size, SHADE)
     else:
         sheet = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     strength = 0.30 if picture is None else 0.16
-    for i, region in enumerate(regions):
-        inner, edge = _coverage(region, size)
-        sheet = _tint(sheet, inner * strength, color(i))
-        sheet = _tint(sheet, edge, color(i))
-    return _tint(sheet, _rim(np.ones((size[1], size[0]), bool), 1).astype(np.float64), LINE)
+    for i, cover in enumerate(covers):
+        sheet = _tint(sheet, cover * strength, color(i))
+        sheet = _tint(sheet, _rim(cover >= 0.5, 3), color(i))
+    return _tint(sheet, _rim(np.ones((size[1], size[0]), bool), 1), LINE)
 
 
-def _coverage(
-    region: DrawnRegion, size: tuple[int, int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How much each pixel belongs to the region, and its outline."""
+def _coverage(region: Region, size: tuple[int, int]) -> _Cover:
+    """How much each pixel belongs to the region."""
+    if region.box is None:
+        small = Image.fromarray((np.asarray(region.mask) * 255).astype(np.uint8))
+        return np.asarray(small.resize(size, Image.Resampling.BILINEAR), np.float64) / 255
     width, height = size
-    if region.mask is not None:
-        values = np.clip(np.nan_to_num(np.asarray(region.mask, dtype=np.float64)), 0, 1)
-        small = Image.fromarray((values * 255).astype(np.uint8))
-        inner = np.asarray(small.resize(size, Image.Resampling.BILINEAR), np.float64) / 255
-    else:
-        x0, y0, x1, y1 = region.box or (0.0, 0.0, 1.0, 1.0)
-        inner = np.zeros((height, width))
-        rows = slice(max(0, round(y0 * height)), max(0, round(y1 * height)))
-        inner[rows, max(0, round(x0 * width)) : max(0, round(x1 * width))] = 1.0
-    return inner, _rim(inner >= 0.5, 3).astype(np.float64)
+    x0, y0, x1, y1 = region.box
+    cover = np.zeros((height, width))
+    cover[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)] = 1.0
+    return cover
 
 
 def _rim(inside: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
@@ -108,28 +91,28 @@ def _rim(inside: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
     return inside & ~core
 
 
-def _tint(sheet: Image.Image, strength: NDArray[np.float64], ink: Color) -> Image.Image:
+def _tint(sheet: Image.Image, strength: _Cover | NDArray[np.bool_], ink: Color) -> Image.Image:
     layer = Image.new("RGB", sheet.size, ink)
     return Image.composite(layer, sheet, Image.fromarray((strength * 255).astype(np.uint8)))
 
 
 def _badge_place(
-    region: DrawnRegion, size: tuple[int, int], head: int, taken: list[tuple[float, float]]
+    inside: NDArray[np.bool_], painted: bool, taken: list[tuple[float, float]]
 ) -> tuple[float, float]:
-    """The region's top left corner, moved right while another badge is there."""
-    inner, _ = _coverage(region, size)
-    rows, columns = np.nonzero(inner >= 0.5)
+    """A box's top left corner or a mask's middle, moved right while another badge is there."""
+    height, width = inside.shape
+    rows, columns = np.nonzero(inside)
     x, y = (int(columns.min()), int(rows.min())) if rows.size else (0, 0)
-    if region.mask is not None and rows.size:
+    if painted and rows.size:
         x, y = int(columns.mean()) - _BADGE // 2, int(rows.mean()) - _BADGE // 2
-    x = min(max(x + 8, 2), size[0] - _BADGE - 2)
-    y = min(max(y + 8, 2), size[1] - _BADGE - 2)
+    x = min(max(x + 8, 2), width - _BADGE - 2)
+    y = min(max(y + 8, 2), height - _BADGE - 2)
     while any(abs(x - a) < _BADGE + 2 and abs(y - b) < _BADGE + 2 for a, b in taken):
         x += _BADGE + 4
-        if x > size[0] - _BADGE:
+        if x > width - _BADGE:
             x, y = 8, y + _BADGE + 4
     taken.append((x, y))
-    return 16 + x, head + y
+    return x, y
 
 
 def _badge(canvas: Canvas, x: float, y: float, index: int) -> None:

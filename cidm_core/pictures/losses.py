@@ -12,8 +12,8 @@ from PIL import Image
 from .axes import Frame, legend
 from .canvas import MUTED, PAPER, Canvas, Color, Point, color, fit, mix
 
-Rows = Sequence[Mapping[str, float]]
-Values = NDArray[np.float64]
+LossRows = Sequence[Mapping[str, float]]
+_Values = NDArray[np.float64]
 # The first name that the rows carry is the main curve.
 _MAIN_TERMS = ("denoise", "denoising", "loss")
 _TITLES = {"denoise": "denoising loss", "denoising": "denoising loss"}
@@ -25,7 +25,7 @@ _LABELS = {"r1": "R1 orthogonality", "r2": "R2 common subspace"}
 _LEFT, _RIGHT = 76, 24
 
 
-def loss_picture(rows: Rows, title: str = "", width: int = 760) -> Image.Image:
+def loss_picture(rows: LossRows, title: str = "") -> Image.Image:
     """Draw how the loss of one run fell.
 
     Above the denoising loss, raw and smoothed; below, on a logarithmic axis, every other
@@ -35,15 +35,13 @@ def loss_picture(rows: Rows, title: str = "", width: int = 760) -> Image.Image:
         rows: One mapping per step with "step", "denoise" (or "loss") and further terms. Values
             that are missing or not finite leave a gap.
         title: Printed on top.
-        width: In pixels, 480 or more.
     """
     main = _main_term(rows)
     steps = _steps(rows)
     names = dict.fromkeys(key for row in rows for key in row)
-    found = {name: _column(rows, name) for name in names if _is_term(name)}
-    terms = {name: values for name, values in found.items() if np.any(_positive(values))}
-    canvas = Canvas(width, 388 + (238 if terms else 0))
-    canvas.text(20, 16, title or "Training", 17, width=width - 40, bold=True)
+    terms = {name: _column(rows, name) for name in names if _is_term(name)}
+    terms = {name: values for name, values in terms.items() if np.any(values > 0)}
+    canvas = _sheet(title, 760, 388 + (238 if terms else 0))
     values = _column(rows, main)
     frame = _main_frame(canvas, [steps], [values], _TITLES.get(main, main))
     if frame is not None:
@@ -52,13 +50,13 @@ def loss_picture(rows: Rows, title: str = "", width: int = 760) -> Image.Image:
         _curve(canvas, frame, steps, values, faint, 1)
         _smooth_curve(canvas, frame, steps, values, color(0))
         entries = [("each step", faint), (f"mean of {2 * reach + 1} steps", color(0))]
-        legend(canvas, width - _RIGHT, 54, entries)
+        legend(canvas, canvas.width - _RIGHT, 54, entries)
     if terms:
         _term_panel(canvas, steps, terms)
     return canvas.finish()
 
 
-def losses_picture(runs: Mapping[str, Rows], title: str = "", width: int = 760) -> Image.Image:
+def losses_picture(runs: Mapping[str, LossRows], title: str = "", width: int = 760) -> Image.Image:
     """Draw the smoothed denoising losses of several runs in one frame.
 
     Args:
@@ -66,8 +64,7 @@ def losses_picture(runs: Mapping[str, Rows], title: str = "", width: int = 760) 
         title: Printed on top.
         width: In pixels, 480 or more.
     """
-    canvas = Canvas(width, 388)
-    canvas.text(20, 16, title or "Training", 17, width=width - 40, bold=True)
+    canvas = _sheet(title, width, 388)
     steps = [_steps(rows) for rows in runs.values()]
     values = [_column(rows, _main_term(rows)) for rows in runs.values()]
     smoothed = [smooth(each, _reach(each)) for each in values]
@@ -81,7 +78,7 @@ def losses_picture(runs: Mapping[str, Rows], title: str = "", width: int = 760) 
     return canvas.finish()
 
 
-def smooth(values: Values, reach: int) -> Values:
+def smooth(values: _Values, reach: int) -> _Values:
     """Mean over the `reach` neighbours on either side, fewer at the ends; NaN are left out."""
     good = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(good, values, 0.0))])
@@ -92,7 +89,7 @@ def smooth(values: Values, reach: int) -> Values:
     return np.where(number > 0, (sums[high] - sums[low]) / np.maximum(1, number), np.nan)
 
 
-def _main_term(rows: Rows) -> str:
+def _main_term(rows: LossRows) -> str:
     return next((key for key in _MAIN_TERMS if any(key in row for row in rows)), "loss")
 
 
@@ -100,11 +97,11 @@ def _is_term(name: str) -> bool:
     return name not in _NO_TERMS and name not in _MAIN_TERMS and not name.startswith("lr")
 
 
-def _steps(rows: Rows) -> Values:
+def _steps(rows: LossRows) -> _Values:
     return np.array([float(row.get("step", i + 1)) for i, row in enumerate(rows)])
 
 
-def _column(rows: Rows, key: str) -> Values:
+def _column(rows: LossRows, key: str) -> _Values:
     """One term as an array; anything that is no finite number becomes NaN."""
 
     def number(value: object) -> float:
@@ -114,16 +111,18 @@ def _column(rows: Rows, key: str) -> Values:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _positive(values: Values) -> NDArray[np.bool_]:
-    return np.isfinite(values) & (values > 0)
+def _sheet(title: str, width: int, height: int) -> Canvas:
+    canvas = Canvas(width, height)
+    canvas.text(20, 16, title or "Training", 17, width=width - 40, bold=True)
+    return canvas
 
 
-def _reach(values: Values) -> int:
+def _reach(values: _Values) -> int:
     return max(1, len(values) // 25)
 
 
 def _curve(
-    canvas: Canvas, frame: Frame, steps: Values, values: Values, ink: Color, width: float
+    canvas: Canvas, frame: Frame, steps: _Values, values: _Values, ink: Color, width: float
 ) -> None:
     points: list[Point] = []
     for step, value in zip(steps, values, strict=True):
@@ -137,14 +136,16 @@ def _curve(
         canvas.dot(*points[0], 3, ink)
 
 
-def _smooth_curve(canvas: Canvas, frame: Frame, steps: Values, values: Values, ink: Color) -> None:
+def _smooth_curve(
+    canvas: Canvas, frame: Frame, steps: _Values, values: _Values, ink: Color
+) -> None:
     # A spike beyond the frame counts as the frame's edge, or it would lift its neighbours too.
     limited = np.minimum(values, frame.y_range[1])
     _curve(canvas, frame, steps, smooth(limited, _reach(values)), ink, 2.5)
 
 
 def _main_frame(
-    canvas: Canvas, steps: Sequence[Values], values: Sequence[Values], name: str
+    canvas: Canvas, steps: Sequence[_Values], values: Sequence[_Values], name: str
 ) -> Frame | None:
     """The frame that holds all the curves, drawn; None if there is nothing to show."""
     together = np.concatenate([*values, np.zeros(0)])
@@ -162,8 +163,8 @@ def _main_frame(
     return frame
 
 
-def _term_panel(canvas: Canvas, steps: Values, terms: Mapping[str, Values]) -> None:
-    positive = np.concatenate([values[_positive(values)] for values in terms.values()])
+def _term_panel(canvas: Canvas, steps: _Values, terms: Mapping[str, _Values]) -> None:
+    positive = np.concatenate([values[values > 0] for values in terms.values()])
     low, high = float(positive.min()), float(positive.max())
     low = max(low, high * 1e-8)
     exponents = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -173,9 +174,9 @@ def _term_panel(canvas: Canvas, steps: Values, terms: Mapping[str, Values]) -> N
     frame = Frame(_LEFT, 432, right, 568, x_range, limits, log=True)
     frame.draw(canvas, "step", "other terms (log)")
     for i, values in enumerate(terms.values(), start=1):
-        shown = np.where(_positive(values), np.maximum(values, limits[0]), np.nan)
+        shown = np.where(values > 0, np.maximum(values, limits[0]), np.nan)
         _curve(canvas, frame, steps, shown, color(i), 2)
     entries = [
         (fit(_LABELS.get(name.lower(), name), 13, 130), color(i)) for i, name in enumerate(terms, 1)
     ]
-    legend(canvas, right, 404, entries[: 3 if canvas.width >= 720 else 2])
+    legend(canvas, right, 404, entries[:3])

@@ -6,37 +6,23 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from .canvas import INK, LINE, MUTED, PAPER, SHADE, Canvas, Color, color, mix
+from .canvas import INK, LINE, MUTED, PALETTE, PAPER, Canvas, color, shade
 
 _WIDTH = 640
 _NAME = 170
 _ROW = 34
-_DARK: Color = (28, 80, 158)
-_PALE: Color = (240, 243, 248)
-_GOOD: Color = (35, 143, 103)
-_BAD: Color = (197, 59, 90)
+_GOOD, _BAD = PALETTE[2], PALETTE[4]
 
 
-def scores_picture(
-    rows: Sequence[tuple[str, float]], title: str = "Alignment", most: float = 1.0
-) -> Image.Image:
-    """One bar per score, from 0 to `most`; below 0 there is none.
-
-    Args:
-        rows: Name and score.
-        title: Printed on top.
-        most: Score of a full bar.
-    """
+def scores_picture(rows: Sequence[tuple[str, float]]) -> Image.Image:
+    """One bar per name and score, from 0 to 1; below 0 there is none."""
     canvas = Canvas(_WIDTH, 60 + _ROW * max(1, len(rows)))
-    canvas.text(20, 16, title, 17, width=_WIDTH - 40, bold=True)
+    canvas.text(20, 16, "Alignment", 17, bold=True)
     full = _WIDTH - _NAME - 90
     for i, (name, score) in enumerate(rows):
         y = 54 + _ROW * i
         canvas.text(20, y + 11, name, 14, anchor="lm", width=_NAME - 30)
-        canvas.box((_NAME, y, _NAME + full, y + 22), SHADE)
-        length = full * min(1.0, max(0.0, score / most))
-        if length >= 1:
-            canvas.box((_NAME, y, _NAME + length, y + 22), color(i))
+        canvas.bar(_NAME, y, full, score, color(i))
         canvas.text(_NAME + full + 10, y + 11, f"{score:.3f}", 14, INK, anchor="lm")
     return canvas.finish()
 
@@ -46,7 +32,6 @@ def presence_picture(
     concepts: Sequence[str],
     cosines: Sequence[Sequence[float]],
     shares: Sequence[float],
-    title: str = "Which concept is in which region",
 ) -> Image.Image:
     """Shades of similarity, regions down and concepts across; each region's own one is framed.
 
@@ -55,11 +40,10 @@ def presence_picture(
         concepts: Names of the reference sets; the k-th belongs into the k-th region.
         cosines: (regions, concepts).
         shares: For each region, in what share of the pictures its own concept is the nearest.
-        title: Printed on top.
     """
     cell = min(120.0, (_WIDTH - _NAME - 110) / max(1, len(concepts)))
     canvas = Canvas(_WIDTH, 110 + _ROW * max(1, len(regions)))
-    canvas.text(20, 16, title, 17, width=_WIDTH - 40, bold=True)
+    canvas.text(20, 16, "Which concept is in which region", 17, bold=True)
     values = [value for row in cosines for value in row] or [0.0]
     low, span = min(values), max(1e-6, max(values) - min(values))
     for j, name in enumerate(concepts):
@@ -67,17 +51,16 @@ def presence_picture(
     end = _NAME + len(concepts) * cell
     canvas.text(end + 14, 62, "present", 13, MUTED)
     for i, (name, row, share) in enumerate(zip(regions, cosines, shares, strict=True)):
-        y = 86 + _ROW * i
+        y, mark = 86 + _ROW * i, _GOOD if share >= 0.5 else _BAD
         canvas.text(20, y + _ROW / 2, name, 14, anchor="lm", width=_NAME - 30)
         for j, value in enumerate(row):
             depth = (value - low) / span
             corners = (_NAME + j * cell + 2, y + 2, _NAME + (j + 1) * cell - 2, y + _ROW - 2)
-            edge = (_GOOD if share >= 0.5 else _BAD) if i == j else LINE
-            canvas.box(corners, mix(_PALE, _DARK, depth), edge, 3 if i == j else 1)
+            edge, thickness = (mark, 3) if i == j else (LINE, 1)
+            canvas.box(corners, shade(depth), edge, thickness)
             ink = PAPER if depth > 0.5 else INK
             canvas.text(
                 _NAME + (j + 0.5) * cell, y + _ROW / 2, f"{value:.3f}", 13, ink, anchor="mm"
             )
-        mark = _GOOD if share >= 0.5 else _BAD
         canvas.text(end + 14, y + _ROW / 2, f"{share:.0%}", 14, mark, anchor="lm", bold=True)
     return canvas.finish()

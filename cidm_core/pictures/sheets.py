@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from .canvas import INK, LINE, MUTED, PAPER, Canvas, line_height, wrap
+from .canvas import LINE, MUTED, PAPER, Canvas, line_height, wrap
 
 _MARGIN = 28
 _GAP = 6  # between pictures of one group
@@ -38,36 +38,12 @@ def enlarge(picture: Image.Image, longest_px: int) -> Image.Image:
     return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
 
-def grid(
-    images: Sequence[Image.Image],
-    columns: int = 0,
-    captions: Sequence[str] = (),
-    tile_px: int = 0,
-) -> Image.Image:
-    """Lay pictures out in rows, each with its caption below.
-
-    Args:
-        images: Pictures of any sizes.
-        columns: Pictures per row; 0 chooses a nearly square grid.
-        captions: One per picture, or none.
-        tile_px: Longer side of each picture; 0 keeps the largest, enlarged to 128 if smaller.
-    """
-    if not images:
-        return Canvas(160, 48).finish()
-    columns = columns or max(1, round(len(images) ** 0.5 + 0.49))
-    columns = min(columns, len(images))
-    tile = tile_px or max(128, *(max(image.size) for image in images))
-    texts = [wrap(caption, 13, tile, 3) for caption in captions[: len(images)]]
-    below = max((len(text) for text in texts), default=0) * line_height(13)
-    below += 8 if below else 0
-    rows = -(-len(images) // columns)
-    step_x, step_y = tile + 12, tile + 12 + below
-    canvas = Canvas(columns * step_x + 12, rows * step_y + 12)
+def grid(images: Sequence[Image.Image], columns: int, tile_px: int) -> Image.Image:
+    """Lay pictures of any sizes out in rows; `tile_px` is the longer side of each."""
+    step = tile_px + 12
+    canvas = Canvas(columns * step + 12, -(-len(images) // columns) * step + 12)
     for i, image in enumerate(images):
-        x, y = 12 + i % columns * step_x, 12 + i // columns * step_y
-        _place(canvas, x, y, image, tile)
-        for k, line in enumerate(texts[i] if i < len(texts) else []):
-            canvas.text(x + tile / 2, y + tile + 6 + k * line_height(13), line, 13, anchor="ma")
+        _place(canvas, 12 + i % columns * step, 12 + i // columns * step, image, tile_px)
     return canvas.finish()
 
 
@@ -89,9 +65,9 @@ def stack(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image:
 
 
 def contact_sheet(
-    rows: Sequence[Row | tuple[str, str, Sequence[Sequence[Image.Image]]]],
+    rows: Sequence[Row],
     headings: Sequence[str] = (),
-    panels: Sequence[Panel | tuple[str, Image.Image]] = (),
+    panels: Sequence[Panel] = (),
     title: str = "",
     subtitle: str = "",
     tile_px: int = 112,
@@ -99,19 +75,17 @@ def contact_sheet(
     """One page: labelled rows of picture groups under common headings, then panels.
 
     Args:
-        rows: (title, subtitle, groups); the k-th groups of all rows stand in one column.
+        rows: The k-th groups of all rows stand in one column.
         headings: One per group.
-        panels: (title, picture) shown below at their own size, side by side where they fit.
+        panels: Shown below at their own size, side by side where they fit.
         title: Large, on top.
         subtitle: Below the title, wrapped.
         tile_px: Longer side of every picture in the rows.
     """
-    rows = [Row(*row) for row in rows]
-    shown = [Panel(*panel) for panel in panels]
     widths = _group_widths(rows, tile_px)
     body = _LABEL + sum(widths) + _GROUP_GAP * max(0, len(widths) - 1)
-    body = max(body, 480, *(panel.picture.width for panel in shown)) if shown else max(body, 480)
-    flow = _flow(shown, body)
+    body = max(body, 480, *(panel.picture.width for panel in panels))
+    flow = _flow(panels, body)
     intro = wrap(subtitle, _BODY, body)
     head = _MARGIN + (44 if title else 0) + len(intro) * line_height(_BODY) + 10
     heading_lines = [
@@ -122,8 +96,7 @@ def contact_sheet(
     height += sum(34 + max(panel.picture.height for panel in line) + 16 for line in flow)
     canvas = Canvas(body + 2 * _MARGIN, height + _MARGIN)
     canvas.text(_MARGIN, _MARGIN - 6, title, 26, width=body, bold=True)
-    for k, line in enumerate(intro):
-        canvas.text(_MARGIN, head - 10 - (len(intro) - k) * line_height(_BODY), line, _BODY, MUTED)
+    canvas.lines(_MARGIN, head - 10 - len(intro) * line_height(_BODY), intro, _BODY, MUTED)
     _rows(canvas, rows, widths, heading_lines, head, headed, tile_px)
     _panels(canvas, flow, head + headed + len(rows) * (tile_px + 16))
     return canvas.finish()
@@ -148,17 +121,15 @@ def _rows(
 ) -> None:
     lefts = [_MARGIN + _LABEL + sum(widths[:k]) + _GROUP_GAP * k for k in range(len(widths))]
     for left, lines in zip(lefts, headings, strict=False):
-        for k, line in enumerate(lines):
-            y = head + headed - 8 - (len(lines) - k) * line_height(_BODY)
-            canvas.text(left, y, line, _BODY, INK, bold=True)
+        y = head + headed - 8 - len(lines) * line_height(_BODY)
+        canvas.lines(left, y, lines, _BODY, bold=True)
     for i, row in enumerate(rows):
         y = head + headed + i * (tile + 16)
         title = wrap(row.title, 17, _LABEL - 20, 2)
-        note = wrap(row.subtitle, 13, _LABEL - 20, max(1, (tile - 24 * len(title)) // 17))
-        for k, line in enumerate(title):
-            canvas.text(_MARGIN, y + 4 + k * 24, line, 17, bold=True)
-        for k, line in enumerate(note):
-            canvas.text(_MARGIN, y + 8 + 24 * len(title) + k * 17, line, 13, MUTED)
+        below = 10 + line_height(17) * len(title)
+        note = wrap(row.subtitle, 13, _LABEL - 20, max(1, (tile - below) // line_height(13)))
+        canvas.lines(_MARGIN, y + 4, title, 17, bold=True)
+        canvas.lines(_MARGIN, y + below, note, 13, MUTED)
         for left, group in zip(lefts, row.groups, strict=False):
             for k, image in enumerate(group):
                 _place(canvas, left + k * (tile + _GAP), y, image, tile)

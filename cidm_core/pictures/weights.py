@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .canvas import INK, LINE, MUTED, SHADE, Canvas, Color, color, fit, mix, text_width
+from .canvas import INK, LINE, MUTED, Canvas, Color, color, fit, shade, text_width
 
-Values = NDArray[np.float64]
-_FULL: Color = (28, 80, 158)
-_NONE: Color = (240, 243, 248)
 _SHOWN = 24  # concepts; of more, those with the largest weights
 _BAR = 180  # where bars begin
 _ROW = 30
@@ -23,7 +20,7 @@ _ROW = 30
 def weights_picture(
     concepts: Sequence[str],
     layers: Sequence[str],
-    weights: Sequence[Sequence[float]] | Values,
+    weights: Sequence[Sequence[float]] | NDArray[np.float64],
     title: str = "",
     width: int = 760,
 ) -> Image.Image:
@@ -88,17 +85,16 @@ class _Chart:
         room = self.canvas.width - 20 - self.strip
         self.canvas.text(self.strip, 52, fit("in each layer", 13, room), 13, MUTED)
 
-    def row(self, y: float, name: str, values: Values, mean: float, ink: Color) -> None:
+    def row(
+        self, y: float, name: str, values: NDArray[np.float64], mean: float, ink: Color
+    ) -> None:
         self.canvas.text(20, y + 12, name, 14, anchor="lm", width=150)
-        self.canvas.box((_BAR, y + 3, _BAR + self.bar, y + 21), SHADE)
-        length = self.bar * max(0.0, mean) / self.top
-        if length >= 1:
-            self.canvas.box((_BAR, y + 3, _BAR + length, y + 21), ink)
+        self.canvas.bar(_BAR, y + 2, self.bar, mean / self.top, ink)
         self.canvas.text(_BAR + self.bar + 10, y + 12, f"{mean:.2f}", 13, INK, anchor="lm")
         for j, value in enumerate(values):
-            shade = mix(_NONE, _FULL, min(1.0, max(0.0, float(value) / self.top)))
             left = self.strip + j * self.cell
-            self.canvas.box((left, y + 3, left + self.cell, y + 21), shade)
+            cell = left, y + 2, left + self.cell, y + 22
+            self.canvas.box(cell, shade(float(value) / self.top))
 
     def layer_names(self, y: float, layers: Sequence[str]) -> None:
         """Name runs of layers by their block: down 0, down 1, mid, up 0 ... or d0, d1, m, u0."""
@@ -117,8 +113,7 @@ class _Chart:
     def color_scale(self, y: float) -> None:
         step = self.bar / 100
         for i in range(100):
-            shade = mix(_NONE, _FULL, i / 99)
-            self.canvas.box((_BAR + i * step, y, _BAR + (i + 1) * step, y + 8), shade)
+            self.canvas.box((_BAR + i * step, y, _BAR + (i + 1) * step, y + 8), shade(i / 99))
         self.canvas.box((_BAR, y, _BAR + self.bar, y + 8), None, LINE)
         self.canvas.text(_BAR, y + 12, "0", 12, MUTED)
         self.canvas.text(_BAR + self.bar, y + 12, f"{self.top:.2f}", 12, MUTED, anchor="ra")

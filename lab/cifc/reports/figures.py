@@ -17,7 +17,6 @@ from cidm_core.pictures.canvas import (
     Canvas,
     Color,
     color,
-    line_height,
     mix,
     wrap,
 )
@@ -46,7 +45,7 @@ _SCENE_TILE = 112
 def forgetting_picture(main: Mapping[str, Any]) -> Image.Image:
     """One heat map per system: how IA has changed since a concept's own training, in points.
 
-    ScoreRows: after which task; columns: concepts in learning order; mean over the orders.
+    Rows: after which task; columns: concepts in learning order; mean over the orders.
     """
     panels = [(row["label"], _changes(row)) for row in main.values()]
     count = len(panels[0][1])
@@ -55,8 +54,7 @@ def forgetting_picture(main: Mapping[str, Any]) -> Image.Image:
     step_x, step_y = side + 70, side + _PANEL_HEAD + 40
     canvas = Canvas(40 + across * step_x, _HEAD + 10 + -(-len(panels) // across) * step_y)
     canvas.text(24, 16, "What is forgotten", 24, bold=True)
-    for k, line in enumerate(wrap(_EXPLAINED, 14, canvas.width - 48, 3)):
-        canvas.text(24, 50 + k * line_height(14), line, 14, MUTED)
+    canvas.lines(24, 50, wrap(_EXPLAINED, 14, canvas.width - 48, 3), 14, MUTED)
     for k, (label, changes) in enumerate(panels):
         _heat_map(canvas, 54 + k % across * step_x, _HEAD + k // across * step_y, label, changes)
     return canvas.finish()

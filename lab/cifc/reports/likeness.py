@@ -17,7 +17,6 @@ from cidm_core.pictures.canvas import (
     Color,
     Point,
     color,
-    line_height,
     wrap,
 )
 from cidm_core.pictures.canvas import text_width as width_of
@@ -58,8 +57,7 @@ def likeness_picture(results: Mapping[str, Any]) -> Image.Image:
     everything += [_spot(perfect["scores"])] if perfect else []
     canvas = Canvas(*_SIZE)
     canvas.text(24, 14, "Likeness against obedience", 20, bold=True)
-    for k, line in enumerate(wrap(_EXPLAINED, _TEXT, canvas.width - 48, 3)):
-        canvas.text(24, 44 + k * line_height(_TEXT), line, _TEXT, MUTED)
+    canvas.lines(24, 44, wrap(_EXPLAINED, _TEXT, canvas.width - 48, 3), _TEXT, MUTED)
     ranges = _range([x for x, _ in everything], 0.25), _range([y for _, y in everything], 0.1)
     frame = Frame(70, 124, canvas.width - 30, canvas.height - 60, *ranges)
     frame.draw(canvas, "IA x 100", "TA x 100")
