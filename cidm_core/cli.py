@@ -39,18 +39,14 @@ exit codes:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="cidm",
         description="Teach a diffusion model concepts one after another, keep them all, and put "
         "them where you draw them.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cidm {__version__}")
-    verbs = parser.add_subparsers(
-        dest="verb", metavar="COMMAND", required=True, parser_class=CommandParser
-    )
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     for module in (demo, train, generate, bank, evaluate):
         module.add_parser(verbs)
     return parser
@@ -74,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Run a parsed command: `args.run(args, console)`, with its errors turned into exit codes."""
     console = Console(args.json, args.quiet, args.verbose)
-    with _log_to_stderr(args), _signals_as_interrupts():
+    with _log_to_stderr(console), _signals_as_interrupts():
         try:
             console.result(args.run(args, console))
             return OK
@@ -124,15 +120,14 @@ class _Handler(logging.Handler):
 
 
 @contextlib.contextmanager
-def _log_to_stderr(args: argparse.Namespace) -> Generator[None]:
+def _log_to_stderr(console: Console) -> Generator[None]:
     """Send the package's warnings (with --verbose its notes) to standard error."""
     log = logging.getLogger(__package__)
     handler = _Handler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     level, spread = log.level, log.propagate
-    is_main = os.environ.get("RANK", "0") == "0"
-    quiet = args.quiet or not is_main
-    log.setLevel(logging.ERROR if quiet else logging.INFO if args.verbose else logging.WARNING)
+    least = logging.INFO if console.verbose else logging.WARNING
+    log.setLevel(least if console.shows_progress else logging.ERROR)
     log.addHandler(handler)
     log.propagate = False
     try:

@@ -31,8 +31,6 @@ def add_parser(verbs: Any) -> None:
         help="list, show, remove, export and import concepts",
         description="Look after a bank: a folder with one file per concept, in learning order.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _action(actions, "list", "all concepts, in learning order", list_concepts)
@@ -60,9 +58,7 @@ def _add_import(actions: Any) -> None:
 
 
 def _action(actions: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
-    parser = actions.add_parser(
-        name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False
-    )
+    parser = actions.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
     parser.add_argument("--bank", required=True, metavar="DIR", help="Folder of concepts.")
     add_output(parser)
     parser.set_defaults(run=run)

@@ -24,11 +24,15 @@ def add_parser(verbs: Any) -> None:
         help="see it work in a few minutes, with the tiny model that comes along",
         description="Learn three concepts one after another and draw a contact sheet.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="Folder for all results.")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Of everything [0].")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Seed of photos, training and pictures [0].",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="A few steps only: to see that it runs, not how well."
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import SampleConfig
 from ..errors import BankError, CidmError
 from .console import Console
-from .flags import add_model, add_output, add_settings, given
+from .flags import add_model, add_output, add_settings, base_of, given
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,8 +46,6 @@ def add_parser(verbs: Any) -> None:
         description="Draw pictures of the concepts and compare them with photos and prompts, or "
         "with what each concept draws alone.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     what = parser.add_argument_group("what")
     what.add_argument("--bank", required=True, metavar="DIR", help="Folder of concepts.")
@@ -91,18 +89,20 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     Raises:
         CidmError: Anything the user can mend.
     """
-    SampleConfig.from_dict(given(args))
+    SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
+    from ..bank import Bank
     from ..diffusers_host.clip import load_clip
-    from ..diffusers_host.load import load_base
     from ..evaluation.evaluate import evaluate
     from .progress_bar import ProgressBar
 
-    bank = _open_bank(args.bank)
+    bank = Bank(args.bank)
+    if not len(bank):
+        raise BankError(f"Bank '{bank.path}' holds no concept. Train one with `cidm train` first.")
     photos, prompts = _read_photos(args.photos, bank), _read_prompts(args.prompts)
     if not args.alone and not args.clip:
         raise CidmError("Give a CLIP model with --clip, or compare with each concept --alone.")
     clip = load_clip(args.clip, args.device) if args.clip else None
-    base = load_base(args.model, device=args.device, dtype=args.dtype, tokenizer=args.tokenizer)
+    base = base_of(args)
     config = SampleConfig.for_family(base.family.sampling, **given(args))
     with ProgressBar(enabled=console.shows_progress) as bar:
         report = evaluate(
@@ -118,16 +118,6 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         )
     console.say(report.table())
     return {**report.to_dict(), "model": base.name, "clip": args.clip, "settings": config.to_dict()}
-
-
-def _open_bank(path: str) -> Bank:
-    """The bank, which must hold something."""
-    from ..bank import Bank
-
-    bank = Bank(path)
-    if not len(bank):
-        raise BankError(f"Bank '{bank.path}' holds no concept. Train one with `cidm train` first.")
-    return bank
 
 
 def _read_photos(given: Sequence[str], bank: Bank) -> dict[str, list[Photo]]:

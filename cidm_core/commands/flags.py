@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ..config import Settings
+
+if TYPE_CHECKING:
+    from ..diffusers_host.base import Base
 
 _MARK = "setting."  # keeps settings apart from a command's own flags in the namespace
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser some of whose flags depend on others on the command line.
+    """A parser with examples below its flags, some of which may depend on others.
 
     Attributes:
         complete: Adds the rest of the flags when the command is used, given its words.
     """
 
     complete: Callable[[CommandParser, Sequence[str]], None] | None = None
+
+    def __init__(self, **options: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(formatter_class=formatter, allow_abbrev=False, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         if self.complete is not None:
@@ -52,6 +60,24 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         choices=("fp32", "bf16", "fp16"),
         help="Type of the base model's weights. By default it is the device's usual one.",
     )
+
+
+def base_of(args: argparse.Namespace) -> Base:
+    """The model that the flags of `add_model` name."""
+    from ..diffusers_host.load import load_base
+
+    device = own_device(args.device)
+    return load_base(args.model, device=device, dtype=args.dtype, tokenizer=args.tokenizer)
+
+
+def own_device(asked: str | None) -> str | None:
+    """The device of this process: under `accelerate launch` each has a GPU of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    if asked or rank is None or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        return asked
+    import torch
+
+    return f"cuda:{rank}" if torch.cuda.is_available() else None
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

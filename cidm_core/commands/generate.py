@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import SampleConfig
 from ..errors import CidmError
 from .console import Console
-from .flags import add_model, add_output, add_settings, given
+from .flags import add_model, add_output, add_settings, base_of, given
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,8 +42,6 @@ def add_parser(verbs: Any) -> None:
         help="draw pictures with the concepts of a bank",
         description="Draw pictures. Concept words in the prompt call the concepts of the bank.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     what = parser.add_argument_group("picture")
     what.add_argument(
@@ -86,28 +84,32 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     Raises:
         CidmError: Anything the user can mend.
     """
+    from ..importers.region_list import read_region_file
+    from ..pictures import layout_picture
     from ..pictures.files import numbered, picture_path, save_picture
+    from ..regions import parse_region
 
     SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
-    regions = _read_regions(args.region, args.regions_json)
+    regions = [parse_region(text) for text in args.region]
+    if args.regions_json:
+        regions += read_region_file(Path(args.regions_json).expanduser())
     image, mask = _read_start(args)
     out = picture_path(args.out)
     weights_file = picture_path(args.show_weights) if args.show_weights else None
     layout_file = picture_path(args.show_layout) if args.show_layout else None
 
     from ..bank import Bank
-    from ..diffusers_host.load import load_base
     from ..diffusers_host.pipeline import draw_plan, make_plan
     from .progress_bar import ProgressBar
 
     bank = Bank(args.bank) if args.bank else {}
-    base = load_base(args.model, device=args.device, dtype=args.dtype, tokenizer=args.tokenizer)
+    base = base_of(args)
     config = SampleConfig.for_family(base.family.sampling, **given(args))
     plan = make_plan(base, bank, args.prompt, regions, config)
     for line in plan.describe().splitlines():
         (console.say if weights_file else console.note)(f"weights  {line}")
     if weights_file:
-        save_picture(draw_weights(plan), weights_file)
+        save_picture(_weights_picture(plan), weights_file)
     with ProgressBar(enabled=console.shows_progress) as bar:
         pictures = draw_plan(
             base,
@@ -124,21 +126,9 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         save_picture(picture, path, {**facts, "seed": config.seed + i})
         console.say(str(path))
     if layout_file:
-        _save_layout(regions, pictures[0], layout_file)
+        shown = layout_picture(regions, *pictures[0].size, pictures[0])
+        save_picture(shown, layout_file)
     return {**facts, "files": files, "weights": _weights(plan)}
-
-
-def _read_regions(boxes: list[str], file: str | None) -> list[Region]:
-    """Regions of the command line and of a JSON file.
-
-    Raises:
-        RegionError: If one of them cannot be read.
-    """
-    from ..importers.region_list import read_region_file
-    from ..regions import parse_region
-
-    regions = [parse_region(text) for text in boxes]
-    return regions + (read_region_file(Path(file).expanduser()) if file else [])
 
 
 def _read_start(args: argparse.Namespace) -> tuple[Image.Image | None, Any]:
@@ -157,8 +147,8 @@ def _read_start(args: argparse.Namespace) -> tuple[Image.Image | None, Any]:
     return image, from_numpy(read_mask(Path(args.mask)))
 
 
-def draw_weights(plan: Plan) -> Image.Image:
-    """One weights picture per distinct prompt of the plan, below one another."""
+def _weights_picture(plan: Plan) -> Image.Image:
+    """One weights picture per prompt of the plan, below one another."""
     from ..pictures import stack, weights_picture
 
     names = [concept.name for concept in plan.concepts]
@@ -168,13 +158,6 @@ def draw_weights(plan: Plan) -> Image.Image:
         if slot.prompt
     ]
     return stack(drawn)
-
-
-def _save_layout(regions: list[Region], picture: Image.Image, path: Path) -> None:
-    from ..pictures import layout_picture
-    from ..pictures.files import save_picture
-
-    save_picture(layout_picture(regions, *picture.size, picture), path)
 
 
 def _weights(plan: Plan) -> list[dict[str, object]]:

@@ -18,8 +18,8 @@ _VERBS = {"preparing": "Encoding photos", "learning": "Learning"}
 class ProgressBar:
     """Shows counted work; `update` with the count, or call it with training's `Progress`."""
 
-    def __init__(self, label: str = "", *, enabled: bool = True) -> None:
-        self.label, self.enabled = label, enabled
+    def __init__(self, *, enabled: bool = True) -> None:
+        self.enabled = enabled
         self._live = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
         self._phase = ""
@@ -42,22 +42,20 @@ class ProgressBar:
         """
         if not self.enabled or not steps:
             return
-        text = " ".join(part for part in (verb, self.label) if part)
+        now = time.monotonic()
         if self._live:
-            self._show(text, step, steps, details)
-        elif (
-            text != self._phase or step >= steps or time.monotonic() - self._printed > _LINE_SECONDS
-        ):
-            self._phase, self._printed = text, time.monotonic()
-            sys.stderr.write(f"{text} {step}/{steps}  {details}".rstrip() + "\n")
+            self._show(verb, step, steps, details)
+        elif verb != self._phase or step >= steps or now - self._printed > _LINE_SECONDS:
+            self._phase, self._printed = verb, now
+            sys.stderr.write(f"{verb} {step}/{steps}  {details}".rstrip() + "\n")
             sys.stderr.flush()
 
-    def _show(self, text: str, step: int, steps: int, details: str) -> None:
-        if self._bar is None or text != self._phase or step < self._bar.n:
+    def _show(self, verb: str, step: int, steps: int, details: str) -> None:
+        if self._bar is None or verb != self._phase or step < self._bar.n:
             self.close()
-            self._phase = text
+            self._phase = verb
             shape = "{desc} {n_fmt}/{total_fmt} |{bar:24}| {postfix}"
-            self._bar = tqdm(total=steps, desc=text, bar_format=shape, leave=True, mininterval=0.2)
+            self._bar = tqdm(total=steps, desc=verb, bar_format=shape, leave=True, mininterval=0.2)
         self._bar.set_postfix_str(details, refresh=False)
         self._bar.update(step - self._bar.n)
         if step >= steps:

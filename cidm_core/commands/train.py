@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CidmError
 from ..training.presets import PRESET_HELP, PRESETS
 from .console import Console
-from .flags import CommandParser, add_model, add_output, add_settings, given, refuse_foreign
+from .flags import (
+    CommandParser,
+    add_model,
+    add_output,
+    add_settings,
+    base_of,
+    given,
+    refuse_foreign,
+)
 
 if TYPE_CHECKING:
     from ..methods.base import MethodClass
@@ -45,8 +51,6 @@ def add_parser(verbs: Any) -> None:
         description="Learn one concept from 3 to 20 photos and add it to a bank. Concepts learned "
         "earlier stay as they are.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     # The settings depend on --method, and to know the methods takes a second.
     parser.complete = _add_arguments
@@ -57,7 +61,9 @@ def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
     """All flags of the method that the command line names."""
     from ..methods import METHODS
 
-    name = _method_in(words)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--method", nargs="?", default=DEFAULT_METHOD)
+    name = early.parse_known_args(words)[0].method
     method = METHODS.get(name, METHODS[DEFAULT_METHOD])
     _add_concept(parser, tuple(METHODS), method)
     add_model(parser)
@@ -65,15 +71,6 @@ def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
     add_output(parser)
     others = {other: row.Config for other, row in METHODS.items() if other != name}
     refuse_foreign(parser, words, name, method.Config, others)
-
-
-def _method_in(words: Sequence[str]) -> str:
-    for word, following in zip(words, (*words[1:], ""), strict=False):
-        if word == "--method":
-            return following
-        if word.startswith("--method="):
-            return word.partition("=")[2]
-    return DEFAULT_METHOD
 
 
 def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: MethodClass) -> None:
@@ -123,65 +120,37 @@ def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: Method
     )
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to learn, from an options file and the flags, which go first."""
+def read_request(args: argparse.Namespace) -> argparse.Namespace:
+    """The command line, and where it is silent its options file.
 
-    photos: str | Path
-    words: str
-    class_words: str
-    kind: str
-    name: str | None
-    captions: str | Path | None
-    masks: str | Path | None
-    prior: str | Path | None
-    mapping: Mapping[str, str] | None
-    settings: Mapping[str, object]
-    notes: tuple[str, ...]
-
-
-_NAMES = ("photos", "words", "class_words", "kind", "name", "captions", "masks", "prior")
-
-
-def read_request(args: argparse.Namespace) -> Request:
-    """Options file, preset and flags as one.
+    Adds `settings` (those of flags go first, then the preset's), `mapping` and `notes`.
 
     Raises:
-        CidmError: If something needed is given by none of them.
+        CidmError: If something needed is given by neither.
     """
     from ..methods import method_called
 
-    found: dict[str, Any] = {"notes": (), "mapping": None}
-    settings: Mapping[str, object] = {}
-    flags = {key: getattr(args, key, None) for key in _NAMES}
+    flags = {key: value for key, value in vars(args).items() if value is not None}
+    found: dict[str, Any] = {"words": "", "kind": "object", "prior": None, "mapping": None}
+    found |= {"settings": {}, "notes": ()}
     if args.options:
         from ..importers.cifc_options import read_options
 
         file = read_options(args.options, processes=int(os.environ.get("WORLD_SIZE", "1")))
-        settings = file.settings
         found |= {"photos": file.photos_dir, "words": " ".join(file.words), "kind": file.kind}
         found |= {"class_words": file.class_words, "name": file.name, "notes": file.notes}
         found |= {"captions": file.captions_dir, "masks": file.masks_dir}
+        found["settings"] = file.settings
         # Replacements name the file's words: other words on the command line end them.
-        found["mapping"] = file.mapping or None if not flags["words"] else None
-    found |= {key: value for key, value in flags.items() if value is not None or key not in found}
+        found["mapping"] = file.mapping or None if "words" not in flags else None
+    found = {**vars(args), **found, **flags}
     with_words = method_called(args.method).words == "needed"
     for key in ("photos", *(("words",) if with_words else ()), "class_words"):
         if not found[key]:
             raise CidmError(f"--{key.replace('_', '-')} is missing. Give it, or an --options file.")
     preset = PRESETS[args.preset] if args.preset else {}
-    found |= {"kind": found["kind"] or "object", "words": found["words"] or ""}
-    return Request(**found, settings={**settings, **preset, **given(args)})
-
-
-def own_device(asked: str | None) -> str | None:
-    """The device of this process: under `accelerate launch` each has a GPU of its own."""
-    rank = os.environ.get("LOCAL_RANK")
-    if asked or rank is None or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
-        return asked
-    import torch
-
-    return f"cuda:{rank}" if torch.cuda.is_available() else None
+    found["settings"] = {**found["settings"], **preset, **given(args)}
+    return argparse.Namespace(**found)
 
 
 def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
@@ -199,7 +168,6 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         console.note(f"{args.options}: {note}")
 
     from ..bank import Bank
-    from ..diffusers_host.load import load_base
     from ..diffusers_host.train import train_concept
     from ..training.data import Photo
     from ..training.progress import duration
@@ -209,8 +177,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     photos = Photo.from_folder(request.photos, request.captions, request.masks)
     prior = Photo.from_folder(request.prior) if request.prior else []
     bank = Bank(args.bank)
-    device = own_device(args.device)
-    base = load_base(args.model, device=device, dtype=args.dtype, tokenizer=args.tokenizer)
+    base = base_of(args)
     config = config_for(args.method, base.family, **request.settings)
     becomes = f" become {request.words!r}" if request.words else ""
     console.note(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cidm_core import cli
 from cidm_core.commands.console import Console
-from cidm_core.commands.flags import add_model, add_output
+from cidm_core.commands.flags import CommandParser, add_model, add_output, base_of, own_device
 from cidm_core.errors import CidmError
 
 if TYPE_CHECKING:
@@ -41,14 +41,12 @@ written to OUT:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m lab.cifc",
         usage="python -m lab.cifc [--out DIR] [options]",
         description="Learn concepts one after another with ours and nine other systems, and "
         "measure what each of them still draws.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     what = parser.add_argument_group("what")
     what.add_argument("--out", default="cifc", metavar="DIR", help="Results and kept work [cifc].")
@@ -103,19 +101,16 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         CidmError: Anything the user can mend.
     """
     from cidm_core.commands.progress_bar import ProgressBar
-    from cidm_core.commands.train import own_device
-    from cidm_core.diffusers_host.load import load_base
 
     from .run import run_benchmark
 
     sizes = _sizes(args)
     request = _request(args, sizes)
-    device = own_device(args.device)
-    base = load_base(args.model, device=device, dtype=args.dtype, tokenizer=args.tokenizer)
+    base = base_of(args)
     out = Path(args.out).expanduser()
     with ProgressBar(enabled=console.shows_progress) as bar:
         shown = _Shown(bar)
-        benches = _prepare(args, base, request, sizes, out, device, shown.step)
+        benches = _prepare(args, base, request, sizes, out, shown.step)
         results = run_benchmark(benches, out, request, shown.cell, writes=console.is_main)
     _say(console, results, out)
     return results
@@ -185,7 +180,6 @@ def _prepare(
     request: BenchmarkRequest,
     sizes: Sizes,
     out: Path,
-    device: str | None,
     on_step: Any,
 ) -> Benches:
     from cidm_core.diffusers_host.clip import load_clip
@@ -204,6 +198,7 @@ def _prepare(
     long = None
     if not args.data and "long" in request.parts and sizes.long.concepts:
         long = long_suite(sizes.long.concepts)
+    device = own_device(args.device)
     clip = load_clip(request.clip, device)
     dino = load_dino(request.dino, device) if request.dino else None
     return make_benches(base, clip, dino, suite, long, sizes, out, request, on_step)

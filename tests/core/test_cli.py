@@ -21,8 +21,9 @@ from cidm_core.bank import Bank
 from cidm_core.cli import FAILED, INTERRUPTED, OK, build_parser, main
 from cidm_core.commands import flags
 from cidm_core.commands.console import Console
+from cidm_core.commands.flags import own_device
 from cidm_core.commands.progress_bar import ProgressBar
-from cidm_core.commands.train import own_device, read_request
+from cidm_core.commands.train import read_request
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import pipeline
 from cidm_core.errors import CidmError
