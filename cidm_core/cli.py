@@ -153,7 +153,3 @@ def _signals_as_interrupts() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -85,8 +85,8 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         CidmError: Anything the user can mend.
     """
     from ..importers.region_list import read_region_file
-    from ..pictures import layout_picture
     from ..pictures.files import numbered, picture_path, save_picture
+    from ..pictures.layout import layout_picture
     from ..regions import parse_region
 
     SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
@@ -149,7 +149,8 @@ def _read_start(args: argparse.Namespace) -> tuple[Image.Image | None, Any]:
 
 def _weights_picture(plan: Plan) -> Image.Image:
     """One weights picture per prompt of the plan, below one another."""
-    from ..pictures import stack, weights_picture
+    from ..pictures.sheets import stack
+    from ..pictures.weights import weights_picture
 
     names = [concept.name for concept in plan.concepts]
     drawn = [

@@ -6,15 +6,10 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ..pictures import (
-    Panel,
-    Row,
-    contact_sheet,
-    grid,
-    layout_picture,
-    losses_picture,
-    weights_picture,
-)
+from ..pictures.layout import layout_picture
+from ..pictures.losses import losses_picture
+from ..pictures.sheets import Panel, Row, contact_sheet, grid
+from ..pictures.weights import weights_picture
 from ..regions import Region
 from ..sampling.plan import Plan
 from .studio import DemoConcept, Studio
@@ -29,24 +24,29 @@ def page(
 ) -> Image.Image:
     """The contact sheet."""
     rows = [
-        Row(each.name, _note(each, number), [each.photos, each.after_own, each.after_last])
-        for number, each in enumerate(learned, start=1)
+        Row(
+            each.name,
+            f"{each.words}  learned {order}, in {each.seconds:.0f} s",
+            [each.photos, each.after_own, each.after_last],
+        )
+        for order, each in zip(("first", "second", "third"), learned, strict=True)
     ]
     side = studio.base.family.resolution_px
     names = [concept.name for concept in plan.concepts]
-    prompts = [slot for slot in plan.slots if slot.prompt]
-    heads = ["Weight of each concept, prompt by prompt", *[""] * len(prompts)]
     weights = [
-        Panel(head, weights_picture(names, plan.layers, slot.weights.tolist(), slot.prompt, 528))
-        for head, slot in zip(heads, prompts, strict=False)
+        weights_picture(names, plan.layers, slot.weights.tolist(), slot.prompt, 528)
+        for slot in plan.slots
+        if slot.prompt
     ]
     runs = {each.name: studio.losses(each.name) for each in learned}
     panels = [
         Panel("Two concepts, each in its drawn region", layout_picture(regions, side, side)),
         Panel("What came out there, four seeds", grid(pairs, 2, 224)),
         Panel("", losses_picture(runs, "How the loss fell", 580)),
-        *weights,
+        *(Panel("Weight of each concept", picture) for picture in weights),
     ]
+    change = max(each.change for each in learned)
+    kept = f"differ by at most {change:.0f} of 255" if change else "are equal in every pixel"
     return contact_sheet(
         rows,
         (
@@ -55,28 +55,8 @@ def page(
             f"After the last training ({learned[-1].name}), same seeds",
         ),
         panels,
-        f"Three concepts learned one after another{'' if _change(learned) else '; none forgotten'}",
-        _subtitle(studio, learned),
-    )
-
-
-def _subtitle(studio: Studio, learned: Sequence[DemoConcept]) -> str:
-    change = _change(learned)
-    kept = (
-        "The two columns of drawn pictures are equal in every pixel."
-        if change == 0
-        else f"The two columns of drawn pictures differ by at most {change:.0f} of 255."
-    )
-    return (
+        f"Three concepts learned one after another{'' if change else '; none forgotten'}",
         f"Drawn by {studio.base.name}, {studio.training.steps} steps per concept, seed "
-        f"{studio.seed}. While one concept is learned, no photo of the others is at hand. {kept}"
+        f"{studio.seed}. While one concept is learned, no photo of the others is at hand. The two "
+        f"columns of drawn pictures {kept}.",
     )
-
-
-def _change(learned: Sequence[DemoConcept]) -> float:
-    return max(each.change for each in learned)
-
-
-def _note(each: DemoConcept, number: int) -> str:
-    order = ("first", "second", "third")[number - 1]
-    return f"{each.words}  learned {order}, in {each.seconds:.0f} s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,8 @@ class DemoResult:
 
     def summary(self) -> str:
         """For people."""
-        same = (
-            "equal in every pixel" if not any(c.change for c in self.concepts) else "compare them"
-        )
+        changed = any(concept.change for concept in self.concepts)
+        same = "compare them" if changed else "equal in every pixel"
         return "\n".join(
             [
                 f"Contact sheet  {self.sheet}",
@@ -71,7 +70,7 @@ def run_demo(
     quick: bool = False,
     model: str = "mini-sd",
     on_progress: Callable[[Progress], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] = lambda _text: None,
 ) -> DemoResult:
     """Learn three concepts one after another and draw the contact sheet.
 
@@ -89,26 +88,28 @@ def run_demo(
         CidmError: If the folder holds other concepts already or cannot be written.
     """
     started = time.monotonic()
-    note = on_note or _silent
     base = load_base(model)
     asked: dict[str, object] = {"seed": seed, "quick": quick, "model": base.name}
     bank = _open_bank(folder, asked)
     studio = Studio(base, bank, folder, seed, quick)
     learned: list[DemoConcept] = []
-    for number, name in enumerate(DEMO_LOOKS, start=1):
-        note(f"Concept {number} of {len(DEMO_LOOKS)}: {name}, {WORDS[name]}")
-        learned.append(studio.learn(name, on_progress))
-    note("Drawing all of them again, from the same seeds")
+    for number, look in enumerate(DEMO_LOOKS, start=1):
+        on_note(f"Concept {number} of {len(DEMO_LOOKS)}: {look.name}, {WORDS[look.name]}")
+        learned.append(studio.learn(look, on_progress))
+    on_note("Drawing all of them again, from the same seeds")
     for each in learned:
         each.after_last.extend(studio.draw(each.words, each.kind))
-    regions = _regions(learned)
+    # The words say the place too: mini-sd never drew a thing for a bare prompt at the border.
+    regions = [
+        Region(f"a {each.words} {place}", box=box)
+        for each, (place, box) in zip(learned, BOXES.items(), strict=False)
+    ]
     prompt = " and ".join(region.prompt for region in regions) + ", green background"
-    note("Two concepts in one picture, each in its region")
+    on_note("Two concepts in one picture, each in its region")
     pairs = studio.compose(prompt, regions)
-    plan = make_plan(base, bank, prompt, regions, studio.sampling)
+    plan = make_plan(base, bank, prompt, regions, studio.sampling())
     sheet = folder / "contact_sheet.png"
-    picture = page(studio, learned, regions, pairs, plan)
-    save_picture(picture, sheet)
+    save_picture(page(studio, learned, regions, pairs, plan), sheet)
     result = DemoResult(
         folder, sheet, bank.path, time.monotonic() - started, tuple(learned), prompt
     )
@@ -135,15 +136,3 @@ def _open_bank(folder: Path, asked: Mapping[str, object]) -> Bank:
 
 def _write_facts(folder: Path, facts: Mapping[str, object]) -> None:
     write_atomic(folder / FACTS, json.dumps(facts, indent=2).encode())
-
-
-def _regions(learned: Sequence[DemoConcept]) -> list[Region]:
-    # The words say the place too: mini-sd never drew a thing for a bare prompt at the border.
-    return [
-        Region(f"a {each.words} {place}", box=box)
-        for each, (place, box) in zip(learned, BOXES.items(), strict=False)
-    ]
-
-
-def _silent(_text: str) -> None:
-    """Nobody listens."""

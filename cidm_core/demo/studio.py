@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +18,7 @@ from ..diffusers_host.pipeline import generate
 from ..diffusers_host.train import train_concept
 from ..methods import config_for
 from ..mini.draw import draw
-from ..mini.looks import CONCEPTS, reference_scene
+from ..mini.looks import Look, reference_scene
 from ..pictures.files import save_picture
 from ..regions import Region
 from ..storage.atomic import make_folder, write_atomic
@@ -79,19 +78,17 @@ class Studio:
         few: dict[str, object] = {"steps": 6, "variants": 2, "save_every": 0} if self.quick else {}
         return config_for("cidm", self.base.family, **{"seed": self.seed, **few})
 
-    @property
-    def sampling(self) -> SampleConfig:
+    def sampling(self, **given: object) -> SampleConfig:
         few: dict[str, object] = {"steps": 3} if self.quick else {}
-        return SampleConfig.for_family(self.base.family.sampling, **few)
+        return SampleConfig.for_family(self.base.family.sampling, **few, **given)
 
-    def learn(self, name: str, on_progress: Callable[[Progress], None] | None) -> DemoConcept:
+    def learn(self, look: Look, on_progress: Callable[[Progress], None] | None) -> DemoConcept:
         """Draw the photos, train, and draw the concept with what is learned so far.
 
         What an interrupted demo has done already is kept.
         """
-        look = CONCEPTS[name]
-        kind = "style" if look.style is not None else "object"
-        photos = Photo.from_folder(self._photograph(name))
+        name, kind = look.name, "style" if look.style is not None else "object"
+        photos = Photo.from_folder(self._photograph(look))
         if name not in self.bank:
             train_concept(
                 self.base,
@@ -125,12 +122,12 @@ class Studio:
             save_picture(picture, path)
         return pictures
 
-    def _photograph(self, name: str) -> Path:
+    def _photograph(self, look: Look) -> Path:
         """A folder of pictures and captions, as a user would bring one."""
-        folder = make_folder(self.folder / "photos" / name)
-        rng = random.Random(f"{self.seed} {name}")
+        folder = make_folder(self.folder / "photos" / look.name)
+        rng = random.Random(f"{self.seed} {look.name}")
         for number in range(1, _PHOTOS + 1):
-            scene, caption = reference_scene(CONCEPTS[name], rng)
+            scene, caption = reference_scene(look, rng)
             save_picture(draw(scene), folder / f"{number:02}.png")
             write_atomic(folder / f"{number:02}.txt", caption.encode())
         return folder
@@ -140,17 +137,14 @@ class Studio:
         prompts = _STYLE_PROMPTS if kind == "style" else _THING_PROMPTS
         pictures: list[Image.Image] = []
         for i, prompt in enumerate(prompts):
-            config = self._sampling(seed=self.seed + 100 + i)
+            config = self.sampling(seed=self.seed + 100 + i)
             pictures += generate(self.base, self.bank, prompt.format(words), config=config)
         return pictures
 
     def compose(self, prompt: str, regions: Sequence[Region]) -> list[Image.Image]:
         """Several pictures of the prompt with its regions."""
-        config = self._sampling(seed=self.seed + 200, num_images=_PAIRS)
+        config = self.sampling(seed=self.seed + 200, num_images=_PAIRS)
         return generate(self.base, self.bank, prompt, regions, config)
-
-    def _sampling(self, **given: Any) -> SampleConfig:
-        return SampleConfig.from_dict({**self.sampling.to_dict(), **given})
 
     def losses(self, name: str) -> list[dict[str, float]]:
         """The log of a concept's training."""

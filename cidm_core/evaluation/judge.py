@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..as_text import table
 from ..errors import CidmError
-from ..pictures import stack
 from ..pictures.scores import presence_picture, scores_picture
+from ..pictures.sheets import stack
 from ..regions import Region
 from .alignment import image_alignment, text_alignment
 from .encoders import Encoder

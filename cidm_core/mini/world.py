@@ -1,4 +1,4 @@
-"""Random scenes of the small world, and the words that captions have for what is in them.
+"""Random scenes of the small world, and words for its colours, grounds and places.
 
 Everything is deterministic from a `random.Random`.
 """
@@ -25,18 +25,6 @@ COLORS: dict[str, RGB] = {
     "black": (0.1, 0.1, 0.12),
     "gray": (0.54, 0.55, 0.57),
 }
-ACCENT_NOUNS = {
-    "cat": "ears",
-    "dog": "ears",
-    "fish": "fins",
-    "house": "roof",
-    "flower": "center",
-    "mushroom": "dots",
-    "cup": "rim",
-    "boat": "sail",
-    "car": "wheels",
-}
-TEXTURE_NOUNS = {"striped": "stripes", "spotted": "spots", "checked": "checks"}
 GROUND_COLORS: dict[str, tuple[RGB, RGB]] = {
     "grass": ((0.5, 0.76, 0.96), (0.38, 0.72, 0.3)),
     "sand": ((0.42, 0.74, 0.96), (0.93, 0.82, 0.56)),
@@ -68,21 +56,6 @@ ALONE: dict[str, tuple[float, float]] = {
     "bottom": (0.5, 0.71),
     "middle": (0.5, 0.5),
 }
-STYLE_PHRASES: dict[str, tuple[str, ...]] = {
-    "watercolor": ("watercolor style", "in the style of watercolor", "a watercolor painting of"),
-    "neon": ("neon style", "in the style of neon", "a neon picture of"),
-    "sketch": ("pencil sketch", "in the style of a sketch", "a pencil sketch of"),
-    "sepia": ("sepia", "in the style of sepia", "a sepia photo of"),
-    "duotone": ("duotone style", "in the style of duotone", "a duotone print of"),
-    "pastel": ("pastel style", "in the style of pastel", "a pastel painting of"),
-    "poster": ("poster style", "in the style of a poster", "a poster of"),
-}
-PREFIXES = (
-    "a photo of", "photo of", "a picture of", "a rendering of", "an image of", "a painting of",
-    "a drawing of", "an illustration of", "a cropped photo of", "a close-up photo of",
-    "a bright photo of", "a dark photo of", "a good photo of", "a rendition of", "a nice photo of",
-    "a cropped painting of", "a clean painting of", "a cute painting of", "a picture with",
-)  # fmt: skip
 
 
 def distance(a: RGB, b: RGB) -> float:

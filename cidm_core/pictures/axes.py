@@ -61,7 +61,7 @@ class Frame:
             self.bottom - share_y * (self.bottom - self.top),
         )
 
-    def draw(self, canvas: Canvas, x_label: str = "", y_label: str = "") -> None:
+    def draw(self, canvas: Canvas, x_label: str, y_label: str) -> None:
         """Grid lines, ticks and labels."""
         ticks = (log_ticks if self.log else linear_ticks)(*self.y_range)
         for value in ticks:
@@ -69,17 +69,14 @@ class Frame:
             canvas.line([(self.left, y), (self.right, y)], LINE)
             label = tick_label(value)
             canvas.text(self.left - 8, y, label, TICK_SIZE, MUTED, anchor="rm")
-        baseline = [(self.left, self.bottom), (self.right, self.bottom)]
-        canvas.line(baseline, MUTED)
+        canvas.line([(self.left, self.bottom), (self.right, self.bottom)], MUTED)
         for value in linear_ticks(*self.x_range, count=8):
             x = self.at(value, self.y_range[0])[0]
             canvas.line([(x, self.bottom), (x, self.bottom + 4)], MUTED)
             canvas.text(x, self.bottom + 8, tick_label(value), TICK_SIZE, MUTED, anchor="ma")
         middle = (self.left + self.right) / 2
-        if x_label:
-            canvas.text(middle, self.bottom + 26, x_label, TICK_SIZE + 1, INK, anchor="ma")
-        if y_label:
-            canvas.text(self.left - 56, self.top - 28, y_label, TICK_SIZE + 1, INK)
+        canvas.text(middle, self.bottom + 26, x_label, TICK_SIZE + 1, INK, anchor="ma")
+        canvas.text(self.left - 56, self.top - 28, y_label, TICK_SIZE + 1, INK)
 
 
 def legend(canvas: Canvas, right: float, y: float, entries: list[tuple[str, Color]]) -> None:

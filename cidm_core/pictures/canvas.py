@@ -114,10 +114,9 @@ def line_height(size: int) -> int:
 class Canvas:
     """Shapes and text on a sheet of a given size in pixels."""
 
-    def __init__(self, width: int, height: int, background: Color = PAPER) -> None:
+    def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
-        scale = _OVERSAMPLING
-        self._shapes = Image.new("RGB", (width * scale, height * scale), background)
+        self._shapes = Image.new("RGB", (width * _OVERSAMPLING, height * _OVERSAMPLING), PAPER)
         self._draw = ImageDraw.Draw(self._shapes)
         self._texts: list[tuple[float, float, str, int, Color, str, bool]] = []
         self._images: list[tuple[int, int, Image.Image]] = []
@@ -139,17 +138,11 @@ class Canvas:
         fill: Color | None = None,
         outline: Color | None = None,
         width: float = 1,
-        radius: float = 0,
     ) -> None:
-        """A rectangle (x0, y0, x1, y1), with round corners if a radius is given."""
-        scaled = tuple(round(value * _OVERSAMPLING) for value in corners)
-        self._draw.rounded_rectangle(
-            (scaled[0], scaled[1], max(scaled[0], scaled[2] - 1), max(scaled[1], scaled[3] - 1)),
-            round(radius * _OVERSAMPLING),
-            fill,
-            outline,
-            max(1, round(width * _OVERSAMPLING)),
-        )
+        """A rectangle (x0, y0, x1, y1)."""
+        x0, y0, x1, y1 = (round(value * _OVERSAMPLING) for value in corners)
+        inside = (x0, y0, max(x0, x1 - 1), max(y0, y1 - 1))
+        self._draw.rectangle(inside, fill, outline, max(1, round(width * _OVERSAMPLING)))
 
     def bar(self, x: float, y: float, full: float, share: float, ink: Color) -> None:
         """A horizontal bar that fills a share of its full length."""

@@ -22,7 +22,6 @@ def layout_picture(
     width: int,
     height: int,
     picture: Image.Image | None = None,
-    title: str = "",
 ) -> Image.Image:
     """Draw the regions on an empty canvas, or over a picture, with a numbered key below.
 
@@ -31,23 +30,19 @@ def layout_picture(
         width: Width of the picture they belong to; only the shape counts, small ones are enlarged.
         height: Its height.
         picture: Shown under the regions.
-        title: Printed on top.
     """
     scale = _LONGEST_PX / max(width, height)
     size = max(64, round(width * scale)), max(64, round(height * scale))
     lines = [wrap(region.prompt, _TEXT, size[0] - _BADGE - 12, 3) for region in regions]
     row_heights = [max(_BADGE, line_height(_TEXT) * len(each)) + 8 for each in lines]
-    head = 44 if title else 16
-    canvas = Canvas(size[0] + 32, head + size[1] + 14 + sum(row_heights) + 8)
-    if title:
-        canvas.text(16, 12, title, 17, width=size[0], bold=True)
+    canvas = Canvas(size[0] + 32, 16 + size[1] + 14 + sum(row_heights) + 8)
     covers = [_coverage(region, size) for region in regions]
-    canvas.image(16, head, _overlay(covers, size, picture))
+    canvas.image(16, 16, _overlay(covers, size, picture))
     taken: list[tuple[float, float]] = []
     for i, (region, cover) in enumerate(zip(regions, covers, strict=True)):
         x, y = _badge_place(cover >= 0.5, region.mask is not None, taken)
-        _badge(canvas, 16 + x, head + y, i)
-    y = head + size[1] + 14
+        _badge(canvas, 16 + x, 16 + y, i)
+    y = 16 + size[1] + 14
     for i, (text, row) in enumerate(zip(lines, row_heights, strict=True)):
         _badge(canvas, 16, y, i)
         top = y + _BADGE / 2 - line_height(_TEXT) / 2 if len(text) < 2 else y

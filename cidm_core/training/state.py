@@ -168,7 +168,7 @@ class RunFolder:
         if not self.writes:
             return
         try:
-            from ..pictures import loss_picture
+            from ..pictures.losses import loss_picture
 
             self.state_path.unlink(missing_ok=True)
             buffer = io.BytesIO()

@@ -5,15 +5,35 @@ from __future__ import annotations
 import random
 
 from cidm_core.mini.draw import Background, Placed, Style, WorldScene
-from cidm_core.mini.world import (
-    ACCENT_NOUNS,
-    GROUND_PHRASES,
-    PREFIXES,
-    STYLE_PHRASES,
-    TEXTURE_NOUNS,
-    WHERE_PHRASES,
-)
+from cidm_core.mini.world import GROUND_PHRASES, WHERE_PHRASES
 
+ACCENT_NOUNS = {
+    "cat": "ears",
+    "dog": "ears",
+    "fish": "fins",
+    "house": "roof",
+    "flower": "center",
+    "mushroom": "dots",
+    "cup": "rim",
+    "boat": "sail",
+    "car": "wheels",
+}
+TEXTURE_NOUNS = {"striped": "stripes", "spotted": "spots", "checked": "checks"}
+STYLE_PHRASES: dict[str, tuple[str, ...]] = {
+    "watercolor": ("watercolor style", "in the style of watercolor", "a watercolor painting of"),
+    "neon": ("neon style", "in the style of neon", "a neon picture of"),
+    "sketch": ("pencil sketch", "in the style of a sketch", "a pencil sketch of"),
+    "sepia": ("sepia", "in the style of sepia", "a sepia photo of"),
+    "duotone": ("duotone style", "in the style of duotone", "a duotone print of"),
+    "pastel": ("pastel style", "in the style of pastel", "a pastel painting of"),
+    "poster": ("poster style", "in the style of a poster", "a poster of"),
+}
+PREFIXES = (
+    "a photo of", "photo of", "a picture of", "a rendering of", "an image of", "a painting of",
+    "a drawing of", "an illustration of", "a cropped photo of", "a close-up photo of",
+    "a bright photo of", "a dark photo of", "a good photo of", "a rendition of", "a nice photo of",
+    "a cropped painting of", "a clean painting of", "a cute painting of", "a picture with",
+)  # fmt: skip
 COLORLESS = ("sketch", "sepia", "duotone")
 
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from cidm_core.mini.draw import GROUNDS, STYLES, TEXTURES, WorldScene
 from cidm_core.mini.shapes import THING_KINDS
-from cidm_core.mini.world import COLORS, GROUND_PHRASES, STYLE_PHRASES, TEXTURE_NOUNS, WHERE_PHRASES
+from cidm_core.mini.world import COLORS, GROUND_PHRASES, WHERE_PHRASES
 
-from .captions import COLORLESS, caption
+from .captions import COLORLESS, STYLE_PHRASES, TEXTURE_NOUNS, caption
 from .clip_scenes import nearest_word
 
 Altered = tuple[WorldScene, tuple[str, ...]]  # the other scene, and the phrases that say so

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cidm_core.diffusers_host.clip import ClipEncoder, load_clip
 from cidm_core.mini.draw import WorldScene
-from cidm_core.mini.looks import CONCEPTS, Look, reference_scene
+from cidm_core.mini.looks import Look, reference_scene
 from cidm_core.mini.world import any_scene
 
 from .captions import caption
@@ -32,6 +32,7 @@ from .clip_scenes import (
     other_thing,
     view,
 )
+from .looks import CONCEPTS
 
 SEED = 77001  # no training uses it
 PHOTOS_EACH = 8

@@ -1,7 +1,4 @@
-"""What training may not show: named combinations kept for evaluation, and the looks to be taught.
-
-The looks are those of `cidm_core.mini.looks`, which the demo and the benchmark teach.
-"""
+"""What training may not show: combinations kept for evaluation, and the looks to be taught."""
 
 from __future__ import annotations
 
@@ -9,9 +6,11 @@ import itertools
 import random
 
 from cidm_core.mini.draw import Thing, WorldScene
-from cidm_core.mini.looks import CONCEPTS, Look
+from cidm_core.mini.looks import Look
 from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import COLORS, any_scene, distance
+
+from .looks import CONCEPTS
 
 _SEED = 20240521
 

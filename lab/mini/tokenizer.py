@@ -10,15 +10,9 @@ from transformers import CLIPTokenizer
 
 from cidm_core.mini.draw import GROUNDS, STYLES, TEXTURES
 from cidm_core.mini.shapes import THING_KINDS
-from cidm_core.mini.world import (
-    ACCENT_NOUNS,
-    COLORS,
-    GROUND_PHRASES,
-    PREFIXES,
-    STYLE_PHRASES,
-    TEXTURE_NOUNS,
-    WHERE_PHRASES,
-)
+from cidm_core.mini.world import COLORS, GROUND_PHRASES, WHERE_PHRASES
+
+from .captions import ACCENT_NOUNS, PREFIXES, STYLE_PHRASES, TEXTURE_NOUNS
 
 CONTEXT = 48
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -247,7 +247,7 @@ def _result(
     **size: Any,
 ) -> io.NodeOutput:
     """The regions, and a preview of where they lie."""
-    from ...cidm_core.pictures import layout_picture
+    from ...cidm_core.pictures.layout import layout_picture
 
     under = None if background is None else to_pictures(background[:1])[0]
     shape = _size(**size) if under is None else under.size

@@ -10,7 +10,8 @@ from comfy_api.latest import io
 
 from ...cidm_core.bank import Bank
 from ...cidm_core.config import SampleConfig
-from ...cidm_core.pictures import stack, weights_picture
+from ...cidm_core.pictures.sheets import stack
+from ...cidm_core.pictures.weights import weights_picture
 from ...cidm_core.sampling.plan import weights_in_words
 from ..host.inputs import inputs_of, settings_from
 from ..host.model import model_facts

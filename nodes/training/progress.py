@@ -69,7 +69,7 @@ class Reporter:
         """The loss so far, now and then."""
         if self._sampled or len(self._rows) < 2 or now - self._drawn < _CURVE_SECONDS:
             return None
-        from ...cidm_core.pictures import loss_picture
+        from ...cidm_core.pictures.losses import loss_picture
 
         self._drawn = now
         return loss_picture(self._rows, self._title)

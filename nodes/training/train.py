@@ -131,7 +131,7 @@ class TrainConcept(io.ComfyNode):
 
 
 def _output(cls: type[io.ComfyNode], bank: Any, learned: Any) -> io.NodeOutput:
-    from ...cidm_core.pictures import loss_picture
+    from ...cidm_core.pictures.losses import loss_picture
     from ...cidm_core.storage.stock_lora import lora_tensors
     from ...cidm_core.training.progress import duration
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.errors import CidmError
-from cidm_core.mini.looks import CONCEPTS
 from cidm_core.regions import Region
 from cidm_core.training.data import Photo, bind_photos
 from lab.cifc.scoring import Judge
@@ -26,6 +25,7 @@ from lab.cifc.tasks import (
 from lab.cifc.tasks.folder import guess_class_words
 from lab.cifc.tasks.long import alike
 from lab.cifc.tasks.mini_perfect import perfect_picture
+from lab.mini.looks import CONCEPTS
 from lab.mini.tokenizer import _ENGLISH, _words
 
 

@@ -14,7 +14,7 @@ from cidm_core.diffusers_host import clip as clip_module
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.errors import HostError
 from cidm_core.mini.draw import draw
-from cidm_core.mini.looks import CONCEPTS, reference_scene
+from cidm_core.mini.looks import reference_scene
 from cidm_core.mini.world import any_scene
 from lab.mini import clip_data, train_clip
 from lab.mini.captions import caption
@@ -23,6 +23,7 @@ from lab.mini.clip_check import PHOTOS_EACH, auc
 from lab.mini.clip_model import MINI_CLIP_FOLDER, mini_tokenizer, new_clip, save_clip
 from lab.mini.clip_scenes import LOOKS, differ, family, name_colors, other_thing, view
 from lab.mini.held_out import is_held_out, resembles_look
+from lab.mini.looks import CONCEPTS
 from lab.mini.model import token_ids
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from cidm_core.mini.looks import CONCEPTS, reference_scene
+from cidm_core.mini.looks import reference_scene
 from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import COLORS, any_scene
 from lab.mini.held_out import (
@@ -14,6 +14,7 @@ from lab.mini.held_out import (
     random_scene,
     resembles_look,
 )
+from lab.mini.looks import CONCEPTS
 
 
 def test_training_scenes_avoid_held_out_combinations_and_concepts():

@@ -41,7 +41,8 @@ from cidm_core import (
 )
 from cidm_core.methods import config_for
 from cidm_core.mini.draw import draw
-from cidm_core.mini.looks import CONCEPTS, reference_scene
+from cidm_core.mini.looks import reference_scene
+from lab.mini.looks import CONCEPTS
 from tools import goldens_comfyui
 
 Tensors = dict[str, Tensor]

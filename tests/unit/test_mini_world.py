@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from cidm_core.mini.draw import STYLES, TEXTURES, Background, Placed, Style, Thing, WorldScene, draw
-from cidm_core.mini.looks import CONCEPTS, DEMO_LOOKS, reference_scene
+from cidm_core.mini.looks import DEMO_LOOKS, reference_scene
 from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import COLORS, any_scene
+from lab.mini.looks import CONCEPTS
 
 
 def _pixels(scene: WorldScene, size: int = 32) -> np.ndarray:
@@ -72,7 +73,7 @@ def test_reference_pictures_of_a_concept_vary_and_use_its_class_word(name: str) 
 
 
 def test_the_demo_teaches_two_look_alikes_and_a_style() -> None:
-    first, second, style = (CONCEPTS[name] for name in DEMO_LOOKS)
+    first, second, style = DEMO_LOOKS
     assert first.kind == second.kind
     assert first.thing != second.thing
     assert style.style is not None

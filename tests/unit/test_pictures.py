@@ -7,21 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from cidm_core.pictures import (
-    Panel,
-    Row,
-    contact_sheet,
-    grid,
-    layout_picture,
-    loss_picture,
-    losses_picture,
-    stack,
-    weights_picture,
-)
 from cidm_core.pictures import canvas as canvas_module
 from cidm_core.pictures.axes import linear_ticks, log_ticks, tick_label
 from cidm_core.pictures.canvas import PALETTE, Canvas, fit, text_width, wrap
-from cidm_core.pictures.losses import smooth
+from cidm_core.pictures.layout import layout_picture
+from cidm_core.pictures.losses import loss_picture, losses_picture, smooth
+from cidm_core.pictures.sheets import Panel, Row, contact_sheet, grid, stack
+from cidm_core.pictures.weights import weights_picture
 
 LAYERS = [
     *(

@@ -13,8 +13,9 @@ import random
 from PIL import Image
 
 from cidm_core.mini.draw import draw
-from cidm_core.mini.looks import CONCEPTS, Look, reference_scene
+from cidm_core.mini.looks import Look, reference_scene
 from cidm_core.training.data import Photo
+from lab.mini.looks import CONCEPTS
 
 from .mini_perfect import perfect_picture
 from .mini_scenes import mini_scenes

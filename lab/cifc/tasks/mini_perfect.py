@@ -22,7 +22,6 @@ from cidm_core.mini.world import (
     COLORS,
     GROUND_COLORS,
     GROUND_PHRASES,
-    STYLE_PHRASES,
     WHERE_PHRASES,
     any_color,
     distance,
@@ -31,6 +30,7 @@ from cidm_core.mini.world import (
     random_style,
     random_thing,
 )
+from lab.mini.captions import STYLE_PHRASES
 
 _CONCEPT = "<TOK>"
 _NAMED_BACKGROUND = re.compile(r",? (\w+) background")
