@@ -31,16 +31,16 @@ def _cell(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def plain(value: object) -> object:
+def jsonable(value: object) -> object:
     """A value as JSON can hold it: NaN and infinity become null, paths and the like text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): jsonable(each) for key, each in value.items()}
     if isinstance(value, Sequence | set | frozenset):
-        return [plain(each) for each in value]
+        return [jsonable(each) for each in value]
     if is_dataclass(value):
-        return plain(vars(value))
+        return jsonable(vars(value))
     return str(value)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .config import KINDS as KINDS
 from .errors import ConceptError
 from .updates import TEXT_SIDE, LowRank, Update, ValueResidual
-from .words import normalise, parse_words
+from .words import canonical, parse_words
 
 _PATH = re.compile(r"(?:text_encoder(?:_2)?|down_blocks|mid_block|up_blocks)\.[A-Za-z0-9_.]{1,200}")
 
@@ -42,7 +42,7 @@ class Subject:
     @property
     def triggers(self) -> tuple[str, ...]:
         """What calls it in a prompt: its words; without any, its class words as one phrase."""
-        return self.words or (" ".join(normalise(self.class_words).split()),)
+        return self.words or (" ".join(canonical(self.class_words).split()),)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ MAX_WORD_LENGTH = 64
 _MARKS = "".join(chr(c) for c in range(0x10000) if unicodedata.category(chr(c)).startswith("M"))
 
 
-def normalise(text: str) -> str:
+def canonical(text: str) -> str:
     """Lower-case, composed (NFC) text, as the CLIP tokenizers see it."""
     # Composed again: lower-casing takes some letters apart, or makes marks fit (J and caron).
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
@@ -32,7 +32,7 @@ def parse_words(words: str | Sequence[str]) -> tuple[str, ...]:
             characters or no letter or digit.
     """
     parts = words.split() if isinstance(words, str) else [part for w in words for part in w.split()]
-    found = tuple(normalise(part) for part in parts)
+    found = tuple(canonical(part) for part in parts)
     if not found:
         raise ConceptError("No concept words given. Name at least one, such as '<dog1> <dog2>'.")
     if len(set(found)) != len(found):
@@ -53,7 +53,7 @@ def parse_words(words: str | Sequence[str]) -> tuple[str, ...]:
 
 def pattern(words: Iterable[str]) -> re.Pattern[str]:
     """A pattern for normalised text: any of the words on token boundaries, longest first."""
-    ordered = sorted({normalise(word) for word in words} - {""}, key=len, reverse=True)
+    ordered = sorted({canonical(word) for word in words} - {""}, key=len, reverse=True)
     if not ordered:
         return re.compile(r"(?!)")
     joined = "|".join(re.escape(word) for word in ordered)
@@ -62,7 +62,7 @@ def pattern(words: Iterable[str]) -> re.Pattern[str]:
 
 def contains(text: str, word: str) -> bool:
     """Whether the word stands in the text on token boundaries."""
-    text, word = normalise(text), normalise(word)
+    text, word = canonical(text), canonical(word)
     return word in text and pattern([word]).search(text) is not None
 
 
@@ -71,7 +71,7 @@ def split(text: str, words: Iterable[str]) -> list[str]:
 
     Joining the pieces gives the normalised text back.
     """
-    text = normalise(text)
+    text = canonical(text)
     pieces: list[str] = []
     start = 0
     for match in pattern(words).finditer(text):
@@ -83,8 +83,8 @@ def split(text: str, words: Iterable[str]) -> list[str]:
 
 def replace(text: str, mapping: Mapping[str, str]) -> str:
     """Replace each key by its value on token boundaries, in one pass (no cascades)."""
-    table = {normalise(key): value for key, value in mapping.items()}
-    return pattern(table).sub(lambda match: table[match.group()], normalise(text))
+    table = {canonical(key): value for key, value in mapping.items()}
+    return pattern(table).sub(lambda match: table[match.group()], canonical(text))
 
 
 def overlap(words: Sequence[str], taken: Iterable[str]) -> str | None:

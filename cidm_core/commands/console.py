@@ -11,7 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ..as_text import plain
+from ..as_text import jsonable
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Console:
     def result(self, payload: Mapping[str, object]) -> None:
         """The result for scripts, one JSON object, only with --json."""
         if self.as_json:
-            self._write(sys.stdout, json.dumps(plain(payload), ensure_ascii=False, indent=2))
+            self._write(sys.stdout, json.dumps(jsonable(payload), ensure_ascii=False, indent=2))
 
     def _write(self, stream: TextIO, text: str) -> None:
         if self.is_main:

@@ -19,7 +19,7 @@ from ..concept import Concept
 from ..errors import PromptError
 from ..sampling.encoder_updates import changing, encoder_deltas
 from ..text import Spans, TextContext
-from ..words import normalise, split
+from ..words import canonical, split
 from .base import Base
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ def tokenise(
         PromptError: If a concept word lies beyond the token limit. Plain text beyond it is cut
             with a warning, as everywhere in the field.
     """
-    known = {normalise(word) for word in words}
-    wanted = known.union(normalise(phrase) for phrase in phrases)
+    known = {canonical(word) for word in words}
+    wanted = known.union(canonical(phrase) for phrase in phrases)
     ids: list[int] = [tokenizer.bos_token_id]
     positions: list[tuple[int, str]] = []
     triggers: dict[str, tuple[int, ...]] = {}
@@ -104,7 +104,7 @@ def word_positions(base: Base, prompt: str, words: Iterable[str]) -> dict[str, t
     Raises:
         PromptError: If a word lies beyond the token limit.
     """
-    row, wanted = base.family.encoders[0], [normalise(word) for word in words]
+    row, wanted = base.family.encoders[0], [canonical(word) for word in words]
     found = tokenise(base.tokenizers[0], prompt, wanted, row.max_tokens).spans.triggers
     return {word: found.get(word, ()) for word in wanted}
 

@@ -22,7 +22,7 @@ from ..errors import BankError, ConceptError
 from ..families import FAMILIES, PROJECTIONS, Family
 from ..storage.names import default_name
 from ..updates import DOWN, UP, LowRank
-from ..words import normalise
+from ..words import canonical
 
 MAX_BYTES = 2 * 2**30
 _HINTS = (
@@ -75,7 +75,7 @@ def read_pth(
     left = _left_out(params, tables)
     facts: dict[str, object] = {"imported": origin, "scale": scale}
     try:
-        chosen = tuple(normalise(word) for word in tokens)
+        chosen = tuple(canonical(word) for word in tokens)
         return Concept(
             name=default_name(chosen, class_words),
             subjects=(Subject(chosen, class_words, kind),),

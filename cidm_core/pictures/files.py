@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from ..as_text import plain
+from ..as_text import jsonable
 from ..errors import CidmError
 from ..storage.atomic import make_folder, write_atomic
 
@@ -50,7 +50,7 @@ def save_picture(
     """
     kind = _FORMATS[path.suffix.lower()]
     buffer = io.BytesIO()
-    text = json.dumps(plain(facts or {}), ensure_ascii=False)
+    text = json.dumps(jsonable(facts or {}), ensure_ascii=False)
     if kind == "PNG":
         info = PngImagePlugin.PngInfo()
         if facts:
@@ -61,6 +61,6 @@ def save_picture(
     else:
         exif = Image.Exif()
         if facts:
-            exif[_IMAGE_DESCRIPTION] = json.dumps(plain(facts))
+            exif[_IMAGE_DESCRIPTION] = json.dumps(jsonable(facts))
         picture.convert("RGB").save(buffer, kind, quality=95, exif=exif)
     write_atomic(path, buffer.getvalue())

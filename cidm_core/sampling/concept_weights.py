@@ -17,7 +17,7 @@ from ..config import SampleConfig
 from ..errors import PromptError
 from ..ops import aggregation
 from ..text import TextContext
-from ..words import contains, normalise
+from ..words import canonical, contains
 
 # Tags such as <lora:name:1> are other tools' syntax.
 _LOOKS_LIKE_WORD = re.compile(r"<[^<>\s:]{1,40}>")
@@ -48,7 +48,7 @@ def check_words(texts: Iterable[str], owners: Mapping[str, str]) -> None:
         PromptError: Naming the word and the nearest one there is.
     """
     for text in texts:
-        for word in _LOOKS_LIKE_WORD.findall(normalise(text)):
+        for word in _LOOKS_LIKE_WORD.findall(canonical(text)):
             if word in owners:
                 continue
             near = difflib.get_close_matches(word, owners, n=1)
@@ -58,7 +58,7 @@ def check_words(texts: Iterable[str], owners: Mapping[str, str]) -> None:
 
 def named(texts: Iterable[str], owners: Mapping[str, str]) -> tuple[str, ...]:
     """Names of the concepts that the texts name, in learning order (as a bank lists its words)."""
-    plain = [normalise(text) for text in texts]
+    plain = [canonical(text) for text in texts]
     # A plain look-up first: matching every word of a large bank by pattern takes far longer.
     found = dict.fromkeys(
         name

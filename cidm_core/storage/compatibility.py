@@ -36,7 +36,7 @@ def check_new(concept: Concept, entries: Sequence[Entry]) -> None:
     Raises:
         BankError: If its name, or a word equal to or inside one of its words, is taken.
     """
-    new = [word_rules.normalise(word) for word in concept.triggers]
+    new = [word_rules.canonical(word) for word in concept.triggers]
     for entry in entries:
         if same_key(entry.name) == same_key(concept.name):
             raise BankError(

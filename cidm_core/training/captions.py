@@ -95,7 +95,7 @@ def bind(
         class_words: The phrase they stand for, "dog". Plurals do not count.
         mapping: Replacements to make instead (`replace_mapping` of the public options).
     """
-    caption = concept_words.normalise(" ".join(caption.split()))
+    caption = concept_words.canonical(" ".join(caption.split()))
     if not words or holds_concept(caption, words, class_words):
         return caption
     if not mapping:

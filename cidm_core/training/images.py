@@ -47,8 +47,8 @@ def _has_avif() -> bool:
     return AvifImagePlugin.SUPPORTED
 
 
-FORMATS = tuple(name for name in _SUFFIXES if name != "AVIF" or _has_avif())
-SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES[name])
+_FORMATS = tuple(name for name in _SUFFIXES if name != "AVIF" or _has_avif())
+SUFFIXES = tuple(suffix for name in _FORMATS for suffix in _SUFFIXES[name])
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -192,13 +192,13 @@ def _open(file: BinaryIO, where: str) -> Image.Image:
             warnings.simplefilter(
                 "ignore", Image.DecompressionBombWarning
             )  # check_size is stricter
-            return Image.open(file, formats=FORMATS)
+            return Image.open(file, formats=_FORMATS)
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))
         raise PhotoError(_too_large(where, int(found.group()) if found else None)) from error
     except UnidentifiedImageError as error:
         raise PhotoError(
-            f"{where} holds no picture of a kind read here ({', '.join(FORMATS)}). "
+            f"{where} holds no picture of a kind read here ({', '.join(_FORMATS)}). "
             "Save it as JPEG or PNG, or remove it."
         ) from error
 

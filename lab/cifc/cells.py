@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from cidm_core.as_text import plain
+from cidm_core.as_text import jsonable
 from cidm_core.errors import CidmError
 from cidm_core.storage.atomic import make_folder, write_atomic
 from cidm_core.storage.locks import locked
@@ -101,7 +101,7 @@ class Board:
     def write(self, key: str, result: Result) -> None:
         """Keep a result, replacing an earlier one."""
         make_folder(self.path(key).parent)
-        write_atomic(self.path(key), json.dumps(plain(result)).encode())
+        write_atomic(self.path(key), json.dumps(jsonable(result)).encode())
         self._known.pop(key, None)
 
     @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cidm_core.as_text import plain
+from cidm_core.as_text import jsonable
 from cidm_core.diffusers_host.base import Base
 from cidm_core.errors import CidmError
 from cidm_core.evaluation.encoders import Encoder
@@ -143,7 +143,7 @@ def _identity(
 
 
 def _claim_folder(board: Board, out: Path, identity: dict[str, Any]) -> None:
-    asked = json.loads(json.dumps(plain(identity)))
+    asked = json.loads(json.dumps(jsonable(identity)))
     if not board.done(_RUN):
         board.write(_RUN, asked)
     found = board.read(_RUN, fresh=True)

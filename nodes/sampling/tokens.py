@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...cidm_core.errors import HostError
 from ...cidm_core.text import Spans
-from ...cidm_core.words import contains, normalise, pattern
+from ...cidm_core.words import canonical, contains, pattern
 
 # Ordinary words of one token each; one that the prompt does not use holds a concept word's place.
 PLACEHOLDERS = ("castle", "forest", "garden", "window", "river", "bridge", "candle", "mountain")
@@ -62,13 +62,13 @@ class Binding:
 
     def tokenize(self, clip: Any, text: str, **options: Any) -> HostTokens:
         """The stock tokens of a text, with a tagged vector for every concept word."""
-        plain = normalise(text)
+        plain = canonical(text)
         phrases = [p for p in self._phrases if p in plain and contains(plain, p)]
         if phrases:
             # The tokenizer would take a quote and the first letter together, as in "don't".
             quoted = rf"'(?={pattern(phrases).pattern})"
             text = re.sub(quoted, "' ", text, flags=re.IGNORECASE)
-            plain = normalise(text)
+            plain = canonical(text)
         # A pattern of all words of a large bank takes longer to build than a picture to begin.
         likely = [word for word in self._words if word in plain]
         matches = list(pattern(likely).finditer(plain))

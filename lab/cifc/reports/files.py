@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cidm_core.as_text import plain
+from cidm_core.as_text import jsonable
 from cidm_core.pictures.files import save_picture
 from cidm_core.storage.atomic import write_atomic
 
@@ -21,7 +21,7 @@ def write_reports(
     bench: Bench, out: Path, systems: Sequence[System], results: Mapping[str, Any]
 ) -> None:
     """Write `results.json`, tables and pictures into a folder."""
-    write_atomic(out / "results.json", (json.dumps(plain(results), indent=1) + "\n").encode())
+    write_atomic(out / "results.json", (json.dumps(jsonable(results), indent=1) + "\n").encode())
     write_atomic(out / "tables.md", tables.markdown(results).encode())
     if "ablations" in results:
         text = tables.ablation_markdown(results["ablations"])
