@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
-from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from .errors import CidmError
 
@@ -25,7 +24,6 @@ def setting(
     default: Any,
     help: str,
     *,
-    by_recipe: bool = False,
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
@@ -34,17 +32,16 @@ def setting(
     """A dataclass field that carries its limits and its help text.
 
     Args:
-        default: Its value where nobody gives one; None for a setting that a recipe decides.
+        default: Its value where nobody gives one; a mapping: that of each recipe.
         help: A sentence for the command line and the nodes.
-        by_recipe: Whether the recipe decides where nobody gives a value.
         low: The smallest value allowed.
         high: The largest.
         choices: All values allowed.
         advanced: Whether it is folded away in the user interfaces.
     """
     metadata = {"help": help, "min": low, "max": high, "choices": choices, "advanced": advanced}
-    metadata["by_recipe"] = by_recipe
-    return field(default=default, metadata=metadata)
+    metadata["by_recipe"] = default if isinstance(default, Mapping) else {}
+    return field(default=None if metadata["by_recipe"] else default, metadata=metadata)
 
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
@@ -75,7 +72,7 @@ def _objection(f: Field[Any], value: Any) -> str | None:
 
 
 def recipe_setting(subject: str) -> Any:
-    """The field `recipe`, which decides all settings that were declared `by_recipe`."""
+    """The field `recipe`, which decides all settings that have a default for each recipe."""
     help = f"One word for every choice of {subject}: what the benchmark shows to be best (ours), "
     help += "the paper's, or the released code's. Single settings override it."
     return setting("ours", help, choices=RECIPES, advanced=False)
@@ -85,40 +82,30 @@ def recipe_setting(subject: str) -> Any:
 class Settings:
     """What all settings can do; values are checked when they are given."""
 
-    recipes: ClassVar[Mapping[str, Mapping[str, object]]] = MappingProxyType({})
-    """Of each recipe, the values of the settings it decides."""
-
     def __post_init__(self) -> None:
-        decided = self.recipes.get(getattr(self, "recipe", ""), {})
         for f in fields(self):
-            if f.metadata["by_recipe"] and getattr(self, f.name) is None and f.name in decided:
-                object.__setattr__(self, f.name, decided[f.name])
-        for f in fields(self):
-            # Without a known recipe the settings it decides have no value yet.
-            unknown = f.metadata["by_recipe"] and not decided
-            if not unknown and (found := _objection(f, getattr(self, f.name))):
+            if (by_recipe := f.metadata["by_recipe"]) and getattr(self, f.name) is None:
+                # An unknown recipe is found when its own turn comes.
+                value = by_recipe.get(getattr(self, "recipe", ""), by_recipe["ours"])
+                object.__setattr__(self, f.name, value)
+            if found := _objection(f, getattr(self, f.name)):
                 raise CidmError(f"{f.name} is {found}.")
 
     @classmethod
-    def from_dict(cls: type[AnySettings], values: Mapping[str, object]) -> AnySettings:
-        """Build from plain values; a name that is no setting is refused, not ignored.
-
-        Raises:
-            CidmError: If a name is unknown or a value is out of its limits.
-        """
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            names = ", ".join(sorted(known))
-            raise CidmError(f"Unknown setting {', '.join(unknown)}. Known are: {names}.")
-        return cls(**values)  # type: ignore[arg-type]
-
-    @classmethod
-    def for_family(
+    def from_dict(
         cls: type[AnySettings], values: Mapping[str, object], **given: object
     ) -> AnySettings:
-        """A family's own values, overridden by what was given."""
-        return cls.from_dict({**values, **given})
+        """Build from plain values, such as a family's, overridden by what was given.
+
+        Raises:
+            CidmError: If a name is no setting, or a value is out of its limits.
+        """
+        values = {**values, **given}
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            names = ", ".join(sorted(known))
+            raise CidmError(f"Unknown setting {', '.join(unknown)}. Known are: {names}.")
+        return cls(**values)
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -184,30 +171,6 @@ class TrainConfig(Settings):
 class SampleConfig(Settings):
     """How pictures are made (CIDM sections 4.2 and 4.3)."""
 
-    recipes = MappingProxyType(
-        {
-            "ours": {
-                "weights": "gate",
-                "encoding": "per_task",
-                "region_weights": "per_region",
-                "region_mode": "partition",
-            },
-            # The paper says nothing of the encoding; the released code has no regions.
-            "paper": {
-                "weights": "paper",
-                "encoding": "per_task",
-                "region_weights": "global",
-                "region_mode": "literal",
-            },
-            "released": {
-                "weights": "released",
-                "encoding": "joint",
-                "region_weights": "global",
-                "region_mode": "literal",
-            },
-        }
-    )
-
     steps: int = setting(50, "Number of denoising steps.", low=1, high=1000, advanced=False)
     guidance_scale: float = setting(
         7.5, "Scale of classifier-free guidance.", low=0.0, high=100.0, advanced=False
@@ -228,21 +191,20 @@ class SampleConfig(Settings):
     denoise: float = setting(
         1.0, "How much of a start picture is redrawn; 0 redraws nothing.", low=0.0, high=1.0
     )
+    # The paper says nothing of the encoding; the released code has no regions.
     recipe: str = recipe_setting("weighing and regions")
     weights: str = setting(
-        None,
+        {"ours": "gate", "paper": "paper", "released": "released"},
         "Rule that weighs concepts (Eq. 3): the paper's among the concepts that the prompt names "
         "(gate), among all (paper), or the released code's.",
         choices=("gate", "paper", "released"),
-        by_recipe=True,
     )
     top_k: int = setting(4, "At most this many concepts take part.", low=1, high=4096)
     encoding: str = setting(
-        None,
+        {"ours": "per_task", "paper": "per_task", "released": "joint"},
         "How concept words are encoded for weighing: each concept alone (per_task), or all in one "
         "prompt, as the released code does (joint).",
         choices=("per_task", "joint"),
-        by_recipe=True,
     )
     strength: float = setting(1.0, "Factor on the weights of all concepts.", low=0.0, high=4.0)
     execution: str = setting(
@@ -252,11 +214,10 @@ class SampleConfig(Settings):
         choices=("auto", "merged", "per_sample"),
     )
     region_weights: str = setting(
-        None,
+        {"ours": "per_region", "paper": "global", "released": "global"},
         "Whose prompt weighs the concepts in a region: its own (per_region) or that of the whole "
         "picture (global).",
         choices=("per_region", "global"),
-        by_recipe=True,
     )
     key_value_routing: str = setting(
         "prompt",
@@ -278,11 +239,10 @@ class SampleConfig(Settings):
         advanced=False,
     )
     region_mode: str = setting(
-        None,
+        {"ours": "partition", "paper": "literal", "released": "literal"},
         "How the noise estimates are summed (Eq. 5): with shares that sum to 1 (partition), or as "
         "printed in the paper (literal).",
         choices=("partition", "literal"),
-        by_recipe=True,
     )
     feather: float = setting(
         0.05,

@@ -7,9 +7,9 @@ Walking a diffusers UNet with `named_modules` gives another one (mid last), so n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,20 +44,18 @@ class Geometry:
 
     def cross_attention(self, context_dim: int) -> tuple[CrossAttention, ...]:
         """All attn2 layers in execution order."""
-        return tuple(CrossAttention(p, w, context_dim) for p, w in self._paths())
-
-    def _paths(self) -> Iterator[tuple[str, int]]:
-        def block(name: str, attentions: int, depth: int, width: int) -> Iterator[tuple[str, int]]:
-            for a in range(attentions):
-                for d in range(depth):
-                    yield f"{name}.attentions.{a}.transformer_blocks.{d}.attn2", width
-
-        for i, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            yield from block(f"down_blocks.{i}", self.layers_per_block, depth, width)
-        yield from block("mid_block", 1, self.mid_depth, self.widths[-1])
-        reversed_rows = zip(reversed(self.widths), reversed(self.depths), strict=True)
-        for i, (width, depth) in enumerate(reversed_rows):
-            yield from block(f"up_blocks.{i}", self.layers_per_block + 1, depth, width)
+        blocks = list(zip(self.widths, self.depths, strict=True))
+        down = [(f"down_blocks.{i}", self.layers_per_block, *b) for i, b in enumerate(blocks)]
+        mid = [("mid_block", 1, self.widths[-1], self.mid_depth)]
+        up = [(f"up_blocks.{i}", self.layers_per_block + 1, *b) for i, b in enumerate(blocks[::-1])]
+        return tuple(
+            CrossAttention(
+                f"{name}.attentions.{a}.transformer_blocks.{d}.attn2", width, context_dim
+            )
+            for name, attentions, width, depth in (*down, *mid, *up)
+            for a in range(attentions)
+            for d in range(depth)
+        )
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,8 @@ class Family:
     latent_px: int  # pixels per latent cell
     resolution_px: int
     modelspec: str
-    training: Mapping[str, Mapping[str, object]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
-    sampling: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    training: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Any])
+    sampling: Mapping[str, object] = field(default_factory=dict[str, object])
 
     @property
     def context_dim(self) -> int:
@@ -99,59 +95,53 @@ class Family:
         return self.geometry.cross_attention(self.context_dim)
 
 
-_CLIP_L = TextEncoderRow("text_encoder", 768, 77)
-
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        "SD15": Family(
-            name="SD15",
-            geometry=Geometry((320, 640, 1280, 1280), (1, 1, 1, 0), 2, 1),
-            encoders=(_CLIP_L,),
-            latent_channels=4,
-            latent_px=8,
-            resolution_px=512,
-            modelspec="stable-diffusion-v1",
+FAMILIES: Mapping[str, Family] = {
+    "SD15": Family(
+        name="SD15",
+        geometry=Geometry((320, 640, 1280, 1280), (1, 1, 1, 0), 2, 1),
+        encoders=(TextEncoderRow("text_encoder", 768, 77),),
+        latent_channels=4,
+        latent_px=8,
+        resolution_px=512,
+        modelspec="stable-diffusion-v1",
+    ),
+    "SDXL": Family(
+        name="SDXL",
+        geometry=Geometry((320, 640, 1280), (0, 2, 10), 2, 10),
+        encoders=(
+            TextEncoderRow("text_encoder", 768, 77, penultimate=True),
+            TextEncoderRow("text_encoder_2", 1280, 77, penultimate=True),
         ),
-        "SDXL": Family(
-            name="SDXL",
-            geometry=Geometry((320, 640, 1280), (0, 2, 10), 2, 10),
-            encoders=(
-                TextEncoderRow("text_encoder", 768, 77, penultimate=True),
-                TextEncoderRow("text_encoder_2", 1280, 77, penultimate=True),
-            ),
-            latent_channels=4,
-            latent_px=8,
-            resolution_px=1024,
-            modelspec="stable-diffusion-xl-v1-base",
-        ),
-        "MINI": Family(
-            name="MINI",
-            geometry=Geometry((96, 96), (1, 1), 1, 1),
-            encoders=(TextEncoderRow("text_encoder", 128, 48),),
-            latent_channels=8,
-            latent_px=4,
-            resolution_px=32,
-            modelspec="mini-sd",
-            # Its embeddings are 1.1 long (CLIP-L's 0.4), so tokens start and stop longer. R1 and R2
-            # are sums over layers; beside this small loss they need to be less.
-            training=MappingProxyType(
-                {
-                    "cidm": {
-                        "steps": 500,
-                        "batch_size": 4,
-                        "lr_lora": 2e-3,
-                        "lr_tokens": 1e-2,
-                        "token_init_std": 0.1,
-                        "token_norm_limit": 4.0,
-                        "gamma1": 0.01,
-                        "gamma2": 0.03,
-                    }
-                }
-            ),
-            sampling=MappingProxyType({"steps": 30, "guidance_scale": 4.0}),
-        ),
-    }
-)
+        latent_channels=4,
+        latent_px=8,
+        resolution_px=1024,
+        modelspec="stable-diffusion-xl-v1-base",
+    ),
+    "MINI": Family(
+        name="MINI",
+        geometry=Geometry((96, 96), (1, 1), 1, 1),
+        encoders=(TextEncoderRow("text_encoder", 128, 48),),
+        latent_channels=8,
+        latent_px=4,
+        resolution_px=32,
+        modelspec="mini-sd",
+        # Its embeddings are 1.1 long (CLIP-L's 0.4), so tokens start and stop longer. R1 and R2
+        # are sums over layers; beside this small loss they need to be less.
+        training={
+            "cidm": {
+                "steps": 500,
+                "batch_size": 4,
+                "lr_lora": 2e-3,
+                "lr_tokens": 1e-2,
+                "token_init_std": 0.1,
+                "token_norm_limit": 4.0,
+                "gamma1": 0.01,
+                "gamma2": 0.03,
+            }
+        },
+        sampling={"steps": 30, "guidance_scale": 4.0},
+    ),
+}
 
 
 def ldm_path(path: str, layers_per_block: int) -> str:

@@ -105,7 +105,7 @@ def add_settings(
         if f.name in leave_out:
             continue
         group = advanced if f.metadata["advanced"] else simple
-        _add_setting(group, f, _plain_type(types[f.name]), settings.recipes)
+        _add_setting(group, f, _plain_type(types[f.name]))
 
 
 def _flags_of(f: Field[Any]) -> list[str]:
@@ -114,16 +114,14 @@ def _flags_of(f: Field[Any]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names]
 
 
-def _add_setting(
-    group: Any, f: Field[Any], kind: type, recipes: Mapping[str, Mapping[str, object]]
-) -> None:
+def _add_setting(group: Any, f: Field[Any], kind: type) -> None:
     flags, meta = _flags_of(f), f.metadata
     options: dict[str, Any] = {"dest": _MARK + f.name, "default": argparse.SUPPRESS}
     if kind is bool:
         shown = f"{meta['help']} [{'yes' if f.default else 'no'}]"
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, help=shown, **options)
         return
-    options |= {"type": kind, "help": _help(f, recipes)}
+    options |= {"type": kind, "help": _help(f)}
     if meta["choices"]:
         options["choices"] = meta["choices"]
     else:
@@ -131,11 +129,11 @@ def _add_setting(
     group.add_argument(*flags, **options)
 
 
-def _help(f: Field[Any], recipes: Mapping[str, Mapping[str, object]]) -> str:
+def _help(f: Field[Any]) -> str:
     meta, default = f.metadata, f.default
     notes = [str(default)] if default not in (None, "") else []
     if meta["by_recipe"]:
-        notes = [f"{name}: {values[f.name]}" for name, values in recipes.items()]
+        notes = [f"{recipe}: {value}" for recipe, value in meta["by_recipe"].items()]
     low, high = meta["min"], meta["max"]
     if low is not None and high is not None:
         notes.append(f"{low:g} to {_whole(high)}")

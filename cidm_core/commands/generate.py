@@ -104,7 +104,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
 
     bank = Bank(args.bank) if args.bank else {}
     base = base_of(args)
-    config = SampleConfig.for_family(base.family.sampling, **given(args))
+    config = SampleConfig.from_dict(base.family.sampling, **given(args))
     plan = make_plan(base, bank, args.prompt, regions, config)
     for line in plan.describe().splitlines():
         (console.say if weights_file else console.note)(f"weights  {line}")

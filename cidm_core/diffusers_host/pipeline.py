@@ -36,7 +36,7 @@ def make_plan(
         RegionError: If a region is outside the picture or too small.
         FamilyError: If a concept was learned on another family, geometry or base.
     """
-    config = config or SampleConfig.for_family(base.family.sampling)
+    config = config or SampleConfig.from_dict(base.family.sampling)
     width, height = size_px(base, config)
     cell = base.family.latent_px
     return build_plan(
@@ -79,7 +79,7 @@ def generate(
     Raises:
         CidmError: Bad prompts, regions, sizes or models, each with what to do.
     """
-    config = config or SampleConfig.for_family(base.family.sampling)
+    config = config or SampleConfig.from_dict(base.family.sampling)
     plan = make_plan(base, bank, prompt, regions, config)
     return draw_plan(base, plan, config, regions, image, mask, on_step)
 

@@ -44,7 +44,7 @@ def default_render(
         concepts = {name: bank[name] for name in named} | {concept.name: concept}
         side = config.resolution_px or base.family.resolution_px
         given = {"width_px": side, "height_px": side, "seed": config.seed, **sampling}
-        settings = SampleConfig.for_family(base.family.sampling, **given)
+        settings = SampleConfig.from_dict(base.family.sampling, **given)
         return generate(base, concepts, prompt, config=settings, on_step=on_step)
 
     return render

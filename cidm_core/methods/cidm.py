@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -37,35 +36,6 @@ class CidmConfig(TrainConfig):
     they are learned, and lose likeness.
     """
 
-    recipes = MappingProxyType(
-        {
-            "ours": {
-                "orthogonality": "none",
-                "common_subspace": "none",
-                "loss_scale": "mean",
-                "noise_offset": 0.01,
-                "attention_weight": 0.01,
-                "token_norm_limit": 0.55,
-            },
-            "paper": {
-                "orthogonality": "subspace",
-                "common_subspace": "gradient",
-                "loss_scale": "mean",
-                "noise_offset": 0.0,
-                "attention_weight": 0.0,
-                "token_norm_limit": 1e3,
-            },
-            "released": {
-                "orthogonality": "released",
-                "common_subspace": "none",
-                "loss_scale": "channel_sum",
-                "noise_offset": 0.01,
-                "attention_weight": 0.01,
-                "token_norm_limit": 0.55,
-            },
-        }
-    )
-
     recipe: str = recipe_setting("learning")
     rank: int = setting(4, "Width of each LoRA.", low=1, high=128, advanced=False)
     alpha: float | None = setting(
@@ -76,15 +46,17 @@ class CidmConfig(TrainConfig):
     lr_tokens: float = setting(1e-3, "Learning rate of the concept tokens.", low=0.0, high=1.0)
     lr_lora: float = setting(1e-4, "Learning rate of the low-rank weights.", low=0.0, high=1.0)
     noise_offset: float = setting(
-        None, "Size of the per-channel noise offset.", by_recipe=True, low=0.0, high=1.0
+        {"ours": 0.01, "paper": 0.0, "released": 0.01},
+        "Size of the per-channel noise offset.",
+        low=0.0,
+        high=1.0,
     )
     token_init_std: float = setting(
         0.013, "Spread of the first token at the start.", low=0.0, high=10.0
     )
     token_norm_limit: float = setting(
-        None,
+        {"ours": 0.55, "paper": 1e3, "released": 0.55},
         "The tokens stop learning for good once their mean norm reaches this.",
-        by_recipe=True,
         low=0.0,
         high=1e3,
     )
@@ -93,11 +65,10 @@ class CidmConfig(TrainConfig):
     )
     gamma2: float = setting(1.0, "Weight of R2, the common subspace (Eq. 2).", low=0.0, high=1e3)
     orthogonality: str = setting(
-        None,
+        {"ours": "none", "paper": "subspace", "released": "released"},
         "Form of R1: inner products as the paper means them (subspace), their squares (energy), as "
         "in the released code, by projection without a loss, or none.",
         choices=("subspace", "energy", "released", "projection", "none"),
-        by_recipe=True,
     )
     directions: int = setting(
         64,
@@ -107,27 +78,24 @@ class CidmConfig(TrainConfig):
         high=4096,
     )
     common_subspace: str = setting(
-        None,
+        {"ours": "none", "paper": "gradient", "released": "none"},
         "Form of R2: a truncated SVD once (closed_form), the paper's two steps (gradient), or "
         "none.",
         choices=("closed_form", "gradient", "none"),
-        by_recipe=True,
     )
     common_rank: int = setting(16, "Rank k of the common subspace W*.", low=1, high=512)
     loss_scale: str = setting(
-        None,
+        {"ours": "mean", "paper": "mean", "released": "channel_sum"},
         "Size of the denoising loss: the mean over the masked latent, or the sum over its channels "
         "of such means, as in the released code.",
         choices=("mean", "channel_sum"),
-        by_recipe=True,
     )
     use_concept_masks: bool = setting(
         True, "Where photos have concept masks, the loss looks inside them only."
     )
     attention_weight: float = setting(
-        None,
+        {"ours": 0.01, "paper": 0.0, "released": 0.01},
         "Weight of the attention regulariser, which needs concept masks.",
-        by_recipe=True,
         low=0.0,
         high=10.0,
     )

@@ -7,13 +7,13 @@ as well.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..as_text import jsonable
 from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError
 from ..words import parse_words
@@ -95,36 +95,10 @@ def read_entry(path: Path) -> Entry:
 def record_text(concept: Concept, tensor_bytes: int) -> str:
     """The record of a concept whose tensors take so many bytes."""
     rank, alpha = rank_and_alpha(concept)
-    record: dict[str, object] = {
-        "version": VERSION,
-        "name": concept.name,
-        "subjects": [asdict(subject) for subject in concept.subjects],
-        "method": concept.method,
-        "family": concept.family,
-        "base": concept.base,
-        "layers": list(concept.layers),
-        "rank": rank,
-        "alpha": alpha,
-        "config": _plain(concept.config),
-        "index": concept.index,
-        "created": concept.created,
-        "facts": _plain(concept.facts),
-        "tensor_bytes": tensor_bytes,
-    }
-    return json.dumps(record, separators=(",", ":"), allow_nan=False)
-
-
-def _plain(value: object) -> Any:
-    """Provenance as JSON; a note that JSON cannot hold must not cost the training it is about."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value)
+    told = vars(concept) | {"rank": rank, "alpha": alpha, "tensor_bytes": tensor_bytes}
+    record = {"version": VERSION} | {key: told[key] for key in _FIELDS}
+    # A note that JSON cannot hold must not cost the training it is about.
+    return json.dumps(jsonable(record), separators=(",", ":"), allow_nan=False)
 
 
 def parse_record(metadata: Mapping[str, str], origin: str) -> dict[str, Any]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-
-_Settings = Mapping[str, object]
 
 # Over the defaults and the family's values; "balanced" is those alone.
-PRESETS: Mapping[str, _Settings] = MappingProxyType(
-    {
-        "low-vram": MappingProxyType(
-            {"batch_size": 1, "gradient_checkpointing": True, "precision": "bf16", "variants": 8}
-        ),
-        "balanced": MappingProxyType({}),
-        "best": MappingProxyType({"accumulation": 2, "variants": 32}),
-    }
-)
+PRESETS: Mapping[str, Mapping[str, object]] = {
+    "low-vram": {
+        "batch_size": 1,
+        "gradient_checkpointing": True,
+        "precision": "bf16",
+        "variants": 8,
+    },
+    "balanced": {},
+    "best": {"accumulation": 2, "variants": 32},
+}
 PRESET_HELP = (
     "low-vram takes one picture at a time, recomputes activations and computes in bf16; balanced "
     "keeps the defaults; best sums two batches into a step, as the paper's two GPUs do, and makes "

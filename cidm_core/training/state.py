@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..as_text import jsonable
 from ..errors import BankError, TrainingError
 from ..storage.atomic import explain, make_folder, write_atomic
 from ..storage.locks import locked
@@ -195,8 +195,7 @@ def _read(path: Path) -> tuple[State, str]:
 
 
 def _line(row: LogRow) -> str:
-    safe = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    return json.dumps(safe) + "\n"
+    return json.dumps(jsonable(row)) + "\n"
 
 
 def read_log(folder: Path) -> list[LogRow]:

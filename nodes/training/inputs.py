@@ -83,10 +83,8 @@ class MethodInputs:
             return f"{word} means {PREVIEWS} previews per run."
         if name == "precision":
             return f"{word} means what the device is best at."
-        usual, decided = _shown(f.default), {}
-        if f.metadata["by_recipe"]:
-            usual = "what the recipe says"
-            decided = {recipe: values[name] for recipe, values in self.config.recipes.items()}
+        decided = dict(f.metadata["by_recipe"])
+        usual = "what the recipe says" if decided else _shown(f.default)
         decided |= {row: values[name] for row, values in self._by_family.items() if name in values}
         decided |= {k: PRESETS[v][name] for k, v in LABELS.items() if name in PRESETS[v]}
         others = ", ".join(f"{label}: {_shown(value)}" for label, value in decided.items())

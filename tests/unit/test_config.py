@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cidm_core.config import SampleConfig, TrainConfig
+from cidm_core.config import RECIPES, SampleConfig, TrainConfig
 from cidm_core.errors import CidmError
 from cidm_core.families import FAMILIES
 from cidm_core.methods import METHODS, adopted, config_for
@@ -30,7 +30,7 @@ def test_every_setting_has_a_help_text_and_a_default_within_its_limits(case):
     kind, f = case
     assert f.metadata["help"].endswith(".")
     default = getattr(kind(), f.name)
-    assert default == (kind.recipes["ours"][f.name] if f.metadata["by_recipe"] else f.default)
+    assert default == f.metadata["by_recipe"].get("ours", f.default)
     if f.metadata["choices"]:
         assert default in f.metadata["choices"]
 
@@ -63,8 +63,7 @@ def test_values_of_another_type_are_refused(case):
         with pytest.raises(CidmError, match=rf"^{f.name} is "):
             kind(**{f.name: value})
     if "None" in f.type or f.metadata["by_recipe"]:
-        expected = kind.recipes["ours"][f.name] if f.metadata["by_recipe"] else None
-        assert getattr(kind(**{f.name: None}), f.name) == expected
+        assert getattr(kind(**{f.name: None}), f.name) == f.metadata["by_recipe"].get("ours")
     else:
         with pytest.raises(CidmError, match=rf"^{f.name} is None"):
             kind(**{f.name: None})
@@ -78,27 +77,27 @@ def test_choices_are_named_in_the_error(case):
 
 
 CHOSEN = ("weights", "encoding", "region_weights", "region_mode")
-RECIPES = {
+BY_RECIPE = {
     "ours": ("gate", "per_task", "per_region", "partition"),
     "paper": ("paper", "per_task", "global", "literal"),
     "released": ("released", "joint", "global", "literal"),
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", BY_RECIPE)
 def test_one_word_chooses_weights_encoding_and_regions(recipe):
     config = SampleConfig(recipe=recipe)
-    assert tuple(getattr(config, name) for name in CHOSEN) == RECIPES[recipe]
+    assert tuple(getattr(config, name) for name in CHOSEN) == BY_RECIPE[recipe]
     assert {f.name for f in dataclasses.fields(SampleConfig) if f.metadata["by_recipe"]} == {
         *CHOSEN
     }
 
 
-@pytest.mark.parametrize(("name", "value"), zip(CHOSEN, RECIPES["ours"], strict=True))
+@pytest.mark.parametrize(("name", "value"), zip(CHOSEN, BY_RECIPE["ours"], strict=True))
 def test_a_single_setting_goes_before_the_recipe(name, value):
     given, alone = SampleConfig(recipe="released", **{name: value}), SampleConfig(recipe="released")
     assert given == dataclasses.replace(alone, **{name: value}) != alone
-    sampling = SampleConfig.for_family({"recipe": "released", "steps": 9}, **{name: value})
+    sampling = SampleConfig.from_dict({"recipe": "released", "steps": 9}, **{name: value})
     assert getattr(sampling, name) == value
 
 
@@ -137,7 +136,7 @@ def test_a_family_s_values_are_defaults_that_the_user_can_override(family):
         config = config_for(method, family)
         assert all(getattr(config, key) == value for key, value in values.items())
     assert config_for("cidm", family, steps=11).steps == 11
-    sampling = SampleConfig.for_family(family.sampling, guidance_scale=2.0)
+    sampling = SampleConfig.from_dict(family.sampling, guidance_scale=2.0)
     assert sampling.guidance_scale == 2.0
 
 
@@ -157,14 +156,14 @@ def test_consolidation_while_learning_is_off_by_default():
 
 @pytest.mark.parametrize("kind", [CidmConfig, SampleConfig])
 def test_a_recipe_decides_all_of_its_settings_and_single_ones_go_before_it(kind):
-    decided = {f.name for f in dataclasses.fields(kind) if f.metadata["by_recipe"]}
-    assert all(set(values) == decided for values in kind.recipes.values())
-    for recipe, values in kind.recipes.items():
-        config = kind(recipe=recipe)
-        assert {name: getattr(config, name) for name in decided} == values
-        for other in kind.recipes.values():
-            for name in decided:
-                assert getattr(kind(recipe=recipe, **{name: other[name]}), name) == other[name]
+    decided = {f.name: f.metadata["by_recipe"] for f in dataclasses.fields(kind)}
+    decided = {name: values for name, values in decided.items() if values}
+    assert all(tuple(values) == RECIPES for values in decided.values())
+    for recipe in RECIPES:
+        for name, values in decided.items():
+            assert getattr(kind(recipe=recipe), name) == values[recipe]
+            for other in values.values():
+                assert getattr(kind(recipe=recipe, **{name: other}), name) == other
 
 
 def test_recipes_of_learning_are_what_the_ledger_says():
