@@ -42,31 +42,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LIGHT:
-        return _light(name)
-    if name in __all__:
-        return _host(name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-_LIGHT = (
-    *("Bank", "CidmConfig", "CidmError", "Concept", "Photo", "Region", "SampleConfig"),
-    *("TrainConfig", "TrainingSubject"),
-)
-
-
-def _light(name: str) -> Any:
-    """Names that need no diffusers."""
+def __getattr__(name: str) -> Any:  # noqa: C901 - a table
     match name:
         case "Bank":
             from .bank import Bank as found
+        case "Base":
+            from .diffusers_host.base import Base as found
         case "CidmConfig":
             from .methods.cidm import CidmConfig as found
+        case "CidmError":
+            from .errors import CidmError as found
         case "Concept":
             from .concept import Concept as found
         case "Photo":
@@ -79,16 +68,6 @@ def _light(name: str) -> Any:
             from .config import TrainConfig as found
         case "TrainingSubject":
             from .training.data import TrainingSubject as found
-        case _:
-            from .errors import CidmError as found
-    return found
-
-
-def _host(name: str) -> Any:
-    """Names of the diffusers host."""
-    match name:
-        case "Base":
-            from .diffusers_host.base import Base as found
         case "evaluate":
             from .evaluation.evaluate import evaluate as found
         case "generate":
@@ -97,6 +76,8 @@ def _host(name: str) -> Any:
             from .diffusers_host.load import load_base as found
         case "make_plan":
             from .diffusers_host.pipeline import make_plan as found
-        case _:
+        case "train_concept":
             from .diffusers_host.train import train_concept as found
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return found

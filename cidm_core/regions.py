@@ -113,17 +113,14 @@ def parse_region(text: str) -> Region:
     Raises:
         RegionError: If the text has another form, or as `Region`.
     """
-    numbers, colon, prompt = text.partition(":")
     try:
+        numbers, prompt = text.split(":", maxsplit=1)
         x0, y0, x1, y1 = (float(part) for part in numbers.split(","))
     except ValueError:
-        x0 = y0 = x1 = y1 = math.nan
-        colon = ""
-    if not colon:
         raise RegionError(
             f"Cannot read the region {text!r}. Write four numbers from 0 to 1 and a prompt, "
             "for example '0.05,0.3,0.45,0.95:a dog on the bed'."
-        )
+        ) from None
     return Region(prompt.strip(), box=(x0, y0, x1, y1))
 
 

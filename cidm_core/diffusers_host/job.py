@@ -15,7 +15,7 @@ from ..methods.base import MakeMethod, Task
 from ..storage.compatibility import check_new
 from ..storage.names import clean_name, default_name, file_stem
 from ..training.data import Photo, TrainingSubject
-from ..training.lesson import Lesson, Model, PhotoSet, size_px
+from ..training.lesson import Lesson, Model, settled, size_px
 from ..training.processes import Processes
 from ..training.state import RunFolder, run_id
 from .base import Base
@@ -30,8 +30,8 @@ class Job:
 
     base: Base
     bank: Bank
-    photos: PhotoSet
-    prior: PhotoSet
+    photos: Sequence[Photo]
+    prior: Sequence[Photo]
     task: Task
     config: TrainConfig
     size_px: int
@@ -57,13 +57,12 @@ def prepare(base: Base, bank: Bank, lesson: Lesson, name: str | None, processes:
     lesson.check()
     task = _task(base, bank, lesson, name)
     photos, prior = lesson.photo_sets()
-    for caption in (*photos.captions, *prior.captions):
-        check_caption(base, caption, task.words)
+    for photo in (*photos, *prior):
+        check_caption(base, photo.caption, task.words)
     taught = lesson.inputs(base, photos, prior)
     old = [(entry.name, entry.index, entry.created) for entry in bank.entries()]
     run = run_id(config.to_dict(), **taught, old=old)
     folder = RunFolder(folder_of(bank, task.name), run, writes=processes.rank == 0)
-    folder.prepare()
     return Job(
         base=base,
         bank=bank,
@@ -125,7 +124,8 @@ def find_taught(
         PhotoError: A photo or caption cannot be used.
     """
     first = TrainingSubject(photos, words, class_words, kind, mapping)
-    lesson = Lesson.of(base, first, subjects, prior, method, config, make)
+    config = settled(config, method, base)
+    lesson = Lesson((first, *subjects), prior, method, config, make)
     asked = tuple(each.subject for each in lesson.subjects)
     named = None if name is None else clean_name(name)
     for entry in bank.entries():

@@ -16,7 +16,7 @@ from ..errors import HostError
 from ..methods.base import MakeMethod, Method
 from ..training.batches import CachedPhotos, Draws, PhotoSources
 from ..training.data import Photo, TrainingSubject
-from ..training.lesson import Lesson, PhotoSet
+from ..training.lesson import Lesson, settled
 from ..training.loop import Loop, Stopped
 from ..training.processes import Processes
 from ..training.progress import Hooks, OnProgress, Progress
@@ -102,7 +102,8 @@ def train_concept(
     """
     processes = processes or LaunchedProcesses(base.device)
     first = TrainingSubject(photos, words, class_words, kind, mapping)
-    lesson = Lesson.of(base, first, subjects, prior, method, config, make)
+    config = settled(config, method, base)
+    lesson = Lesson((first, *subjects), prior, method, config, make)
     job = prepare(base, bank, lesson, name, processes)
     render = preview or default_render(base, bank, job.config)
     hooks = Hooks(on_progress, should_stop) if processes.rank == 0 else Hooks()
@@ -123,10 +124,8 @@ def _learn(
 ) -> Concept:
     base, config = job.base, job.config
     job.processes.wait()  # the main process may still be writing the state of a stopped run
-    state = job.folder.load() if resume else None
-    job.processes.wait()  # nor may it clear that away before all have read it
-    if state is None:
-        job.folder.start_over()
+    state = job.folder.load(resume=resume)
+    job.processes.wait()  # nor may it go on before all have read it
     host = LearningHost(base, job.task.words, job.task.phrases)
     with ExitStack() as stack:
         sources = _sources(job, host, hooks)
@@ -149,29 +148,24 @@ def _sources(job: Job, host: LearningHost, hooks: Hooks) -> PhotoSources:
     """Everything encoded that batches are drawn from."""
     base, config, tell = job.base, job.config, _teller(job, hooks)
 
-    def cached(held: PhotoSet, label: str, draws: str, before: int) -> CachedPhotos:
+    def cached(held: Sequence[Photo], label: str, draws: str, before: int) -> CachedPhotos:
         latents = cache_latents(
-            base, held.photos, config, job.size_px, lambda done: tell(before + done), label
+            base, held, config, job.size_px, lambda done: tell(before + done), label
         )
-        return CachedPhotos(latents, held.captions, held.kinds, draws)
+        return CachedPhotos(latents, held, draws)
 
     photos = cached(job.photos, "look", "concept", 0)
-    prior = None
-    if job.prior.photos:
-        prior = cached(job.prior, "prior look", "prior", len(job.photos.photos))
-    return PhotoSources(
-        photos,
-        prior,
-        Draws(
-            seed=config.seed,
-            size=config.batch_size,
-            timesteps=host.timesteps,
-            noise_offset=config.noise_offset,
-        ),
-        base.device,
-        job.processes,
-        lambda caption: check_caption(base, caption, job.task.words),
+    prior = cached(job.prior, "prior look", "prior", len(job.photos)) if job.prior else None
+    draws = Draws(
+        seed=config.seed,
+        size=config.batch_size,
+        timesteps=host.timesteps,
+        noise_offset=config.noise_offset,
+        device=base.device,
+        processes=job.processes,
+        check=lambda caption: check_caption(base, caption, job.task.words),
     )
+    return PhotoSources(photos, prior, draws)
 
 
 def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
@@ -182,13 +176,13 @@ def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
             "final_loss": final_loss(job.folder.rows),
             "seconds": round(loop.seconds, 1),
             "skipped": loop.skipped,
-            "photos": len(job.photos.photos),
+            "photos": len(job.photos),
             "base_name": job.base.name,
             "taught": job.taught,
             "version": __version__,
         }
         try:
-            picture = previews.last or job.photos.photos[0].image
+            picture = previews.last or job.photos[0].image
             stored = job.bank.add(method.result(facts), picture)
         except BaseException:
             job.folder.save(loop.state())
@@ -202,7 +196,7 @@ def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
 
 def _teller(job: Job, hooks: Hooks) -> Callable[[int], None]:
     """Progress while photos are encoded."""
-    total = len(job.photos.photos) + len(job.prior.photos)
+    total = len(job.photos) + len(job.prior)
 
     def tell(done: int) -> None:
         if hooks.on_progress is not None:

@@ -127,13 +127,10 @@ def _tensors(table: object, origin: str) -> dict[str, Tensor]:
             raise BankError(f"{origin}: {key!s:.80} is no tensor. Choose another file.")
         if not value.is_floating_point() or value.layout != torch.strided:
             raise BankError(f"{origin}: {key:.80} holds no plain numbers. Choose another file.")
+    storable = (torch.float32, torch.float16, torch.bfloat16)
+    kept = {key: t if t.dtype in storable else t.float() for key, t in rows.items()}
     # A fresh copy: the file may let several names share one storage.
-    return {key: _storable(value.detach()).clone().contiguous() for key, value in rows.items()}
-
-
-def _storable(value: Tensor) -> Tensor:
-    keep = value.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    return value if keep else value.float()
+    return {key: tensor.detach().clone().contiguous() for key, tensor in kept.items()}
 
 
 def _rows(
@@ -164,14 +161,12 @@ def _updates(
     tables: Mapping[str, dict[str, Tensor]], family: Family, scale: float, origin: str
 ) -> Iterator[tuple[str, LowRank]]:
     """Take the updates of all attention layers out of the tables, with their paths here."""
-    encoder = family.encoders[0]
-    places = [("unet", path, path, shape) for path, shape in _attention(family)]
+    places = [("unet", path, path, *shape) for path, shape in _attention(family).items()]
+    name, dim = family.encoders[0].name, family.encoders[0].dim
     for key in dict.fromkeys(k.removesuffix(DOWN).removesuffix(UP) for k in tables["text_encoder"]):
         if _TEXT_ATTENTION.fullmatch(key):
-            places.append(
-                ("text_encoder", key, f"{encoder.name}.{key}", (encoder.dim, encoder.dim))
-            )
-    for part, key, path, (out, into) in places:
+            places.append(("text_encoder", key, f"{name}.{key}", dim, dim))
+    for part, key, path, out, into in places:
         down, up = tables[part].pop(key + DOWN, None), tables[part].pop(key + UP, None)
         if down is None and up is None:
             continue
@@ -186,15 +181,15 @@ def _updates(
         yield path, LowRank(down, up, down.shape[0] * scale)
 
 
-def _attention(family: Family) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Path and shape of every linear layer of the UNet's cross- and self-attention."""
+def _attention(family: Family) -> dict[str, tuple[int, int]]:
+    """Shapes of the linear layers of the UNet's cross- and self-attention, by path."""
+    shapes: dict[str, tuple[int, int]] = {}
     for layer in family.layers:
+        itself = f"{layer.path.removesuffix('attn2')}attn1"
         for projection in PROJECTIONS:
-            yield f"{layer.path}.{projection}", layer.shape(projection)
-    for layer in family.layers:
-        for projection in PROJECTIONS:
-            path = f"{layer.path.removesuffix('attn2')}attn1.{projection}"
-            yield path, (layer.width, layer.width)
+            shapes[f"{layer.path}.{projection}"] = layer.shape(projection)
+            shapes[f"{itself}.{projection}"] = layer.width, layer.width
+    return shapes
 
 
 def _left_out(

@@ -11,7 +11,7 @@ from ..bank import Bank
 from ..catalogue import picture_beside
 from ..concept import Concept
 from ..errors import BankError
-from ..storage.concept_file import read_concept
+from ..storage.concept_file import file_tensors, read_concept
 from .cifc_concept import read_pth
 from .settings import ImportConfig
 
@@ -84,17 +84,9 @@ def _held(bank: Bank, concept: Concept) -> Concept | None:
     there = bank.get(concept.name)
     if there is None or there.words != concept.words:
         return None
-    mine, its = ({**c.rows, **_tensors(c)} for c in (concept, there))
+    mine, its = file_tensors(concept), file_tensors(there)
     same = mine.keys() == its.keys() and all(torch.equal(mine[key], its[key]) for key in mine)
     return there if same else None
-
-
-def _tensors(concept: Concept) -> dict[str, torch.Tensor]:
-    return {
-        f"{path}.{name}": tensor
-        for path, update in concept.updates.items()
-        for name, tensor in update.tensors().items()
-    }
 
 
 def _left_out(concept: Concept) -> str:

@@ -71,7 +71,12 @@ def check_fit(
     Raises:
         FamilyError: If one does not, naming both sides.
     """
-    asked = _asked(other)
+    if isinstance(other, Concept):
+        title, advice = f"concept {other.name!r}", f"Put {other.name!r} into another bank"
+        asked = _Asked(title, other.family, other.base, other.layers, advice)
+    else:
+        layers = tuple(layer.path for layer in other.layers)
+        asked = _Asked("the model", other.family.name, other.fingerprint, layers, _LOAD)
     # Concepts of one bank nearly always agree: compare each different one once.
     for each in {(c.family, c.base, c.layers): c for c in concepts}.values():
         _check_header(each, asked, allow_other_base)
@@ -89,14 +94,6 @@ class _Asked(NamedTuple):
     base: str
     layers: tuple[str, ...]
     advice: str
-
-
-def _asked(other: BaseModel | Concept) -> _Asked:
-    if isinstance(other, Concept):
-        title, advice = f"concept {other.name!r}", f"Put {other.name!r} into another bank"
-        return _Asked(title, other.family, other.base, other.layers, advice)
-    layers = tuple(layer.path for layer in other.layers)
-    return _Asked("the model", other.family.name, other.fingerprint, layers, _LOAD)
 
 
 def _check_header(concept: Concept | Entry, asked: _Asked, allow_other_base: bool) -> None:

@@ -49,7 +49,7 @@ def concept_to_bytes(concept: Concept) -> bytes:
     """
     try:
         _check(concept)
-        tensors = _tensors(concept)
+        tensors = file_tensors(concept)
         _check_types(tensors)
     except ConceptError as caught:
         raise BankError(f"{caught} Nothing was written.") from caught
@@ -78,7 +78,7 @@ def concept_from_bytes(data: bytes, origin: str) -> Concept:
             record.pop(key)
         concept = Concept(**record, updates=updates, rows=rows)
         _check(concept)
-        if odd := keys ^ _tensors(concept).keys():
+        if odd := keys ^ file_tensors(concept).keys():
             raise ConceptError(f"{min(odd)[:80]!r} belongs to no layer of the concept.")
         return concept
     except ConceptError as caught:
@@ -94,7 +94,7 @@ def read_concept(path: Path) -> Concept:
     return concept_from_bytes(read(path), path.name)
 
 
-def _tensors(concept: Concept) -> dict[str, Tensor]:
+def file_tensors(concept: Concept) -> dict[str, Tensor]:
     """All that a file holds; what no LoRA loader knows is in a form that they pass over."""
     tensors = lora_tensors(concept)
     for encoder, rows in concept.rows.items():

@@ -79,15 +79,6 @@ def rank_and_alpha(concept: Concept) -> tuple[int, float]:
     return max(pairs, default=(0, 0.0))
 
 
-def as_plain_lora(concept: Concept) -> Concept:
-    """The concept with low-rank updates of one alpha only, which LoRA loaders of every age read."""
-    alphas = Counter(pair.alpha for pair in concept.low_rank.values())
-    whole = (min(u.shape) for u in concept.updates.values() if isinstance(u, FullRank))
-    alpha = alphas.most_common(1)[0][0] if alphas else float(max(whole, default=1))
-    updates = {path: _low_rank(update, alpha) for path, update in concept.updates.items()}
-    return replace(concept, updates=updates)
-
-
 def _low_rank(update: Update, alpha: float) -> Update:
     if isinstance(update, LowRank) and update.alpha != alpha:
         return LowRank(update.down, update.up * (update.alpha / alpha), alpha)
@@ -109,5 +100,10 @@ def write_lora(concept: Concept, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.suffix.lower() != SUFFIX:
         raise BankError(f"'{target}' should end in {SUFFIX}. Rename it.")
-    plain = as_plain_lora(concept)
+    # Low-rank updates of one alpha: LoRA loaders of every age read that.
+    alphas = Counter(pair.alpha for pair in concept.low_rank.values())
+    whole = (min(u.shape) for u in concept.updates.values() if isinstance(u, FullRank))
+    alpha = alphas.most_common(1)[0][0] if alphas else float(max(whole, default=1))
+    updates = {path: _low_rank(update, alpha) for path, update in concept.updates.items()}
+    plain = replace(concept, updates=updates)
     write_atomic(target, pack(lora_tensors(plain), lora_metadata(plain)), error=BankError)

@@ -7,6 +7,7 @@ leaves them oblong; here, as its text says, a crop is a random square of the sho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,19 +75,12 @@ def augment(
         crop = _crop(image.size, size_px, x, y)
         if mask is None or _resized_mask(mask, crop).max() > 0:
             place = crop
-    pixels = np.zeros((size_px, size_px, 3), dtype=np.float32)
-    _area(pixels, place)[...] = np.asarray(_resized(image, place, Image.Resampling.LANCZOS))
-    image_mask = np.zeros((size_px, size_px), dtype=np.float32)
-    _area(image_mask, place)[...] = 1
-    concept_mask = None
-    if mask is not None:
-        concept_mask = np.zeros((size_px, size_px), dtype=np.float32)
-        _area(concept_mask, place)[...] = _resized_mask(mask, place)
-    return Variant(
-        pixels=torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1).contiguous(),
-        image_mask=torch.from_numpy(image_mask),
-        concept_mask=None if concept_mask is None else torch.from_numpy(concept_mask),
-    )
+    colours = np.asarray(_resized(image, place, Image.Resampling.LANCZOS))
+    pixels = (_on_black(colours, place, size_px) / 127.5 - 1).permute(2, 0, 1).contiguous()
+    image_mask = _on_black(np.ones(colours.shape[:2]), place, size_px)
+    if mask is None:
+        return Variant(pixels, image_mask, None)
+    return Variant(pixels, image_mask, _on_black(_resized_mask(mask, place), place, size_px))
 
 
 def to_latent_mask(
@@ -134,5 +128,8 @@ def _resized_mask(mask: NDArray[np.float32], place: _Placement) -> NDArray[np.fl
     return np.asarray(_resized(Image.fromarray(mask), place, Image.Resampling.BOX)).clip(0, 1)
 
 
-def _area(square: NDArray[np.float32], place: _Placement) -> NDArray[np.float32]:
-    return square[place.top : place.top + place.height, place.left : place.left + place.width]
+def _on_black(values: NDArray[Any], place: _Placement, size_px: int) -> Tensor:
+    """A square of zeros with the values at their place."""
+    square = np.zeros((size_px, size_px, *values.shape[2:]), dtype=np.float32)
+    square[place.top : place.top + place.height, place.left : place.left + place.width] = values
+    return torch.from_numpy(square)

@@ -17,6 +17,7 @@ from ..methods.base import Batch, PhotoBatches, Source
 from ..ops.diffusion import noise_with_offset
 from ..ops.seeds import generator
 from .captions import caption_variant
+from .data import Photo
 from .processes import Processes
 
 
@@ -39,43 +40,28 @@ class Latents:
 
 @dataclass(frozen=True)
 class CachedPhotos:
-    """Photos that batches are drawn from.
+    """Photos with bound captions that batches are drawn from, and their latents.
 
     Attributes:
         latents: From the host's cache.
-        captions: Bound captions, one per photo.
-        kinds: What each photo shows, which chooses its caption templates; "" keeps the caption as
-            it stands.
+        photos: Their captions are varied by templates for their kind.
         label: Keeps the draws of different sources apart.
     """
 
     latents: Latents
-    captions: Sequence[str]
-    kinds: Sequence[str]
+    photos: Sequence[Photo]
     label: str = "concept"
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Settings of a source: see `TrainConfig`.
+    """How batches are drawn.
 
     Attributes:
+        seed: Of all of them.
         size: Pictures per micro-step, over all processes together.
         timesteps: Noise levels are drawn from 0 to this, exclusive.
-    """
-
-    seed: int
-    size: int
-    timesteps: int
-    noise_offset: float
-
-
-class CachedSource:
-    """Batches of photos from their latents and captions.
-
-    Args:
-        photos: What to draw from.
-        draws: Settings.
+        noise_offset: Size of the per-channel offset.
         device: Where the batches go.
         processes: Who shares each batch.
         check: Raises PromptError for a caption that does not fit the text encoder.
@@ -84,44 +70,57 @@ class CachedSource:
         TrainingError: If the batch cannot be shared evenly.
     """
 
-    def __init__(
-        self,
-        photos: CachedPhotos,
-        draws: Draws,
-        device: torch.device,
-        processes: Processes,
-        check: Callable[[str], object],
-    ) -> None:
-        if draws.size % processes.count:
+    seed: int
+    size: int
+    timesteps: int
+    noise_offset: float
+    device: torch.device
+    processes: Processes
+    check: Callable[[str], object]
+
+    def __post_init__(self) -> None:
+        count = self.processes.count
+        if self.size % count:
             raise TrainingError(
-                f"batch_size {draws.size} cannot be shared by {processes.count} processes. Use a "
-                f"multiple of {processes.count}."
+                f"batch_size {self.size} cannot be shared by {count} processes. Use a multiple of "
+                f"{count}."
             )
+
+    @property
+    def mine(self) -> slice:
+        """This process's rows of a whole batch."""
+        share = self.size // self.processes.count
+        return slice(self.processes.rank * share, (self.processes.rank + 1) * share)
+
+
+class CachedSource:
+    """Batches of photos from their latents and captions."""
+
+    def __init__(self, photos: CachedPhotos, draws: Draws) -> None:
         self._photos, self._draws = photos, draws
-        self._device, self._processes, self._check = device, processes, check
         self._fits: dict[str, bool] = {}
         self._round: tuple[int, list[int]] = (-1, [])
 
     def batch(self, index: int) -> Batch:
         """This process's share of the micro-batch with this number, counted over the whole run."""
-        size, cache = self._draws.size, self._photos.latents
+        draws, cache, size = self._draws, self._photos.latents, self._draws.size
         photos = torch.tensor([self._photo(index * size + i) for i in range(size)])
-        prompts = self._prompts(photos.tolist(), self._generator("words", index))
+        words = self._generator("words", index)
+        prompts = [self._prompt(self._photos.photos[i], words) for i in photos.tolist()]
         source = self._generator("tensors", index)
         variants = torch.randint(cache.clean.shape[1], (size,), generator=source)
-        timesteps = torch.randint(self._draws.timesteps, (size,), generator=source)
+        timesteps = torch.randint(draws.timesteps, (size,), generator=source)
         like = cache.clean.new_empty(size, *cache.clean.shape[2:])
-        noise = noise_with_offset(like, self._draws.noise_offset, source)
-        mine = _share(size, self._processes)
-        at = (photos[mine], variants[mine])
+        noise = noise_with_offset(like, draws.noise_offset, source)
+        at = (photos[draws.mine], variants[draws.mine])
         concept = cache.concept_masks
         return Batch(
-            latents=cache.clean[at].to(self._device),
-            noise=noise[mine].to(self._device),
-            timesteps=timesteps[mine].to(self._device),
-            prompts=tuple(prompts[mine]),
-            image_masks=cache.image_masks[at].to(self._device),
-            concept_masks=None if concept is None else concept[at].to(self._device),
+            latents=cache.clean[at].to(draws.device),
+            noise=noise[draws.mine].to(draws.device),
+            timesteps=timesteps[draws.mine].to(draws.device),
+            prompts=tuple(prompts[draws.mine]),
+            image_masks=cache.image_masks[at].to(draws.device),
+            concept_masks=None if concept is None else concept[at].to(draws.device),
         )
 
     def _generator(self, what: str, number: int) -> torch.Generator:
@@ -129,74 +128,54 @@ class CachedSource:
 
     def _photo(self, draw: int) -> int:
         """Photos come in shuffled rounds, so that each is seen equally often."""
-        count = len(self._photos.captions)
+        count = len(self._photos.photos)
         turn, place = divmod(draw, count)
         if self._round[0] != turn:
             source = self._generator("order", turn)
             self._round = (turn, torch.randperm(count, generator=source).tolist())
         return self._round[1][place]
 
-    def _prompts(self, photos: Sequence[int], source: torch.Generator) -> list[str]:
-        return [self._prompt(i, source) for i in photos]
-
-    def _prompt(self, photo: int, source: torch.Generator) -> str:
-        caption, kind = self._photos.captions[photo], self._photos.kinds[photo]
-        if not kind:
-            return caption
-        variant = caption_variant(caption, kind, source)
+    def _prompt(self, photo: Photo, source: torch.Generator) -> str:
+        if not photo.kind:
+            return photo.caption
+        variant = caption_variant(photo.caption, photo.kind, source)
         # Shuffling may push the concept word beyond the token limit: then as the user wrote it.
-        return variant if self._is_readable(variant) else caption
+        return variant if self._is_readable(variant) else photo.caption
 
     def _is_readable(self, prompt: str) -> bool:
         if prompt not in self._fits:
             try:
-                self._check(prompt)
+                self._draws.check(prompt)
                 self._fits[prompt] = True
             except PromptError:
                 self._fits[prompt] = False
         return self._fits[prompt]
 
 
-def _share(size: int, processes: Processes) -> slice:
-    """This process's rows of a whole batch."""
-    share = size // processes.count
-    return slice(processes.rank * share, (processes.rank + 1) * share)
-
-
-class PairedSource:
-    """As many prior pictures after the photos of each batch."""
-
-    def __init__(self, photos: CachedSource, prior: CachedSource) -> None:
-        self._photos, self._prior = photos, prior
-
-    def batch(self, index: int) -> Batch:
-        """Photos first."""
-        return _joined(self._photos.batch(index), self._prior.batch(index))
-
-
-class MixedSource:
-    """Each picture of a batch is a photo or a prior picture by an even chance.
+class PriorSource:
+    """Photos, and as many prior pictures after them; or of each such pair one, by an even chance.
 
     Args:
-        photos: Batches of photos.
-        prior: Batches of prior pictures, of the same size.
-        draws: Settings of both.
-        processes: Who shares each batch.
+        photos: Photos.
+        prior: Prior pictures.
+        draws: Of both.
+        mixed: Whether one of each pair is drawn.
     """
 
     def __init__(
-        self, photos: CachedSource, prior: CachedSource, draws: Draws, processes: Processes
+        self, photos: CachedPhotos, prior: CachedPhotos, draws: Draws, *, mixed: bool
     ) -> None:
-        self._photos, self._prior = photos, prior
-        self._draws, self._processes = draws, processes
+        self._photos, self._prior = CachedSource(photos, draws), CachedSource(prior, draws)
+        self._draws, self._mixed = draws, mixed
 
     def batch(self, index: int) -> Batch:
-        """As many pictures as a batch of either."""
-        size, source = self._draws.size, generator(self._draws.seed, "mixed", index)
-        wanted = (torch.rand(size, generator=source) < 0.5)[_share(size, self._processes)]
+        """This process's share of the micro-batch with this number."""
         both = _joined(self._photos.batch(index), self._prior.batch(index))
-        rows = torch.arange(len(wanted)) + wanted * len(wanted)
-        return _rows(both, rows)
+        if not self._mixed:
+            return both
+        source = generator(self._draws.seed, "mixed", index)
+        wanted = (torch.rand(self._draws.size, generator=source) < 0.5)[self._draws.mine]
+        return _rows(both, torch.arange(len(wanted)) + wanted * len(wanted))
 
 
 def _joined(photos: Batch, prior: Batch) -> Batch:
@@ -234,18 +213,12 @@ class PhotoSources:
     Attributes:
         photos: Photos of all subjects.
         prior: Prior pictures; None if the caller gave none.
-        draws: Settings; a stage may ask for another size.
-        device: Where the batches go.
-        processes: Who shares each batch.
-        check: Raises PromptError for a caption that does not fit the text encoder.
+        draws: How they are drawn; a stage may ask for another size.
     """
 
     photos: CachedPhotos
     prior: CachedPhotos | None
     draws: Draws
-    device: torch.device
-    processes: Processes
-    check: Callable[[str], object]
 
     def open(self, wanted: PhotoBatches | Source) -> Source:
         """A method's own source as it is; the photos as the stage wants them.
@@ -256,18 +229,11 @@ class PhotoSources:
         if not isinstance(wanted, PhotoBatches):
             return wanted
         draws = replace(self.draws, size=wanted.size or self.draws.size)
-        photos = self._source(self.photos, draws)
         if wanted.prior == "none":
-            return photos
+            return CachedSource(self.photos, draws)
         if self.prior is None:
             raise TrainingError(
                 "This method learns from prior pictures, too, but none were given. Give pictures "
                 "of the class, such as other dogs."
             )
-        prior = self._source(self.prior, draws)
-        if wanted.prior == "paired":
-            return PairedSource(photos, prior)
-        return MixedSource(photos, prior, draws, self.processes)
-
-    def _source(self, photos: CachedPhotos, draws: Draws) -> CachedSource:
-        return CachedSource(photos, draws, self.device, self.processes, self.check)
+        return PriorSource(self.photos, self.prior, draws, mixed=wanted.prior == "mixed")

@@ -40,6 +40,7 @@ class Photo:
         mask_path: File of its concept mask.
         pixels: Upright RGB picture, when held in memory.
         mask_values: Concept mask, (height, width) in 0..1, when held in memory.
+        kind: "object", "style" or "human" chooses the caption's templates; "" leaves it as it is.
     """
 
     path: Path | None
@@ -47,6 +48,7 @@ class Photo:
     mask_path: Path | None = None
     pixels: Image.Image | None = None
     mask_values: NDArray[np.float32] | None = None
+    kind: str = ""
 
     @property
     def name(self) -> str:
@@ -121,13 +123,19 @@ class Photo:
                 f"Use the photos' file names, such as '{pictures[0].name}'."
             )
         mask_paths = beside if masks is None else masks_in(Path(masks), pictures)
-        photos: list[Photo] = [
-            Photo(path, text or clean(class_words or "", "Class words"), mask_paths.get(path))
+        instead = clean(class_words or "", "Class words")
+        photos = [
+            Photo(path, text or instead, mask_paths.get(path))
             for path, text in zip(pictures, texts, strict=True)
         ]
         for photo in photos:
             photo.loaded()
-        _report_gaps(photos, texts)
+        bare = [path.name for path, text in zip(pictures, texts, strict=True) if not text]
+        if 0 < len(bare) < len(pictures):
+            logger.warning("No caption for %s; the class words stand in.", some(bare))
+        without = [path.name for path in pictures if path not in mask_paths]
+        if 0 < len(without) < len(pictures):
+            logger.warning("No mask for %s; the whole photo counts there.", some(without))
         return photos
 
     @classmethod
@@ -180,7 +188,7 @@ class TrainingSubject:
         return Subject(parse_words(self.words) if self.words else (), self.class_words, self.kind)
 
     def bound(self) -> list[Photo]:
-        """The photos with captions that hold the words.
+        """The photos with their kind, and captions that hold the words (`captions.bind_all`).
 
         Raises:
             PhotoError: If there are no photos, or no caption names the subject.
@@ -189,18 +197,10 @@ class TrainingSubject:
             raise PhotoError(
                 "There are no photos to learn from. Give three to five of the concept."
             )
-        return bind_photos(self.photos, self.words, self.class_words, self.mapping)
-
-
-def bind_photos(
-    photos: Sequence[Photo],
-    words: str | Sequence[str],
-    class_words: str,
-    mapping: Mapping[str, str] | None = None,
-) -> list[Photo]:
-    """The same photos with captions that hold the concept words (`captions.bind_all`)."""
-    bound = bind_all([photo.caption for photo in photos], words, class_words, mapping)
-    return [replace(photo, caption=caption) for photo, caption in zip(photos, bound, strict=True)]
+        written = [photo.caption for photo in self.photos]
+        bound = bind_all(written, self.words, self.class_words, self.mapping)
+        pairs = zip(self.photos, bound, strict=True)
+        return [replace(photo, caption=caption, kind=self.kind) for photo, caption in pairs]
 
 
 def with_captions(photos: Sequence[Photo], captions: Sequence[str]) -> list[Photo]:
@@ -260,16 +260,3 @@ def _fitted(mask: NDArray[np.float32], size: tuple[int, int], where: str) -> NDA
     if (width, height) == size:
         return mask
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
-
-
-def _report_gaps(photos: Sequence[Photo], texts: Sequence[str]) -> None:
-    bare = [
-        photo.path.name
-        for photo, text in zip(photos, texts, strict=True)
-        if not text and photo.path
-    ]
-    if bare and any(texts):
-        logger.warning("No caption for %s; the class words stand in.", some(bare))
-    without = [photo.path.name for photo in photos if not photo.has_mask and photo.path]
-    if 0 < len(without) < len(photos):
-        logger.warning("No mask for %s; the whole photo counts there.", some(without))

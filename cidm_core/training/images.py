@@ -106,11 +106,8 @@ def from_pixels(pixels: Pixels, where: str) -> Image.Image:
     if isinstance(pixels, Image.Image):
         return pixels
     if isinstance(pixels, Tensor):  # numpy knows no bfloat16
-        pixels = (
-            (pixels.detach().float() if pixels.is_floating_point() else pixels.detach())
-            .cpu()
-            .numpy()
-        )
+        held = pixels.detach().cpu()
+        pixels = (held.float() if held.is_floating_point() else held).numpy()
     values = pixels
     while values.ndim > 2 and values.shape[0] == 1:
         values = values[0]
@@ -189,9 +186,8 @@ def _open(file: BinaryIO, where: str) -> Image.Image:
     file.seek(0)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # check_size is stricter
+            # check_size is stricter
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(file, formats=_FORMATS)
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))

@@ -34,18 +34,6 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class PhotoSet:
-    """Photos with bound captions, and what each shows."""
-
-    photos: Sequence[Photo]
-    kinds: Sequence[str]
-
-    @property
-    def captions(self) -> list[str]:
-        return [photo.caption for photo in self.photos]
-
-
-@dataclass(frozen=True)
 class Lesson:
     """What is to be learned, and how.
 
@@ -53,7 +41,7 @@ class Lesson:
         subjects: With their photos; most methods teach one at a time.
         prior: Pictures of the class that keep the model as it is.
         method: A name in `METHODS`.
-        config: Its settings.
+        config: Its settings, from `settled`.
         make: Builds the method instead of the row in `METHODS`.
     """
 
@@ -63,51 +51,30 @@ class Lesson:
     config: TrainConfig
     make: MakeMethod | None = None
 
-    @classmethod
-    def of(
-        cls,
-        base: Model,
-        first: TrainingSubject,
-        more: Sequence[TrainingSubject],
-        prior: Sequence[Photo],
-        method: str,
-        config: TrainConfig | None,
-        make: MakeMethod | None,
-    ) -> Lesson:
-        """The lesson with the settings as they will be used on this model.
-
-        Raises:
-            CidmError: If the method is unknown or the settings are another method's.
-            HostError: If the model cannot learn in the precision asked for.
-        """
-        if config is None:
-            config = config_for(method, base.family)
-        config = adopted(method, config)
-        config = replace(config, precision=_precision(config, base))
-        return cls((first, *more), prior, method, config, make)
-
-    def photo_sets(self) -> tuple[PhotoSet, PhotoSet]:
+    def photo_sets(self) -> tuple[list[Photo], list[Photo]]:
         """The photos with bound captions, and the prior pictures, whose captions stay as they are.
 
         Raises:
             PhotoError: If a subject has no photos, or none of its captions names it.
         """
-        held = [(photo, subject.kind) for subject in self.subjects for photo in subject.bound()]
+        bound = [photo for subject in self.subjects for photo in subject.bound()]
         class_words = self.subjects[0].class_words
         # A prior picture without a caption gets a template like a photo.
         prior = [
-            (photo, "") if photo.caption else (replace(photo, caption=class_words), "object")
+            photo if photo.caption else replace(photo, caption=class_words, kind="object")
             for photo in self.prior
         ]
-        return _photos(held), _photos(prior)
+        return bound, prior
 
-    def inputs(self, base: Model, photos: PhotoSet, prior: PhotoSet) -> dict[str, object]:
+    def inputs(
+        self, base: Model, photos: Sequence[Photo], prior: Sequence[Photo]
+    ) -> dict[str, object]:
         """What decides the result, beside the settings and the bank's earlier concepts."""
         found: dict[str, object] = {
             "method": self.method,
             "subjects": [asdict(each.subject) for each in self.subjects],
-            "photos": _contents(photos),
-            "prior": _contents(prior),
+            "photos": [(_digest(each), each.caption, each.kind) for each in photos],
+            "prior": [(_digest(each), each.caption, each.kind) for each in prior],
             "base": (base.fingerprint, str(base.dtype)),
             "size_px": size_px(self.config, base),
         }
@@ -159,8 +126,14 @@ def size_px(config: TrainConfig, base: Model) -> int:
     return size
 
 
-def _precision(config: TrainConfig, base: Model) -> str:
-    """The precision asked for; that of the weights if they are no better."""
+def settled(config: TrainConfig | None, method: str, base: Model) -> TrainConfig:
+    """The settings as they will be used on this model, in no better precision than its weights'.
+
+    Raises:
+        CidmError: If the method is unknown or the settings are another method's.
+        HostError: If the model cannot learn in the precision asked for.
+    """
+    config = adopted(method, config or config_for(method, base.family))
     held = _PRECISION.get(base.dtype, "fp32")
     precision = held if config.precision == "fp32" else config.precision
     if precision == "fp16" and base.device.type == "cpu":
@@ -168,16 +141,7 @@ def _precision(config: TrainConfig, base: Model) -> str:
             "Learning in fp16 needs a GPU, and the model is on the CPU. Use precision bf16 or "
             "fp32, and load the model in one of them."
         )
-    return precision
-
-
-def _photos(pairs: Sequence[tuple[Photo, str]]) -> PhotoSet:
-    return PhotoSet([photo for photo, _ in pairs], [kind for _, kind in pairs])
-
-
-def _contents(photos: PhotoSet) -> list[tuple[str, str, str]]:
-    held = zip(photos.photos, photos.captions, photos.kinds, strict=True)
-    return [(_digest(photo), caption, kind) for photo, caption, kind in held]
+    return replace(config, precision=precision)
 
 
 def _digest(photo: Photo) -> str:

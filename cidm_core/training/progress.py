@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PHASES = ("preparing", "learning")
 _WINDOW = 30  # steps over which the speed is averaged
 
 
@@ -26,7 +25,7 @@ class Progress:
         steps_per_second: Over the last steps; 0 when not known yet.
         remaining_seconds: Estimate; NaN when not known yet.
         skipped: Steps left out because of numbers that were not finite.
-        phase: One of `PHASES`.
+        phase: "preparing" or "learning".
         stage: Name of the method's stage the step belongs to.
         stage_step: Steps done in it.
         stage_steps: Its steps in all.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import sys
@@ -74,28 +73,17 @@ class RunFolder:
     def log_path(self) -> Path:
         return self.folder / LOG_NAME
 
-    def prepare(self) -> None:
-        """Make the folder.
-
-        Raises:
-            BankError: If the system refuses; better now than after an hour.
-        """
-        if not self.writes:
-            return
-        make_folder(self.folder, error=BankError)
-        about = json.dumps({"format": FORMAT, "run": self.run})
-        write_atomic(self.folder / "run.json", about.encode(), error=BankError)
-
     @contextmanager
     def held(self) -> Generator[None]:
-        """Be the only run in this folder for a while; ends by itself when the process dies.
+        """Make the folder, and be its only run for a while; ends by itself when the process dies.
 
         Raises:
-            BankError: If another run of the same concept is going on.
+            BankError: If another run of the same concept is going on, or the system refuses.
         """
         if not self.writes:
             yield
             return
+        make_folder(self.folder, error=BankError)
         busy = BankError(
             f"Another program is learning '{self.folder.name}' in this bank just now. Wait for it "
             "or end it, then start again; or use another name and other words."
@@ -103,26 +91,25 @@ class RunFolder:
         with locked(self.folder / ".lock", busy):
             yield
 
-    def load(self) -> State | None:
-        """The state of this very run, or None; a damaged or foreign one is moved aside."""
+    def load(self, *, resume: bool = True) -> State | None:
+        """The state of this very run, or None; any other, or an unwanted one, is moved aside."""
         if not self.state_path.exists():
             return None
+        if not resume:
+            return self._move_aside("earlier", "was not asked for")
         try:
-            state, run = _read(self.state_path)
+            tensors, metadata = unpack(read(self.state_path), self.state_path.name)
+            facts = json.loads(metadata["state"])
+            if facts.pop("format") != FORMAT:
+                raise ValueError("it was written by another version")
+            run = str(facts.pop("run"))
         except (ValueError, KeyError, TypeError) as error:
-            self._move_aside("damaged", f"cannot be read ({error})")
-            return None
+            return self._move_aside("damaged", f"cannot be read ({error})")
         if run != self.run:
-            self._move_aside(run[:8], "is of a run with other photos, words, settings or concepts")
-            return None
-        self.rows = _read_rows(self.log_path, int(state.facts["step"]))
-        return state
-
-    def start_over(self) -> None:
-        """Leave an earlier state aside and begin an empty log."""
-        if self.state_path.exists():
-            self._move_aside("earlier", "was not asked for")
-        self.rows = []
+            why = "is of a run with other photos, words, settings or concepts"
+            return self._move_aside(run[:8], why)
+        self.rows = read_log(self.folder, int(facts["step"]))
+        return State(tensors, facts)
 
     def _move_aside(self, label: str, why: str) -> None:
         if not self.writes:
@@ -168,12 +155,11 @@ class RunFolder:
         if not self.writes:
             return
         try:
+            from ..pictures.files import save_picture
             from ..pictures.losses import loss_picture
 
             self.state_path.unlink(missing_ok=True)
-            buffer = io.BytesIO()
-            loss_picture(self.rows, title).save(buffer, "PNG")
-            write_atomic(self.folder / "loss.png", buffer.getvalue())
+            save_picture(loss_picture(self.rows, title), self.folder / "loss.png")
         except Exception:
             # The concept is safe; a picture of its loss is only decoration.
             logger.warning("The loss picture of %s was not drawn.", title, exc_info=True)
@@ -186,28 +172,15 @@ def final_loss(rows: list[LogRow]) -> float | None:
     return sum(losses) / len(losses) if losses else None
 
 
-def _read(path: Path) -> tuple[State, str]:
-    tensors, metadata = unpack(read(path), path.name)
-    facts = json.loads(metadata["state"])
-    if facts.pop("format") != FORMAT:
-        raise ValueError("it was written by another version")
-    return State(tensors, facts), str(facts.pop("run"))
-
-
 def _line(row: LogRow) -> str:
     return json.dumps(jsonable(row)) + "\n"
 
 
-def read_log(folder: Path) -> list[LogRow]:
-    """All rows of a run's log, one per step; none if there is no log."""
-    return _read_rows(folder / LOG_NAME, sys.maxsize)
-
-
-def _read_rows(path: Path, step: int) -> list[LogRow]:
-    """Rows up to a step; a line cut short by a crash ends the log."""
+def read_log(folder: Path, steps: int = sys.maxsize) -> list[LogRow]:
+    """The first rows of a run's log, one per step; a line cut short by a crash ends it."""
     rows: list[LogRow] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = (folder / LOG_NAME).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return rows
     for line in lines:
@@ -215,7 +188,7 @@ def _read_rows(path: Path, step: int) -> list[LogRow]:
             row = json.loads(line)
         except ValueError:
             break
-        if not isinstance(row, dict) or int(row.get("step", step + 1)) > step:
+        if not isinstance(row, dict) or int(row.get("step", steps + 1)) > steps:
             break
         rows.append(row)
     return rows

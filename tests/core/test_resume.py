@@ -328,7 +328,6 @@ def test_a_fp16_loss_scale_survives(tmp_path):
         return made
 
     folder = RunFolder(tmp_path, "x")
-    folder.prepare()
     first = loop(folder)
     first.run()
     assert first.scale.value == 2.0**15  # 1e35 * 65536 overflowed once: skipped, not counted as bad

@@ -74,8 +74,8 @@ class TwoStages:
 
 
 def loop(tmp_path, method=None, **hooks):
+    tmp_path.mkdir(exist_ok=True)
     folder = RunFolder(tmp_path, "x")
-    folder.prepare()
     settings = config(weight_decay=0.0, max_grad_norm=0.0)
     return Loop(
         method or TwoStages(),

@@ -180,8 +180,8 @@ class Always:
 
 def run_loop(tmp_path, method, host, given, source=None, **options):
     settings = config(**given)
+    tmp_path.mkdir(exist_ok=True)
     folder = RunFolder(tmp_path, "test")
-    folder.prepare()
     batches = source or Always(make_batch())
     loop = Loop(method, lambda _: batches, settings, folder, host.device, **options)
     with host.attached(method.updates, checkpointing=settings.gradient_checkpointing):

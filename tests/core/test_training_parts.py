@@ -14,6 +14,7 @@ from cidm_core.methods.initial_values import initial_factors, initial_tokens
 from cidm_core.ops.schedules import constant, linear_decay
 from cidm_core.ops.seeds import generator
 from cidm_core.training.batches import CachedPhotos, CachedSource, Draws, Latents
+from cidm_core.training.data import Photo
 from cidm_core.training.optimiser import LossScale, Optimiser, clip_factor, total_norm
 from cidm_core.training.processes import Alone
 from cidm_core.training.progress import Pace, event
@@ -156,11 +157,18 @@ class Part(Alone):
 
 
 def source(processes=None, size=4, check=lambda _: None, captions=None, **given):
-    draws = Draws(seed=1, size=size, timesteps=1000, noise_offset=0.1)
+    draws = Draws(
+        seed=1,
+        size=size,
+        timesteps=1000,
+        noise_offset=0.1,
+        device=torch.device("cpu"),
+        processes=processes or Alone(),
+        check=check,
+    )
     texts = captions or [f"a <d1> <d2>, number {i}" for i in range(3)]
-    device = torch.device("cpu")
-    cached = CachedPhotos(latents(**given), texts, ["object"] * 3)
-    return CachedSource(cached, draws, device, processes or Alone(), check)
+    photos = [Photo(None, text, kind="object") for text in texts]
+    return CachedSource(CachedPhotos(latents(**given), photos), draws)
 
 
 def test_the_same_index_gives_the_same_batch_and_another_index_another():
@@ -213,11 +221,10 @@ def state(step=3):
 
 
 def test_state_round_trip(tmp_path):
-    folder = RunFolder(tmp_path / "run", "abc")
-    folder.prepare()
+    folder = RunFolder(tmp_path, "abc")
     assert folder.load() is None
     folder.save(state())
-    found = RunFolder(tmp_path / "run", "abc").load()
+    found = RunFolder(tmp_path, "abc").load()
     assert found.facts["step"] == 3
     assert torch.equal(found.tensors["values.lora"], torch.arange(4.0))
 
@@ -255,8 +262,9 @@ def test_numbers_that_are_not_finite_are_never_written(tmp_path):
 
 def test_a_bank_that_cannot_be_written_is_told_at_once(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BankError, match="Could not make the folder"):
-        RunFolder(tmp_path / "file" / "run", "x").prepare()
+    folder = RunFolder(tmp_path / "file" / "run", "x")
+    with pytest.raises(BankError, match="Could not make the folder"), folder.held():
+        pass
 
 
 def test_the_log_is_cut_at_the_step_resumed_from(tmp_path):
@@ -277,7 +285,6 @@ def test_the_log_is_cut_at_the_step_resumed_from(tmp_path):
 
 def test_other_processes_write_nothing(tmp_path):
     folder = RunFolder(tmp_path / "run", "x", writes=False)
-    folder.prepare()
     folder.open_log()
     folder.log({"step": 1, "loss": 1.0, "skipped": False})
     folder.save(state())

@@ -11,7 +11,7 @@ from PIL import Image
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.errors import CidmError
 from cidm_core.regions import Region
-from cidm_core.training.data import Photo, bind_photos
+from cidm_core.training.data import Photo, TrainingSubject
 from lab.cifc.scoring import Judge
 from lab.cifc.tasks import (
     ScenePart,
@@ -64,7 +64,7 @@ def test_mini_suite_mirrors_the_paper(mini):
 def test_captions_bind_and_prompts_read_back(mini):
     for each in mini.tasks:
         assert all(each.class_words in p.caption for p in each.photos)
-        bound = bind_photos(each.photos, each.words, each.class_words)
+        bound = TrainingSubject(each.photos, each.words, each.class_words).bound()
         assert all(each.trigger in p.caption for p in bound)
         assert all(each.trigger in prompt for prompt in each.filled)
         expected = tuple(p.replace("<TOK>", each.class_words) for p in each.prompts)

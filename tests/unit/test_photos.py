@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cidm_core.errors import PhotoError
-from cidm_core.training.data import Photo, bind_photos, match_captions
+from cidm_core.training.data import Photo, TrainingSubject, match_captions
 
 CIFC = Path(__file__).parents[2].parent / "shared" / "data" / "cifc"
 
@@ -47,7 +47,7 @@ def names(photos):
 )
 def test_real_photos(concept, class_words, words, count):
     photos = Photo.from_folder(CIFC / "images" / concept, CIFC / "captions" / concept)
-    bound = bind_photos(photos, words, class_words)
+    bound = TrainingSubject(photos, words, class_words).bound()
     assert len(photos) == count
     assert names(photos) == sorted(names(photos))
     for photo, before in zip(bound, photos, strict=True):
@@ -82,7 +82,8 @@ def test_captions_beside_the_photos(folder, caplog):
 
 def test_photos_without_captions_are_bound_to_the_concept_words(folder, caplog):
     photos = Photo.from_folder(folder)
-    assert [p.caption for p in bind_photos(photos, "<d1> <d2>", "dog")] == ["<d1> <d2>"] * 2
+    bound = TrainingSubject(photos, "<d1> <d2>", "dog").bound()
+    assert [p.caption for p in bound] == ["<d1> <d2>"] * 2
     assert not caplog.records
 
 

@@ -21,7 +21,7 @@ from cidm_core.errors import TrainingError
 from cidm_core.methods.base import Host, Task
 from cidm_core.methods.cidm import CidmConfig
 from cidm_core.training.batches import CachedPhotos, CachedSource, Draws
-from cidm_core.training.data import Photo, bind_photos
+from cidm_core.training.data import Photo, TrainingSubject
 from cidm_core.training.loop import Stopped
 from cidm_core.training.processes import Alone
 
@@ -158,22 +158,17 @@ def _draws(
     config: CidmConfig,
 ) -> CachedSource:
     """The task's pictures one at a time, in the draws of a label of its own."""
-    bound = bind_photos(photos, concept.words, concept.class_words, None)
+    task = TrainingSubject(photos, concept.words, concept.class_words, concept.kind)
+    bound = task.bound()
     size_px = config.resolution_px or base.family.resolution_px
-    return CachedSource(
-        CachedPhotos(
-            cache_latents(base, bound, config, size_px),
-            [photo.caption for photo in bound],
-            [concept.kind for _ in bound],
-            label="fisher",
-        ),
-        Draws(
-            seed=config.seed,
-            size=1,
-            timesteps=host.timesteps,
-            noise_offset=config.noise_offset,
-        ),
-        base.device,
-        Alone(),
-        lambda caption: check_caption(base, caption, concept.words),
+    draws = Draws(
+        seed=config.seed,
+        size=1,
+        timesteps=host.timesteps,
+        noise_offset=config.noise_offset,
+        device=base.device,
+        processes=Alone(),
+        check=lambda caption: check_caption(base, caption, concept.words),
     )
+    latents = cache_latents(base, bound, config, size_px)
+    return CachedSource(CachedPhotos(latents, bound, label="fisher"), draws)
