@@ -39,9 +39,11 @@ def setting(
         choices: All values allowed.
         advanced: Whether it is folded away in the user interfaces.
     """
-    metadata = {"help": help, "min": low, "max": high, "choices": choices, "advanced": advanced}
-    metadata["by_recipe"] = default if isinstance(default, Mapping) else {}
-    return field(default=None if metadata["by_recipe"] else default, metadata=metadata)
+    metadata: dict[str, Any] = {"help": help, "min": low, "max": high, "choices": choices}
+    metadata |= {"advanced": advanced, "by_recipe": {}}
+    if isinstance(default, Mapping):
+        metadata["by_recipe"], default = default, None
+    return field(default=default, metadata=metadata)
 
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
