@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.errors import HostError, RegionError
-from ...cidm_core.sampling.layout import GLOBAL, NEGATIVE, RegionTexts, Scene, guide, layout
+from ...cidm_core.sampling.layout import NEGATIVE, RegionTexts, Scene, guide, layout
 from ..host.inputs import inputs_of, settings_from
 from ..host.sockets import RegionPrompt, RegionsSocket, schema
 from ..sampling.attend import KEY, applied_config
-from ..sampling.conditions import REQUEST, RowRequest
+from .rows import SceneRows
 
 _SETTINGS = (
     *("alpha", "feather", "region_mode", "region_weights"),
@@ -116,12 +116,6 @@ class RegionalGuider(CFGGuider):
             own = None if region.negative is None else f"region_{u}_negative"
             pairs.append(RegionTexts(f"region_{u}", own))
             texts |= {f"region_{u}": region.positive} | ({own: region.negative} if own else {})
-            if len(region.positive) != 1 and config.regional_attention:
-                raise RegionError(
-                    f"Region {u + 1} has {len(region.positive)} conditionings; regional attention "
-                    "takes one. Put its texts into one CLIP Text Encode node, or switch "
-                    "regional_attention off."
-                )
         slots: list[tuple[str, str]] = []
 
         def slot(text: str, weighed_by: str) -> int:
@@ -131,9 +125,8 @@ class RegionalGuider(CFGGuider):
         scene = layout("positive", "negative", pairs, config, slot)
         roles = _roles(scene)
         self.regional = Regional(regions, config, scene, roles)
-        rows = _Rows(texts, slots, scene)
-        conds = {role: rows.conditioning(number, role) for number, role in enumerate(roles)}
-        self.inner_set_conds(conds)
+        rows = SceneRows(texts, slots, scene)
+        self.inner_set_conds({role: rows.conditioning(n) for n, role in enumerate(roles)})
 
     def predict_noise(
         self,
@@ -212,51 +205,3 @@ def _roles(scene: Scene) -> tuple[str, ...]:
     regions = [f"region_{u}" for u in range(len(scene.negatives))]
     own = [f"region_{u}_negative" for u, row in enumerate(scene.negatives) if row != NEGATIVE]
     return ("negative", "positive", *regions, *own)
-
-
-class _Rows:
-    """Conditionings of a scene's rows, with what our hook is asked to do for them."""
-
-    def __init__(
-        self, texts: Mapping[str, Any], slots: Sequence[tuple[str, str]], scene: Scene
-    ) -> None:
-        self._texts, self._slots, self._scene = texts, slots, scene
-
-    def conditioning(self, number: int, role: str) -> list[list[Any]]:
-        """The conditioning of a row."""
-        text, weighed_by = self._slots[self._scene.rows[number]]
-        inserts = self._scene.inserts[number]
-        entries = self._texts[text]
-        if number > GLOBAL:
-            # Outside its box, a region's row keeps the picture's text.
-            whole = _whole(self._texts["positive"])
-            entries = [whole] if text == "positive" else _controlled(entries, whole[1])
-        if not inserts and role in ("positive", "negative"):
-            return entries
-        pairs = [(*self._slots[slot], region) for slot, region in inserts]
-        put = tuple((self._texts[one][0], self._by(other), u) for one, other, u in pairs)
-        by = self._by(weighed_by)
-        return [
-            [c, {**options, REQUEST: RowRequest([c, options] if text == "positive" else by, put)}]
-            for c, options in entries
-        ]
-
-    def _by(self, role: str) -> Any:
-        """The entry that weighs; None for the picture, whose prompts weigh together."""
-        return None if role == "positive" else self._texts[role][0]
-
-
-def _whole(positive: Any) -> list[Any]:
-    """The first conditioning that is for the whole picture; else the first, freed of its area."""
-    places = ("area", "mask", "mask_strength", "set_area_to_bounds", "strength")
-    for entry in positive:
-        if "area" not in entry[1] and "mask" not in entry[1]:
-            return entry
-    tensor, options = positive[0]
-    return [tensor, {key: value for key, value in options.items() if key not in places}]
-
-
-def _controlled(conditioning: Any, whole: dict[str, Any]) -> list[list[Any]]:
-    """A region's conditionings with the picture's ControlNet, which lets rows share a call."""
-    control = {k: whole[k] for k in ("control", "control_apply_to_uncond") if k in whole}
-    return [[c, {**control, **options}] for c, options in conditioning]

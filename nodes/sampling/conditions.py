@@ -28,12 +28,13 @@ class RowRequest:
     """What a row does otherwise than a prompt by itself.
 
     Attributes:
-        weighed_by: The entry whose weights act; None: those of the picture.
-        inserts: For regional cross-attention: text, the entry that weighs it, number of the region.
+        weighed_by: The entries whose weights act together; none: those of the picture.
+        inserts: For regional cross-attention: text, the entries that weigh it, number of the
+            region.
     """
 
-    weighed_by: CondEntry | None
-    inserts: tuple[tuple[CondEntry, CondEntry | None, int], ...] = ()
+    weighed_by: Sequence[CondEntry]
+    inserts: tuple[tuple[CondEntry, Sequence[CondEntry], int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,14 +140,14 @@ class _Slots:
         }
 
     def weights_by(
-        self, entry: CondEntry | None, shared: Mapping[str, Tensor]
+        self, entries: Sequence[CondEntry], shared: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
-        """The weights of an entry's prompt; the picture's without one."""
-        prompt = None if entry is None else self._prompt(entry)
-        return shared if prompt is None else self.by_name(prompt)
+        """The mean weights of the entries' prompts; the picture's without one."""
+        prompts = [prompt for prompt in map(self._prompt, entries) if prompt is not None]
+        return self.mean(prompts) if prompts else shared
 
     def entry(
-        self, text: CondEntry, weighed_by: CondEntry | None, shared: Mapping[str, Tensor]
+        self, text: CondEntry, weighed_by: Sequence[CondEntry], shared: Mapping[str, Tensor]
     ) -> int:
         """The slot of an entry that a region puts into another's cross-attention."""
         prompt = self._prompt(text)

@@ -116,7 +116,7 @@ def chosen(recipe, given=None, **settings):
         taught, prompt, prompt, [region], 2.0, **(given or {})
     ).args[0]
     one, two = words.concept_text.config, guider.regional.config
-    own = guider.original_conds["region_0"][0]["cidm_row"].inserts[0][1] is not None
+    own = guider.original_conds["region_0"][0]["cidm_row"].inserts[0][1] != ()
     return [one.weights, one.encoding, two.region_weights, two.region_mode, own]
 
 
