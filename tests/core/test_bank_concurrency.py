@@ -89,7 +89,7 @@ def test_a_reader_never_meets_half_a_concept(tmp_path):
     def work():
         own = Bank(bank.path)
         while not enough.exists():
-            own.add(make_concept("cat", layers=1))
+            own.add(make_concept("cat"))
             own.remove("cat")
             written.touch()
 
@@ -98,6 +98,7 @@ def test_a_reader_never_meets_half_a_concept(tmp_path):
         looks = 0
         while looks < 30 or not written.exists():
             looks += 1
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "the writer has ended"
             reader = Bank(bank.path)
             assert [e for e in reader.broken() if "cannot be read" not in str(e[1])] == []
             assert same(reader["dog"], make_concept("dog"))
