@@ -1,4 +1,4 @@
-"""Values as text: as JSON can hold them, and as aligned columns."""
+"""Values as text: as JSON can hold them, as aligned columns, as a list in a sentence."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first of many names, for messages; "" if there are none."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def jsonable(value: object) -> object:

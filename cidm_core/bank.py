@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .as_text import listed
 from .concept import Concept
 from .errors import BankError, CidmError
 from .storage.atomic import explain, make_folder, sweep, sync_folder, write_atomic
@@ -173,11 +174,7 @@ class Bank(Mapping[str, Concept]):
         write_lora(self[name], target)
 
     def check(self, model: BaseModel, *, allow_other_base: bool = False) -> None:
-        """Make sure that every concept fits a model, as far as the headers tell.
-
-        Args:
-            model: A `Base`, or whatever else has a family, layers and a fingerprint.
-            allow_other_base: Accept another model of the same family.
+        """Make sure that every concept fits a model, as far as the headers tell (`check_fit`).
 
         Raises:
             FamilyError: If one does not, naming both sides.
@@ -195,18 +192,15 @@ class Bank(Mapping[str, Concept]):
             for path, error in broken:
                 if same_key(path.stem) == stem:
                     return path, error
-        known = ", ".join(entry.name for entry in entries[:20]) or "nothing yet"
+        known = listed([entry.name for entry in entries], most=20) or "nothing yet"
         raise MissingConceptError(
-            f"Bank '{self.name}' has no concept {name!r}; it holds {known}"
-            f"{' and more' if len(entries) > 20 else ''}. Train it, or correct the name."
+            f"Bank '{self.name}' has no concept {name!r}; it holds {known}. Train it, or correct "
+            "the name."
         )
 
     def _free_target(self, name: str) -> Path:
         """The path of a new concept's file, which no other file may have."""
         target = self.path / f"{file_stem(name)}{SUFFIX}"
-        # Sanitised names hold no separator; this holds even if that rule were broken.
-        if os.path.dirname(os.path.abspath(target)) != os.path.abspath(self.path):
-            raise BankError(f"The name {name!r} leads out of the bank. Choose another.")
         key = same_key(target.name)
         if taken := next((n for n in os.listdir(self.path) if same_key(n) == key), None):
             raise BankError(

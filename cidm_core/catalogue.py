@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .as_text import table
+from .as_text import listed, table
 from .errors import BankError
 from .storage.names import same_key
 from .storage.record import preview_path
@@ -57,8 +57,8 @@ def find_entry(bank: Bank, name: str) -> Entry:
 
 
 def _others(entries: tuple[Entry, ...]) -> str:
-    known = ", ".join(entry.name for entry in entries[:20]) or "nothing else"
-    return f"It holds {known}{' and more' if len(entries) > 20 else ''}."
+    known = listed([entry.name for entry in entries], most=20)
+    return f"It holds {known or 'nothing else'}."
 
 
 def nearest(wanted: str, known: Iterable[str]) -> str | None:

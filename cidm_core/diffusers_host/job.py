@@ -9,14 +9,13 @@ from pathlib import Path
 from ..bank import Bank, free_name
 from ..concept import Concept, Subject
 from ..config import TrainConfig
-from ..errors import TrainingError
 from ..methods import method_called
 from ..methods.base import MakeMethod, Task
 from ..storage.compatibility import check_new
 from ..storage.names import clean_name, default_name, file_stem
 from ..training.data import Photo, TrainingSubject
 from ..training.lesson import Lesson, Model, settled, size_px
-from ..training.processes import Processes
+from ..training.processes import Processes, share_of
 from ..training.state import RunFolder, run_id
 from .base import Base
 from .encode import tokenise
@@ -49,11 +48,7 @@ def prepare(base: Base, bank: Bank, lesson: Lesson, name: str | None, processes:
     """
     config = lesson.config
     side = size_px(config, base)
-    if config.batch_size % processes.count:
-        raise TrainingError(
-            f"batch_size {config.batch_size} cannot be shared by {processes.count} processes. Use "
-            f"a multiple of {processes.count}."
-        )
+    share_of(config.batch_size, processes)
     lesson.check()
     task = _task(base, bank, lesson, name)
     photos, prior = lesson.photo_sets()

@@ -48,13 +48,8 @@ def write_atomic(
 ) -> None:
     """Write a file completely or not at all, replacing an older one in a single step.
 
-    The new file has the permissions that the umask asks for. A symbolic link at `path` is
-    replaced, never followed.
-
-    Args:
-        path: Target; its folder must exist.
-        data: The whole content.
-        error: Class of the error to raise.
+    The folder must exist. The new file has the permissions that the umask asks for. A symbolic
+    link at `path` is replaced, never followed.
 
     Raises:
         CidmError: (or `error`) If the system refuses; the old content is then still there.

@@ -58,11 +58,7 @@ def concept_to_bytes(concept: Concept) -> bytes:
 
 
 def concept_from_bytes(data: bytes, origin: str) -> Concept:
-    """The concept in a file's bytes.
-
-    Args:
-        data: The whole file.
-        origin: Its name, for error texts.
+    """The concept in the bytes of a whole file, which error texts call `origin`.
 
     Raises:
         BankError: If anything differs from what was written, or does not fit together.

@@ -104,10 +104,6 @@ def record_text(concept: Concept, tensor_bytes: int) -> str:
 def parse_record(metadata: Mapping[str, str], origin: str) -> dict[str, Any]:
     """The checked fields of the record in a file's metadata, as `Concept` takes them.
 
-    Args:
-        metadata: Of the file.
-        origin: Its name, for error texts.
-
     Raises:
         BankError: If there is none, or it is malformed or of a newer format.
     """

@@ -54,15 +54,9 @@ def augment(
 ) -> Variant:
     """A random square crop of the short edge, or the whole photo at a random place on black.
 
-    A crop that would leave nothing of the concept mask becomes the whole photo, so that the
-    masked loss always has something to look at. Every call draws three numbers, whatever comes
+    The mask is moved along. A crop that would leave nothing of it becomes the whole photo, so that
+    the masked loss always has something to look at. Every call draws three numbers, whatever comes
     of them. Call it on `photo.loaded()` to make several variants of a photo on disk.
-
-    Args:
-        photo: A photo; its mask is moved along.
-        size_px: Side of the square.
-        crop_probability: Chance of a crop, 0..1.
-        generator: CPU generator.
 
     Raises:
         PhotoError: If the photo cannot be read.

@@ -18,7 +18,7 @@ from ..ops.diffusion import noise_with_offset
 from ..ops.seeds import generator
 from .captions import caption_variant
 from .data import Photo
-from .processes import Processes
+from .processes import Processes, share_of
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,6 @@ class Draws:
         device: Where the batches go.
         processes: Who shares each batch.
         check: Raises PromptError for a caption that does not fit the text encoder.
-
-    Raises:
-        TrainingError: If the batch cannot be shared evenly.
     """
 
     seed: int
@@ -78,32 +75,28 @@ class Draws:
     processes: Processes
     check: Callable[[str], object]
 
-    def __post_init__(self) -> None:
-        count = self.processes.count
-        if self.size % count:
-            raise TrainingError(
-                f"batch_size {self.size} cannot be shared by {count} processes. Use a multiple of "
-                f"{count}."
-            )
-
     @property
     def mine(self) -> slice:
         """This process's rows of a whole batch."""
-        share = self.size // self.processes.count
-        return slice(self.processes.rank * share, (self.processes.rank + 1) * share)
+        return share_of(self.size, self.processes)
 
 
 class CachedSource:
-    """Batches of photos from their latents and captions."""
+    """Batches of photos from their latents and captions.
+
+    Raises:
+        TrainingError: If a batch cannot be shared evenly.
+    """
 
     def __init__(self, photos: CachedPhotos, draws: Draws) -> None:
-        self._photos, self._draws = photos, draws
+        self._photos, self._draws, self._mine = photos, draws, draws.mine
         self._fits: dict[str, bool] = {}
         self._round: tuple[int, list[int]] = (-1, [])
 
     def batch(self, index: int) -> Batch:
         """This process's share of the micro-batch with this number, counted over the whole run."""
-        draws, cache, size = self._draws, self._photos.latents, self._draws.size
+        draws, mine, size = self._draws, self._mine, self._draws.size
+        cache = self._photos.latents
         photos = torch.tensor([self._photo(index * size + i) for i in range(size)])
         words = self._generator("words", index)
         prompts = [self._prompt(self._photos.photos[i], words) for i in photos.tolist()]
@@ -112,13 +105,13 @@ class CachedSource:
         timesteps = torch.randint(draws.timesteps, (size,), generator=source)
         like = cache.clean.new_empty(size, *cache.clean.shape[2:])
         noise = noise_with_offset(like, draws.noise_offset, source)
-        at = (photos[draws.mine], variants[draws.mine])
+        at = (photos[mine], variants[mine])
         concept = cache.concept_masks
         return Batch(
             latents=cache.clean[at].to(draws.device),
-            noise=noise[draws.mine].to(draws.device),
-            timesteps=timesteps[draws.mine].to(draws.device),
-            prompts=tuple(prompts[draws.mine]),
+            noise=noise[mine].to(draws.device),
+            timesteps=timesteps[mine].to(draws.device),
+            prompts=tuple(prompts[mine]),
             image_masks=cache.image_masks[at].to(draws.device),
             concept_masks=None if concept is None else concept[at].to(draws.device),
         )
@@ -153,14 +146,7 @@ class CachedSource:
 
 
 class PriorSource:
-    """Photos, and as many prior pictures after them; or of each such pair one, by an even chance.
-
-    Args:
-        photos: Photos.
-        prior: Prior pictures.
-        draws: Of both.
-        mixed: Whether one of each pair is drawn.
-    """
+    """Photos, and as many prior pictures after them; mixed: of each pair one, by an even chance."""
 
     def __init__(
         self, photos: CachedPhotos, prior: CachedPhotos, draws: Draws, *, mixed: bool

@@ -152,12 +152,8 @@ def caption_variant(caption: str, kind: str, generator: torch.Generator) -> str:
     """One training caption: parts after the first comma shuffled, a template put before.
 
     "a photo of a dog" loses its own beginning to the template. A caption that begins with another
-    medium ("a painting of", "a black and white photo of") keeps it and gets no template.
-
-    Args:
-        caption: A bound caption.
-        kind: "object", "style" or "human".
-        generator: CPU generator; always the same draws for the same number of comma parts.
+    medium ("a painting of", "a black and white photo of") keeps it and gets no template. The same
+    number of comma parts always takes the same draws.
     """
     if kind not in KINDS:
         raise PhotoError(f"Kind {kind!r} is none of {', '.join(KINDS)}.")

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..as_text import listed
 from ..concept import Subject
 from ..errors import PhotoError
 from ..words import parse_words
 from .caption_files import clean
 from .captions import bind_all
-from .folders import list_photos, masks_in, match_captions, some
+from .folders import list_photos, masks_in, match_captions
 from .images import Pixels, check_size, from_pixels, read_image, read_mask, to_mask, to_rgb
 
 logger = logging.getLogger(__name__)
@@ -49,11 +50,6 @@ class Photo:
     pixels: Image.Image | None = None
     mask_values: NDArray[np.float32] | None = None
     kind: str = ""
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return f"'{self.path}'" if self.path else "in memory"
 
     @property
     def image(self) -> Image.Image:
@@ -132,10 +128,10 @@ class Photo:
             photo.loaded()
         bare = [path.name for path, text in zip(pictures, texts, strict=True) if not text]
         if 0 < len(bare) < len(pictures):
-            logger.warning("No caption for %s; the class words stand in.", some(bare))
+            logger.warning("No caption for %s; the class words stand in.", listed(bare))
         without = [path.name for path in pictures if path not in mask_paths]
         if 0 < len(without) < len(pictures):
-            logger.warning("No mask for %s; the whole photo counts there.", some(without))
+            logger.warning("No mask for %s; the whole photo counts there.", listed(without))
         return photos
 
     @classmethod

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..as_text import listed
 from ..errors import PhotoError
 from .caption_files import clean, read_caption, read_captions
 from .images import SUFFIXES
@@ -36,7 +37,7 @@ def list_photos(folder: Path) -> tuple[list[Path], dict[Path, Path]]:
     known = (*SUFFIXES, ".txt", ".json", ".jsonl")
     others = [f.name for f in files if f.suffix.lower() not in known and f.is_file()]
     if others:
-        logger.warning("Not read in '%s', no pictures of a known kind: %s.", folder, some(others))
+        logger.warning("Not read in '%s', no pictures of a known kind: %s.", folder, listed(others))
     by_stem = {stem: mask for mask, stem in owner.items()}
     return pictures, {p: by_stem[p.stem] for p in pictures if p.stem in by_stem}
 
@@ -94,7 +95,7 @@ def _by_name(pictures: Sequence[Path], captions: Mapping[str, str]) -> list[str]
     texts = [known.get(_composed(p.name)) or known.get(_composed(p.stem), "") for p in pictures]
     used = {_composed(name) for p in pictures for name in (p.name, p.stem)}
     if strangers := sorted(set(known) - used):
-        logger.warning("Captions without a photo: %s.", some(strangers))
+        logger.warning("Captions without a photo: %s.", listed(strangers))
     return texts
 
 
@@ -114,8 +115,3 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
-
-
-def some(names: Sequence[str]) -> str:
-    """The first names of a list, for messages."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -40,14 +40,7 @@ class Stopped(TrainingError):
 class Loop:
     """One run of a method; `run` returns when all steps of all stages are done.
 
-    Args:
-        method: What is trained.
-        open_source: Makes the source of what a stage asks for.
-        config: Settings.
-        folder: Where state and log go.
-        device: Of the model.
-        hooks: Callbacks.
-        processes: Who else learns along.
+    `open_source` makes the source of what a stage asks for; state and log go into `folder`.
     """
 
     def __init__(
@@ -199,7 +192,10 @@ class Loop:
         return totals | {name: term.detach().float() for name, term in penalties.items()}
 
     def _backward(self, terms: Mapping[str, Tensor], share: float) -> None:
-        if terms and (loss := _total(terms)).requires_grad:
+        if not terms:
+            return
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        if loss.requires_grad:
             (loss * (share * self.scale.value)).backward()
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -280,10 +276,6 @@ class Loop:
         facts |= {"bad": self._bad_in_a_row % MAX_BAD_STEPS, "frozen": frozen}
         facts |= {"seconds": self.seconds, "scale": self.scale.value, "good": self.scale.good}
         return State(tensors, facts)
-
-
-def _total(terms: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack([term.float() for term in terms.values()]).sum()
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

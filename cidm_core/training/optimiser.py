@@ -16,12 +16,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Optimiser:
-    """AdamW (betas 0.9, 0.999) with one learning rate per group (CIDM hyper-parameters).
-
-    Args:
-        rates: The groups that learn, and their learning rates.
-        weight_decay: AdamW's.
-    """
+    """AdamW (betas 0.9, 0.999) on the groups that learn, each at a rate of its own."""
 
     def __init__(self, rates: Mapping[Group, float], weight_decay: float) -> None:
         self.rates = rates

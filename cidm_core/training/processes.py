@@ -1,4 +1,4 @@
-"""What the loop must know of the processes that learn together."""
+"""Processes that learn together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+from ..errors import TrainingError
 
 
 class Processes(Protocol):
@@ -24,6 +26,21 @@ class Processes(Protocol):
     def wait(self) -> None:
         """Return when all processes have come here."""
         ...
+
+
+def share_of(size: int, processes: Processes) -> slice:
+    """This process's rows of a batch of this size.
+
+    Raises:
+        TrainingError: If it cannot be shared evenly.
+    """
+    if size % processes.count:
+        raise TrainingError(
+            f"batch_size {size} cannot be shared by {processes.count} processes. Use a multiple of "
+            f"{processes.count}."
+        )
+    share = size // processes.count
+    return slice(processes.rank * share, (processes.rank + 1) * share)
 
 
 @dataclass(frozen=True)
