@@ -29,15 +29,10 @@ def setting(
     choices: tuple[str, ...] | None = None,
     advanced: bool = True,
 ) -> Any:
-    """A dataclass field that carries its limits and its help text.
+    """A dataclass field that carries its limits and, as a sentence, its help text.
 
-    Args:
-        default: Its value where nobody gives one; a mapping: that of each recipe.
-        help: A sentence for the command line and the nodes.
-        low: The smallest value allowed.
-        high: The largest.
-        choices: All values allowed.
-        advanced: Whether it is folded away in the user interfaces.
+    A default that is a mapping gives the value of each recipe. The user interfaces fold `advanced`
+    settings away.
     """
     metadata: dict[str, Any] = {"help": help, "min": low, "max": high, "choices": choices}
     metadata |= {"advanced": advanced, "by_recipe": {}}

@@ -56,18 +56,12 @@ class Region:
     def mask_at(
         self, height: int, width: int, feather: float = 0.0, cell_px: int = 8
     ) -> Float[Tensor, "height width"]:
-        """The region on a grid of latent cells, in 0..1.
+        """The region on a grid of latent cells, in 0..1; `cell_px` is for error texts.
 
         A box without feather holds the cells whose centre lies in it (0 or 1), so boxes that
-        touch share no cell. Feather is the width of the soft edge as a share of the shorter
-        side: the ramp is centred on the edge, and never wider than the box; edges on the
-        border of the picture stay hard. Masks are area averages; feather blurs them.
-
-        Args:
-            height: Latent cells from top to bottom.
-            width: Latent cells from left to right.
-            feather: 0 (hard) to 0.5.
-            cell_px: Pixels per latent cell, for error texts.
+        touch share no cell. Feather, 0 (hard) to 0.5, is the width of the soft edge as a share of
+        the shorter side: the ramp is centred on the edge, and never wider than the box; edges on
+        the border of the picture stay hard. Masks are area averages; feather blurs them.
 
         Raises:
             RegionError: If the region is smaller than a latent cell or feather is out of range.

@@ -22,6 +22,11 @@ from .options_file import Options, load
 
 _RANDOM = re.compile(r"<rand-([0-9.eE+-]+)>")
 _CROPS = ("HumanResizeCropFinalV3", "HumanResizeCropFinal")
+_AS_HERE: Mapping[str, Mapping[str, object]] = {  # transforms that happen here just so
+    "ShuffleCaption": {"keep_token_num": 1},
+    "ToTensor": {},
+    "Normalize": {"mean": [0.5], "std": [0.5]},
+}
 _KINDS = {"object": "object", "objects": "object", "human": "human", "style": "style"}
 _PRECISIONS = {"no": "fp32", "fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 _WITHOUT_COUNTERPART = (
@@ -197,26 +202,19 @@ def _transforms(options: Options, settings: dict[str, object]) -> str:
     steps = options.take("datasets.train.instance_transform", [])
     kind = ""
     for step in steps if isinstance(steps, list) else []:
-        step = dict(step) if isinstance(step, dict) else {"type": step}
-        name = step.pop("type", None)
+        its = Options(step if isinstance(step, dict) else {"type": step}, options.path)
+        name = str(its.take("type"))
         if name in _CROPS:
-            local = Options(
-                {"size": step.pop("size", None), "crop_p": step.pop("crop_p", 0.5)}, options.path
-            )
-            settings["resolution_px"] = local.whole("size")
-            settings["crop_probability"] = local.number("crop_p")
+            settings["resolution_px"] = its.whole("size")
+            settings["crop_probability"] = its.number("crop_p", 0.5)
         elif name == "EnhanceText":
-            kind = _KINDS.get(str(step.pop("enhance_type", "object")), "")
-        elif name == "ShuffleCaption" and step.get("keep_token_num") == 1:
-            step.pop("keep_token_num")
-        elif name == "ToTensor" or (
-            name == "Normalize" and step.items() <= {"mean": [0.5], "std": [0.5]}.items()
-        ):
-            step = {}
+            kind = _KINDS.get(str(its.take("enhance_type", "object")), "")
+        elif name in _AS_HERE:
+            its.left = {k: v for k, v in its.left.items() if _AS_HERE[name].get(k) != v}
         else:
-            step["type"] = name
-        if step:
-            options.notes.append(f"Transform {name} has {step}: left out.")
+            its.left["type"] = name
+        if its.left:
+            options.notes.append(f"Transform {name} has {its.left}: left out.")
     if not kind:
         options.notes.append("No kind of template is named; taken as an object.")
     return kind or "object"

@@ -33,12 +33,7 @@ _ADVICE = {
 
 
 def explain(error: OSError, doing: str) -> str:
-    """An error text for people: what could not be done, why, and what to do.
-
-    Args:
-        error: What the operating system answered.
-        doing: Such as "write 'pets/dog.safetensors'".
-    """
+    """What could not be done ("write 'pets/dog.safetensors'"), why, and what to do."""
     advice = _ADVICE.get(error.errno or 0, f"The system said: {error.strerror or error}. Check it")
     return f"Could not {doing}. {advice}, then try again; nothing was changed."
 

@@ -60,13 +60,8 @@ def check_fit(
 ) -> None:
     """Check that concepts fit a model, or a further concept of the same bank.
 
-    They must agree in family, layers and base model. Of whole concepts the widths are compared
-    too, which their headers do not tell.
-
-    Args:
-        concepts: Concepts, or their entries in a bank.
-        other: What they must fit.
-        allow_other_base: Accept another base model of the same family.
+    They must agree in family, layers and, unless another is allowed, base model. Of whole concepts
+    the widths are compared too, which their entries in a bank do not tell.
 
     Raises:
         FamilyError: If one does not, naming both sides.

@@ -138,9 +138,8 @@ def _subject(row: Any) -> Subject:
         if not isinstance(found.get(key), kind):
             raise ConceptError(f"{key!r} of a subject is missing or of a wrong type.")
     words = found["words"]
-    if not all(isinstance(word, str) for word in words):
-        raise ConceptError("its words are malformed.")
-    if words and parse_words(words) != tuple(words):
+    texts = all(isinstance(word, str) for word in words)
+    if not texts or (words and parse_words(words) != tuple(words)):
         raise ConceptError("its words are malformed.")
     return Subject(tuple(words), found["class_words"], found["kind"])
 

@@ -74,11 +74,7 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
 
 
 def unpack(data: bytes, origin: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file's bytes, after every check.
-
-    Args:
-        data: The whole file.
-        origin: Its name, for error texts.
+    """Tensors and metadata of the bytes of a whole file, which error texts call `origin`.
 
     Raises:
         BankError: If a single bit differs from what was written, or the content is not allowed:

@@ -20,8 +20,6 @@ from torch.nn import functional
 from ..errors import PhotoError
 from .data import Photo
 
-_Box = tuple[float, float, float, float]
-
 
 @dataclass(frozen=True, eq=False)
 class Variant:
@@ -42,7 +40,7 @@ class Variant:
 class _Placement:
     """`box` of the photo goes to (left, top, left + width, top + height) of the square."""
 
-    box: _Box
+    box: tuple[float, float, float, float]
     left: int
     top: int
     width: int

@@ -75,17 +75,14 @@ class Photo:
         Raises:
             PhotoError: If its file is gone or cannot be used, or it is black everywhere.
         """
-        return self._mask(self.image.size) if self.has_mask else None
+        return self.loaded().mask_values if self.has_mask else None
 
     def loaded(self) -> Photo:
         """A copy that holds its picture and mask in memory."""
-        image = self.image
-        return replace(self, pixels=image, mask_values=self._mask(image.size))
-
-    def _mask(self, size: tuple[int, int]) -> NDArray[np.float32] | None:
-        if self.mask_values is not None or self.mask_path is None:
-            return self.mask_values
-        return _fitted(read_mask(self.mask_path), size, f"Mask '{self.mask_path}'")
+        image, mask = self.image, self.mask_values
+        if mask is None and self.mask_path is not None:
+            mask = _fitted(read_mask(self.mask_path), image.size, f"Mask '{self.mask_path}'")
+        return replace(self, pixels=image, mask_values=mask)
 
     @classmethod
     def from_folder(

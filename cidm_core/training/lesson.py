@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from ..config import TrainConfig
+from ..devices import DTYPES
 from ..errors import HostError, TrainingError
 from ..families import Family
 from ..methods import adopted, config_for, method_called
@@ -17,7 +18,7 @@ from ..methods.base import MakeMethod
 from ..words import parse_words
 from .data import Photo, TrainingSubject
 
-_PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Model(Protocol):
@@ -134,7 +135,7 @@ def settled(config: TrainConfig | None, method: str, base: Model) -> TrainConfig
         HostError: If the model cannot learn in the precision asked for.
     """
     config = adopted(method, config or config_for(method, base.family))
-    held = _PRECISION.get(base.dtype, "fp32")
+    held = _PRECISIONS.get(base.dtype, "fp32")
     precision = held if config.precision == "fp32" else config.precision
     if precision == "fp16" and base.device.type == "cpu":
         raise HostError(

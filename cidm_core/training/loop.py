@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..config import TrainConfig
+from ..devices import DTYPES
 from ..errors import TrainingError
 from ..methods.base import Method, PhotoBatches, Source, Stage
 from .interrupts import uninterrupted
@@ -28,7 +29,6 @@ from .state import LogRow, RunFolder, State
 logger = logging.getLogger(__name__)
 
 MAX_BAD_STEPS = 3
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 OpenSource = Callable[[PhotoBatches | Source], Source]
 
@@ -199,8 +199,9 @@ class Loop:
             (loss * (share * self.scale.value)).backward()
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        dtype = _AUTOCAST.get(self.config.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        lower = self.config.precision != "fp32"
+        dtype = DTYPES[self.config.precision] if lower else None
+        return torch.autocast(self.device.type, dtype=dtype, enabled=lower)
 
     def _read(self, terms: dict[str, Tensor]) -> Reading:
         """Average over processes, read all numbers in one go, let the method see its own."""

@@ -31,12 +31,7 @@ class Optimiser:
             group.grad.zero_()
 
     def update(self, factor: float, coefficient: float) -> None:
-        """One step.
-
-        Args:
-            factor: Multiplies every group's learning rate.
-            coefficient: Multiplies every gradient (clipping and loss scale in one).
-        """
+        """One step at `factor` times the learning rates and `coefficient` times the gradients."""
         for (group, lr), row in zip(self.rates.items(), self._adamw.param_groups, strict=True):
             row["lr"] = lr * factor
             # Without a gradient AdamW leaves a frozen group alone, weight decay included.

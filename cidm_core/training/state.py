@@ -34,9 +34,7 @@ LogRow = dict[str, Any]
 def run_id(config: Mapping[str, object], **inputs: object) -> str:
     """A name for everything that decides the result; equal runs may resume each other.
 
-    Args:
-        config: Settings; those that only decide what is shown or saved do not count.
-        inputs: Anything JSON can hold.
+    Settings that only decide what is shown or saved do not count.
     """
     settings = {key: value for key, value in config.items() if key not in _COSMETIC}
     text = json.dumps([FORMAT, settings, inputs], sort_keys=True, default=str)
