@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..checkpoints.weights import GET_AGAIN, Weights
 from ..errors import HostError
 
 Names = Callable[[str], tuple[str, ...]]
 """Parameter of our module -> names it may have in a file, the likeliest first."""
+
+_KINDS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
+    "UNet": UNet2DConditionModel.from_config,
+    "VAE": AutoencoderKL.from_config,
+    "text encoder": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Target:
 
 
 def build(
-    make: Callable[[], nn.Module], weights: Weights, names_of: Names, target: Target, part: str
+    part: str, config: dict[str, Any], weights: Weights, names_of: Names, target: Target
 ) -> Any:
     """A frozen module whose parameters come from `weights`, cast one by one on the way in.
 
@@ -34,18 +42,18 @@ def build(
     the result.
 
     Args:
-        make: Builds the module; its parameters get no memory of their own.
+        part: "UNet", "VAE" or "text encoder".
+        config: As its class has it.
         weights: Where the values are.
         names_of: Names a parameter may have in the file; the first one found is used.
         target: Device and type of the parameters.
-        part: What the module is, for errors.
 
     Raises:
         HostError: If a tensor is missing or has another shape.
     """
     try:
         with init_empty_weights(include_buffers=False):
-            module = make()
+            module: nn.Module = _KINDS[part](config)
     except Exception as error:  # whatever a library makes of a configuration it cannot use
         raise HostError(
             f"The {part} of {weights.name} cannot be built from its configuration ({error}). "

@@ -1,23 +1,27 @@
 """A CLIP model from local files as an encoder of pictures and texts, for the alignment metrics.
 
-Pictures are prepared here as CLIP's own code does: bicubic short edge, centre crop.
+Pictures are prepared here with Pillow as CLIP's own code does, bicubic short edge and centre crop:
+the processors of transformers differ between releases and may ask for torchvision.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from ..devices import choose_device
 from ..errors import HostError
-from .vision import cropped, local_folder, preparation
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -70,7 +74,7 @@ class ClipEncoder:
             parts.append(self.model.text_projection(pooled).float().cpu())
         return torch.cat(parts)
 
-    def prepare(self, picture: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def prepare(self, picture: Image.Image) -> NDArray[np.float32]:
         """(3, size, size): short edge resized, centre cropped, normalised."""
         picture = picture.convert("RGB")
         size = self.size
@@ -113,3 +117,47 @@ def load_clip(
             "config.json, model.safetensors, vocab.json and merges.txt."
         ) from error
     return ClipEncoder(model.to(choose_device(device)), splitter, preparation(folder))
+
+
+def local_folder(path: str | Path, kind: str, advice: str) -> Path:
+    """The folder of a model, as given or from the local Hugging Face cache.
+
+    Args:
+        path: A folder, or the name of a model in the cache.
+        kind: What the message calls it: "CLIP".
+        advice: What to do when it is nowhere.
+
+    Raises:
+        HostError: If it is a file, or nowhere.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise HostError(f"'{folder}' is a file. Give the {kind} model's folder.")
+    try:
+        return Path(snapshot_download(str(path), local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError) as error:
+        raise HostError(
+            f"There is no {kind} model '{path}', neither as a folder nor in the Hugging Face "
+            f"cache. {advice}"
+        ) from error
+
+
+def preparation(folder: Path) -> Mapping[str, Any]:
+    """Mean and deviation of the pixels, where the folder names them."""
+    try:
+        found = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def cropped(
+    picture: Image.Image, size: int, mean: NDArray[np.float32], std: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The middle `size` x `size` pixels, normalised: (3, size, size)."""
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    picture = picture.crop((left, top, left + size, top + size))
+    pixels = np.asarray(picture, dtype=np.float32) / 255
+    return ((pixels - mean) / std).transpose(2, 0, 1)

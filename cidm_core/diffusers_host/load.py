@@ -1,4 +1,4 @@
-"""Base models from files, offline: a checkpoint, a diffusers folder or the embedded mini-sd.
+"""Base models, offline: a checkpoint, a diffusers folder, mini-sd, or tensors in memory.
 
 No network is touched: configurations come from the folder or from the tensors' shapes, and a
 hub name is only looked up in the local cache.
@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..checkpoints import compvis
 from ..checkpoints.geometry import family_of
 from ..checkpoints.schedule import SCHEDULE
 from ..checkpoints.weights import PICKLES, Weights, open_sharded, open_weights
 from ..devices import choose_device, choose_dtype
-from ..errors import HostError
+from ..errors import FamilyError, HostError
 from .base import Base, assemble
-from .build import Names, Target, build
+from .build import Target, build
 from .tokenizer import load_tokenizer
-
-__all__ = ["MINI_SD", "Base", "assemble", "load_base"]
 
 MINI_SD = "mini-sd"
 _MINI_FOLDER = Path(__file__).parent.parent / "mini" / "sd"
@@ -101,19 +98,69 @@ def _from_file(path: Path, target: Target, given: Path | None) -> Base:
     weights = open_weights(path)
     name, shapes = path.name, weights.shapes
     compvis.check_kind(name, shapes)
-    unet = compvis.unet_config(name, shapes)
-    family = family_of(name, unet)
-    vae = compvis.vae_config(name, shapes)
-    clip = compvis.clip_config(name, shapes)
+    limit = family_of(name, compvis.unet_config(name, shapes)).encoders[0].max_tokens
+    config = compvis.vae_config(name, shapes)
+    vocabulary = compvis.clip_config(name, shapes)["vocab_size"]
     # Before the gigabytes: a missing tokenizer is the likeliest thing to go wrong.
-    limit = family.encoders[0].max_tokens
-    tokenizer = load_tokenizer(path.parent, given, clip["vocab_size"], limit)
+    tokenizer = load_tokenizer(path.parent, given, vocabulary, limit)
+    vae = build("VAE", config, weights, lambda key: (compvis.vae_name(key, config),), target)
+    return base_from_tensors(path.stem, weights, tokenizer, vae, target)
+
+
+def base_from_tensors(
+    name: str,
+    weights: Weights,
+    tokenizer: Any,
+    vae: Any,
+    target: Target,
+    *,
+    scheduler_config: Mapping[str, Any] = SCHEDULE,
+    heads: int = 8,
+    text_heads: int | None = None,
+) -> Base:
+    """A base model of its own: every weight is copied, nothing of the other program is touched.
+
+    Args:
+        name: What messages and the bank call the model.
+        weights: UNet and text encoder under the names of a CompVis checkpoint
+            (`compvis.UNET` and `compvis.CLIP` before them).
+        tokenizer: Of the text encoder, as transformers has it.
+        vae: Anything with the few members of `AutoencoderKL` that are used here: a torch module
+            with `encode(x).latent_dist.mode()`, `decode(z).sample`, `dtype` and `config`
+            (`scaling_factor`, `latent_channels`, `block_out_channels`).
+        target: Device and precision.
+        scheduler_config: Noise schedule; see `schedule_of`.
+        heads: Attention heads of the UNet, which no weight tells.
+        text_heads: Attention heads of the text encoder. Default: one for every 64 channels.
+
+    Raises:
+        FamilyError: If the UNet is of no family concepts can be learned on.
+        HostError: If a tensor is missing, quantised or of another shape, or the parts do not fit.
+    """
+    shapes = weights.shapes
+    compvis.refuse_other_models(name, shapes)
+    if f"{compvis.UNET}input_blocks.0.0.weight" not in shapes:
+        raise FamilyError(
+            f"{name} has no UNet as Stable Diffusion's. Concepts can be learned on Stable "
+            "Diffusion 1.x for now; give such a checkpoint."
+        )
+    unet = compvis.unet_config(name, shapes) | {"attention_head_dim": heads}
+    family = family_of(name, unet)
+    row = family.encoders[0]
+    clip = compvis.clip_config(name, shapes)
+    clip["num_attention_heads"] = text_heads or clip["num_attention_heads"]
+    if clip["hidden_size"] != row.dim:  # before the gigabytes
+        raise HostError(
+            f"The text encoder of {name} is {clip['hidden_size']} wide; {family.name} needs "
+            f"{row.dim}. Give the model's own text encoder."
+        )
     return assemble(
-        build_unet(unet, weights, lambda key: (compvis.unet_name(key, unet),), target),
-        _vae(vae, weights, lambda key: (compvis.vae_name(key, vae),), target),
-        (build_text_encoder(clip, weights, compvis.clip_names, target),),
+        build("UNet", unet, weights, lambda key: (compvis.unet_name(key, unet),), target),
+        vae,
+        (build("text encoder", clip, weights, compvis.clip_names, target),),
         (tokenizer,),
-        name=path.stem,
+        name=name,
+        scheduler_config=scheduler_config,
     )
 
 
@@ -133,37 +180,13 @@ def _from_folder(path: Path, target: Target, given: Path | None) -> Base:
     schedule = path / "scheduler" / "scheduler_config.json"
     settings = _json(schedule) if schedule.is_file() else SCHEDULE
     return assemble(
-        build_unet(unet, _part(path / "unet"), lambda key: (key,), target),
-        _vae(vae, _part(path / "vae"), _vae_names, target),
-        (build_text_encoder(clip, _part(path / "text_encoder"), _clip_names, target),),
+        build("UNet", unet, _part(path / "unet"), lambda key: (key,), target),
+        build("VAE", vae, _part(path / "vae"), _vae_names, target),
+        (build("text encoder", clip, _part(path / "text_encoder"), _clip_names, target),),
         (tokenizer,),
         name=name,
         scheduler_config={k: v for k, v in settings.items() if not k.startswith("_")},
     )
-
-
-def build_unet(config: dict[str, Any], weights: Weights, names: Names, target: Target) -> Any:
-    """A frozen UNet2DConditionModel of these weights; see `weights.build`."""
-    return build(lambda: _new(UNet2DConditionModel, config), weights, names, target, "UNet")
-
-
-def _vae(config: dict[str, Any], weights: Weights, names: Names, target: Target) -> Any:
-    return build(lambda: _new(AutoencoderKL, config), weights, names, target, "VAE")
-
-
-def build_text_encoder(
-    config: dict[str, Any], weights: Weights, names: Names, target: Target
-) -> Any:
-    """A frozen CLIPTextModel of these weights; see `weights.build`."""
-
-    def make() -> Any:
-        return CLIPTextModel(CLIPTextConfig.from_dict(config))
-
-    return build(make, weights, names, target, "text encoder")
-
-
-def _new(kind: Any, config: dict[str, Any]) -> Any:
-    return kind.from_config(config)
 
 
 def _vae_names(key: str) -> tuple[str, ...]:

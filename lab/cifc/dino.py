@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, Dinov2Model, ViTModel
 
 from cidm_core.devices import choose_device
-from cidm_core.diffusers_host.vision import cropped, local_folder, preparation
+from cidm_core.diffusers_host.clip import cropped, local_folder, preparation
 from cidm_core.errors import HostError
 
 _MEAN = (0.485, 0.456, 0.406)

@@ -48,7 +48,7 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
     from ...cidm_core.checkpoints.schedule import schedule_of
     from ...cidm_core.devices import DTYPES
     from ...cidm_core.diffusers_host.build import Target
-    from ...cidm_core.diffusers_host.from_tensors import base_from_tensors
+    from ...cidm_core.diffusers_host.load import base_from_tensors
 
     sampling = model.get_model_object("model_sampling")
     text_weights, tokenizer, text_heads = _text_encoder(clip)

@@ -12,9 +12,8 @@ from cidm_core.bank import Bank
 from cidm_core.checkpoints.schedule import SCHEDULE, schedule_of
 from cidm_core.checkpoints.weights import Weights, open_weights
 from cidm_core.diffusers_host.build import Target
-from cidm_core.diffusers_host.from_tensors import base_from_tensors
 from cidm_core.diffusers_host.job import find_taught, folder_of
-from cidm_core.diffusers_host.load import load_base
+from cidm_core.diffusers_host.load import base_from_tensors, load_base
 from cidm_core.errors import BankError, FamilyError, HostError
 from cidm_core.training.loop import Stopped
 from cidm_core.training.state import read_log
