@@ -22,6 +22,7 @@ from .errors import ConceptError
 
 DOWN, UP, ALPHA, DIFF = ".lora_down.weight", ".lora_up.weight", ".alpha", ".diff"
 TEXT_SIDE = ("attn2.to_k", "attn2.to_v")  # the layers that see the tokens of the prompt
+TEXT_ENCODERS = "text_encoder"  # what the paths in any of them begin with
 UNET_PREFIX = "lora_unet_"
 ENCODER_PREFIXES: Mapping[str, str] = {
     "lora_te_": "text_encoder",
@@ -90,11 +91,9 @@ class FullRank:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out_features, in_features) of the weight it changes."""
         return self.delta.shape[0], self.delta.shape[1]
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file holds, by the end of its name."""
         return {DIFF: self.delta}
 
 
@@ -116,15 +115,14 @@ class ValueResidual:
 
     @property
     def shape(self) -> tuple[int]:
-        """(out_features,) of the layer."""
         return (len(self.vector),)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file holds, by the end of its name."""
         return {DOWN: self.vector[None], UP: self.vector.new_zeros(1, 1)}
 
 
 Update = LowRank | FullRank | ValueResidual
+"""All have a `shape`, that of the weight or the vector, and the `tensors` that a file holds."""
 
 
 def file_key(path: str, encoders: int = 1) -> str:

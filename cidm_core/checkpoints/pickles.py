@@ -10,7 +10,7 @@ import torch
 
 from ..errors import CidmError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def load_pickle(path: Path, error: type[CidmError], advice: str, *, mmap: bool = False) -> Any:
@@ -38,7 +38,7 @@ def load_pickle(path: Path, error: type[CidmError], advice: str, *, mmap: bool =
         reason = caught.strerror or caught
         raise error(f"{path.name}: cannot be read ({reason}). Check the path.") from caught
     except Exception as caught:  # whatever a crafted or cut file makes the unpickler raise
-        log.debug("weights-only reading of %s: %s", path, caught)
+        logger.debug("weights-only reading of %s: %s", path, caught)
         raise error(
             f"{path.name} is damaged, or holds more than plain tensors. Such a file can run "
             f"programs, so it was not opened. {advice}"

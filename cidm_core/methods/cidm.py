@@ -122,15 +122,18 @@ class Cidm:
     ) -> None:
         self._task, self._config, self._old, self._host = task, config, old, host
         self._alpha = config.alpha or float(config.rank)
-        self._tokens = {
-            encoder: self._token_group(encoder, rows)
-            for encoder, rows in host.embeddings(task.subjects[0].class_words).items()
-        }
-        self._lora = self._lora_group()
-        held = self._lora.tensors
-        paths = [key.removesuffix(".up") for key in held if key.endswith(".up")]
+        self._tokens: dict[str, Group] = {}
+        for encoder, class_rows in host.embeddings(task.subjects[0].class_words).items():
+            rows = self._first_tokens(class_rows, generator(config.seed, "tokens", encoder))
+            self._tokens[encoder] = Group(f"tokens.{encoder}", {"rows": rows.to(host.device)})
+        held: dict[str, Tensor] = {}
+        factors = self._first_factors(generator(config.seed, "lora"))
+        for path, (down, up) in factors.items():
+            held |= {f"{path}.down": down.to(host.device), f"{path}.up": up.to(host.device)}
+        self._lora = Group("lora", held)
+        live = self._lora.tensors
         self.updates: Mapping[str, LowRank] = {
-            path: LowRank(held[f"{path}.down"], held[f"{path}.up"], self._alpha) for path in paths
+            path: LowRank(live[f"{path}.down"], live[f"{path}.up"], self._alpha) for path in factors
         }
         self._ups = {key: pair.up for key, pair in self.updates.items()}
         self._r1: Orthogonality | None = None
@@ -138,11 +141,6 @@ class Cidm:
         self._projection: Projection | None = None
         if len(old):
             self._consolidate()
-
-    def _token_group(self, encoder: str, class_rows: Tensor) -> Group:
-        rows = self._first_tokens(class_rows, generator(self._config.seed, "tokens", encoder))
-        held = {"rows": rows.to(self._host.device)}
-        return Group(f"tokens.{encoder}", held)
 
     def _first_tokens(self, class_rows: Tensor, source: torch.Generator) -> Tensor:
         """Where the tokens of an encoder start, (words, layers, dim)."""
@@ -152,14 +150,6 @@ class Cidm:
     def _first_factors(self, source: torch.Generator) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Where the low-rank weights start: down (rank, in) and up (out, rank) by path."""
         return initial_factors(self._task.layers, self._config.rank, source)
-
-    def _lora_group(self) -> Group:
-        held: dict[str, Tensor] = {}
-        first = self._first_factors(generator(self._config.seed, "lora"))
-        for key, (down, up) in first.items():
-            held[f"{key}.down"] = down.to(self._host.device)
-            held[f"{key}.up"] = up.to(self._host.device)
-        return Group("lora", held)
 
     def _consolidate(self) -> None:
         """Prepare R1 and R2 of Eq. 2 from the earlier concepts."""

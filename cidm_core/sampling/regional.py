@@ -13,17 +13,11 @@ from ..ops import attention
 
 @dataclass(frozen=True, eq=False)
 class Insert:
-    """What regional cross-attention puts into one row.
+    """What regional cross-attention puts into one row."""
 
-    Attributes:
-        row: Place of the row in the batch.
-        slots: The regions' slots, (regions,).
-        masks: Where they are, (regions, height, width) at latent size.
-    """
-
-    row: int
-    slots: Tensor
-    masks: Tensor
+    row: int  # place in the batch
+    slots: Tensor  # of the regions, (regions,)
+    masks: Tensor  # where they are, (regions, height, width) at latent size
 
 
 @dataclass(frozen=True, eq=False)
