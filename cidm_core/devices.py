@@ -45,3 +45,10 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     if chosen is None or chosen not in DTYPES.values():
         raise HostError(f"Precision {dtype!r} is unknown. Use one of {', '.join(DTYPES)}.")
     return chosen
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out. On CPU and MPS torch raises a plain RuntimeError."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory")
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)

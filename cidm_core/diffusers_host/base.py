@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ..checkpoints.geometry import family_of, layers_of
 from ..checkpoints.schedule import SCHEDULE
@@ -76,6 +78,60 @@ class Base:
         with contextlib.suppress(AttributeError):
             return tuple(self.module(path).weight.shape)
         return None
+
+    @torch.no_grad()
+    def encoded(self, pixels: Tensor) -> Tensor:
+        """Clean latents, float32, of pictures (pictures, 3, height, width) in -1..1.
+
+        They are the posterior's mode, as in ComfyUI's VAE Encode. Sampling the posterior instead
+        adds noise that the model would have to predict too; SD's is so narrow that it makes no
+        difference.
+
+        Raises:
+            HostError: If they are not finite.
+        """
+        found = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+        latents = (found.mode().float() - self._latent_shift) * self.vae.config.scaling_factor
+        if not torch.isfinite(latents).all():
+            raise HostError(
+                f"The VAE of {self.name} gives NaN in {str(self.vae.dtype).removeprefix('torch.')}."
+                " Load the model in fp32 or bf16."
+            )
+        return latents
+
+    @torch.no_grad()
+    def decoded(self, latents: Tensor) -> Tensor:
+        """Pictures in -1..1, float32, of clean latents."""
+        scaled = latents / self.vae.config.scaling_factor + self._latent_shift
+        return self.vae.decode(scaled.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+
+    @property
+    def _latent_shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    @contextmanager
+    def parked_vae(self, parked: bool = True) -> Generator[None]:
+        """The VAE off the device while something is learned; within that, back for a preview."""
+        now, then = ("cpu", self.device) if parked else (self.device, "cpu")
+        self.vae.to(now)
+        try:
+            yield
+        finally:
+            self.vae.to(then)
+
+
+@contextmanager
+def changed_weights(deltas: Iterable[tuple[nn.Linear, Tensor]]) -> Generator[None]:
+    """Linear layers with other weights for a while; afterwards the same bits as before."""
+    saved: list[tuple[nn.Linear, Tensor]] = []
+    try:
+        for linear, delta in deltas:
+            saved.append((linear, linear.weight.detach().clone()))
+            linear.weight.data.add_(delta.to(linear.weight))
+        yield
+    finally:
+        for linear, weight in saved:
+            linear.weight.data.copy_(weight)
 
 
 def assemble(

@@ -7,16 +7,14 @@ the autoencoder can leave the device meanwhile.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..config import TrainConfig
-from ..errors import HostError
 from ..ops.seeds import generator
-from ..training.augment import Variant, augment, to_latent_mask
+from ..training.augment import augment, to_latent_mask
 from ..training.batches import Latents
 from ..training.data import Photo
 from .base import Base
@@ -50,7 +48,7 @@ def cache_latents(
     """
     draws = config.steps * config.accumulation * config.batch_size
     count = min(config.variants, -(-draws // len(photos)))
-    at_once = max(1, _PIXELS_AT_ONCE // size_px**2)
+    at_once, cell = max(1, _PIXELS_AT_ONCE // size_px**2), base.family.latent_px
     rows: list[Tensor] = []
     masks: list[Tensor] = []
     concepts: list[Tensor | None] = []
@@ -63,8 +61,9 @@ def cache_latents(
             for i in range(count)
         ]
         rows.append(_encode(base, [variant.pixels for variant in variants], at_once))
-        masks.append(_latent_masks(variants, base.family.latent_px))
-        concepts.append(_concept_masks(variants, base.family.latent_px))
+        masks.append(to_latent_mask(torch.stack([v.image_mask for v in variants]), cell))
+        own = [v.concept_mask for v in variants if v.concept_mask is not None]
+        concepts.append(to_latent_mask(torch.stack(own), cell) if own else None)
         if on_photo is not None:
             on_photo(number + 1)
     found = any(mask is not None for mask in concepts)
@@ -76,59 +75,11 @@ def cache_latents(
     )
 
 
-def _latent_masks(variants: Sequence[Variant], cell: int) -> Tensor:
-    return torch.stack([to_latent_mask(variant.image_mask, cell) for variant in variants])
-
-
-def _concept_masks(variants: Sequence[Variant], cell: int) -> Tensor | None:
-    held = [v.concept_mask for v in variants if v.concept_mask is not None]
-    return torch.stack([to_latent_mask(mask, cell) for mask in held]) if held else None
-
-
 def _encode(base: Base, pictures: Sequence[Tensor], at_once: int) -> Tensor:
     """Clean latents (pictures, channels, height, width) on the CPU."""
     keys = [hashlib.sha256(picture.numpy().tobytes()).digest() for picture in pictures]
     distinct = dict(zip(keys, pictures, strict=True))
     parts = torch.stack(list(distinct.values())).split(at_once)
-    latents = torch.cat([_latents(base, part) for part in parts])
+    latents = torch.cat([base.encoded(part).cpu() for part in parts])
     order = {key: i for i, key in enumerate(distinct)}
     return latents[[order[key] for key in keys]]
-
-
-@torch.no_grad()
-def _latents(base: Base, pixels: Tensor) -> Tensor:
-    """The posterior's mode, as sampling and ComfyUI's VAE Encode use it.
-
-    Sampling the posterior instead adds noise that the model would have to predict too; SD's is so
-    narrow that it makes no difference.
-    """
-    config = base.vae.config
-    shift = getattr(config, "shift_factor", None) or 0.0
-    found = base.vae.encode(pixels.to(base.device, base.vae.dtype)).latent_dist
-    latents = (found.mode().float() - shift) * config.scaling_factor
-    if not torch.isfinite(latents).all():
-        raise HostError(
-            f"The VAE of {base.name} gives NaN in {str(base.vae.dtype).removeprefix('torch.')}. "
-            "Load the model in fp32 or bf16."
-        )
-    return latents.cpu()
-
-
-@contextmanager
-def parked(base: Base) -> Generator[None]:
-    """The VAE off the device for a while, to leave its memory to learning."""
-    base.vae.to("cpu")
-    try:
-        yield
-    finally:
-        base.vae.to(base.device)
-
-
-@contextmanager
-def unparked(base: Base) -> Generator[None]:
-    """The VAE back on the device for a while, for a preview."""
-    base.vae.to(base.device)
-    try:
-        yield
-    finally:
-        base.vae.to("cpu")

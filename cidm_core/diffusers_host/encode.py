@@ -7,9 +7,8 @@ word is encoded once per layer; all other prompts are encoded once and shared.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,9 +19,9 @@ from ..errors import PromptError
 from ..sampling.encoder_updates import changing, encoder_deltas
 from ..text import Spans, TextContext
 from ..words import canonical, split
-from .base import Base
+from .base import Base, changed_weights
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CONCEPTS_AT_ONCE = 16  # concept words encoded in one call; each is encoded once per layer
 
@@ -90,23 +89,12 @@ def tokenise(
                 f"reads {room - 1}. Move it nearer to the start, or shorten {text[:60]!r}..."
             )
     if len(ids) > room:
-        log.warning("Prompt cut after %d tokens: %r", room - 1, text[:80])
+        logger.warning("Prompt cut after %d tokens: %r", room - 1, text[:80])
     ids = ids[:room]
     padding = [tokenizer.pad_token_id] * (room - len(ids))
     read = {word: tuple(p for p in at if p < room) for word, at in triggers.items()}
     spans = Spans(read, tuple(position for position in plain if position < room))
     return Tokens([*ids, tokenizer.eos_token_id, *padding], positions, spans)
-
-
-def word_positions(base: Base, prompt: str, words: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Where each concept word stands among the prompt's tokens, in the first encoder.
-
-    Raises:
-        PromptError: If a word lies beyond the token limit.
-    """
-    row, wanted = base.family.encoders[0], [canonical(word) for word in words]
-    found = tokenise(base.tokenizers[0], prompt, wanted, row.max_tokens).spans.triggers
-    return {word: found.get(word, ()) for word in wanted}
 
 
 def encode(base: Base, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Tensor:
@@ -133,17 +121,7 @@ def encode(base: Base, prompts: Sequence[str], embeddings: Embeddings | None = N
 def encode_texts(
     base: Base, prompts: Sequence[str], embeddings: Embeddings, phrases: Iterable[str] = ()
 ) -> list[TextContext]:
-    """Each prompt as cross-attention reads it; see `encode`.
-
-    Args:
-        base: The model whose text encoders are used.
-        prompts: Prompts.
-        embeddings: Rows of the concept words.
-        phrases: Plain words whose tokens the spans are to tell.
-
-    Raises:
-        PromptError: If a concept word lies beyond the token limit.
-    """
+    """Each prompt as cross-attention reads it, as for `encode`; spans tell of `phrases`, too."""
     parts: list[tuple[Tensor, ...]] = []
     spans: list[Spans] = []
     for index, row in enumerate(base.family.encoders):
@@ -164,46 +142,37 @@ def _states(
 ) -> tuple[Tensor, ...]:
     """Hidden states of one encoder, (layers or 1, tokens, dim) for each prompt."""
     row, encoder = base.family.encoders[index], base.text_encoders[index]
-    # A prompt whose words are the same in all layers is encoded once instead of L times.
-    copies = [max((len(embeddings[w][row.name]) for _, w in t.words), default=1) for t in tokens]
-    ids = torch.tensor([t.ids for t, n in zip(tokens, copies, strict=True) for _ in range(n)])
-    where, vectors = _replacements(tokens, copies, embeddings, row.name)
-    states = _run(encoder, ids.to(base.device), where, vectors, row.penultimate)
-    return states.split(copies)
-
-
-def _replacements(
-    tokens: Sequence[Tokens], copies: list[int], embeddings: Embeddings, encoder: str
-) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
-    rows: list[int] = []
-    columns: list[int] = []
+    ids: list[list[int]] = []
+    copies: list[int] = []
+    where: list[tuple[int, int]] = []
     vectors: list[Tensor] = []
-    start = 0
-    for t, count in zip(tokens, copies, strict=True):
-        for position, word in t.words:
-            rows += range(start, start + count)
-            columns += [position] * count
-            own = embeddings[word][encoder]
+    for prompt in tokens:
+        # A prompt whose words are the same in all layers is encoded once instead of L times.
+        count = max((len(embeddings[word][row.name]) for _, word in prompt.words), default=1)
+        for position, word in prompt.words:
+            where += [(len(ids) + copy, position) for copy in range(count)]
+            own = embeddings[word][row.name]
             vectors.append(own if len(own) == count else own.expand(count, -1))
-        start += count
-    where = (torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long))
-    return where, torch.cat(vectors) if vectors else None
+        ids += [prompt.ids] * count
+        copies.append(count)
+    states = _run(encoder, torch.tensor(ids).to(base.device), where, vectors, row.penultimate)
+    return states.split(copies)
 
 
 def _run(
     encoder: Any,
     ids: Tensor,
-    where: tuple[Tensor, Tensor],
-    vectors: Tensor | None,
+    where: Sequence[tuple[int, int]],
+    vectors: Sequence[Tensor],
     penultimate: bool,
 ) -> Tensor:
-    """Hidden states (rows, tokens, dim) with the concept vectors put in at `where`."""
+    """Hidden states (rows, tokens, dim) with concept vectors put in at rows and positions."""
 
     def put_in(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
-        if vectors is None:
+        if not vectors:
             return output
-        index = tuple(axis.to(output.device) for axis in where)
-        return output.index_put(index, vectors.to(output.device, output.dtype))
+        index = torch.tensor(where, device=output.device).unbind(1)
+        return output.index_put(index, torch.cat(list(vectors)).to(output))
 
     # A hook works with every transformers version; `inputs_embeds` is gone from version 5.
     handle = encoder.get_input_embeddings().register_forward_hook(put_in)
@@ -212,21 +181,6 @@ def _run(
     finally:
         handle.remove()
     return output.hidden_states[-2] if penultimate else output.last_hidden_state
-
-
-@contextmanager
-def changed_encoders(base: Base, deltas: Mapping[str, Tensor]) -> Generator[None]:
-    """The text encoders with other weights for a while; afterwards the same bits as before."""
-    saved: list[tuple[Any, Tensor]] = []
-    try:
-        for path, delta in deltas.items():
-            linear = base.module(path)
-            saved.append((linear, linear.weight.detach().clone()))
-            linear.weight.data.add_(delta.to(linear.weight))
-        yield
-    finally:
-        for linear, weight in saved:
-            linear.weight.data.copy_(weight)
 
 
 class DiffusersEncoder:
@@ -253,13 +207,11 @@ class DiffusersEncoder:
         found: dict[str, TextContext] = {}
         for names, texts in groups.items():
             deltas = encoder_deltas([named[name] for name in names], self._strength)
-            with changed_encoders(self.base, deltas):
+            changed = ((self.base.module(path), delta) for path, delta in deltas.items())
+            with changed_weights(changed):
                 encoded = encode_texts(self.base, texts, embeddings, phrases)
             found |= zip(texts, encoded, strict=True)
-        return [
-            TextContext(found[text].states.float(), found[text].pooled, found[text].spans)
-            for text in prompts
-        ]
+        return [replace(found[text], states=found[text].states.float()) for text in prompts]
 
     def triggers(self, groups: Sequence[Sequence[Concept]]) -> list[TextContext]:
         """The triggers of each group of concepts, encoded as one prompt.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..bank import Bank, free_name
-from ..concept import Concept, Subject
+from ..concept import Concept
 from ..config import TrainConfig
 from ..methods import method_called
 from ..methods.base import MakeMethod, Task
@@ -83,16 +84,13 @@ def find_taught(
     bank: Bank,
     photos: Sequence[Photo],
     *,
-    words: str | Sequence[str] = (),
-    class_words: str,
-    kind: str = "object",
     name: str | None = None,
     method: str = "cidm",
     config: TrainConfig | None = None,
     subjects: Sequence[TrainingSubject] = (),
     prior: Sequence[Photo] = (),
-    mapping: Mapping[str, str] | None = None,
     make: MakeMethod | None = None,
+    **first: Any,
 ) -> Concept | None:
     """The bank's concept that these very inputs of `train_concept` have taught, if there is one.
 
@@ -102,25 +100,22 @@ def find_taught(
         base: The model, or what would be known of it.
         bank: Where to look.
         photos: As for `train_concept`, like all that follows.
-        words: Concept words.
-        class_words: The plain words they stand for.
-        kind: "object", "style" or "human".
         name: Name in the bank; None: any.
         method: How it is learned.
         config: Settings.
         subjects: Further subjects.
         prior: Prior pictures.
-        mapping: Replacements in captions.
         make: Instead of the method.
+        first: Words and kind of the photos, as `TrainingSubject` has them.
 
     Raises:
         BankError: If its file is damaged.
         ConceptError: The words cannot be used.
         PhotoError: A photo or caption cannot be used.
     """
-    first = TrainingSubject(photos, words, class_words, kind, mapping)
     config = settled(config, method, base)
-    lesson = Lesson((first, *subjects), prior, method, config, make)
+    held = (TrainingSubject(photos, **first), *subjects)
+    lesson = Lesson(held, prior, method, config, make)
     asked = tuple(each.subject for each in lesson.subjects)
     named = None if name is None else clean_name(name)
     for entry in bank.entries():
@@ -145,15 +140,12 @@ def _task(base: Base, bank: Bank, lesson: Lesson, name: str | None) -> Task:
     subjects = tuple(each.subject for each in lesson.subjects)
     bank.check(base)
     if name is None:
-        name = free_name(bank, _default_name(subjects))
+        words = [word for subject in subjects for word in subject.words]
+        class_words = " and ".join(subject.class_words for subject in subjects)
+        made = default_name(words, class_words) if words else clean_name(class_words)
+        name = free_name(bank, made)
     task = Task(clean_name(name), subjects, base.family.name, base.fingerprint, base.layers)
     # An empty concept stands in for the one to come: what the bank would refuse is refused now.
     empty = task.concept(lesson.method, lesson.config, {}, {}, {})
     check_new(empty, bank.entries())
     return task
-
-
-def _default_name(subjects: Sequence[Subject]) -> str:
-    words = [word for subject in subjects for word in subject.words]
-    class_words = " and ".join(subject.class_words for subject in subjects)
-    return default_name(words, class_words) if words else clean_name(class_words)

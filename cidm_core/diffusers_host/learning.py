@@ -15,8 +15,8 @@ from ..methods.base import Batch, Prediction
 from ..ops.diffusion import add_noise
 from ..updates import Update, ValueResidual
 from .base import Base
-from .encode import encode, tokenise, word_positions
-from .injection import Flags, Injection, checkpoint_activations
+from .encode import encode, tokenise
+from .injection import Injection, checkpoint_activations, flags_kept
 from .patches import layer_size
 
 
@@ -44,8 +44,9 @@ class LearningHost:
         self._injection: Injection | None = None
         self._contexts: tuple[Tensor, ...] = ()
         self._has_residuals = False
-        self._at_triggers: Tensor | None = None
+        self._at_triggers = torch.zeros(0)
         self._columns: Tensor | None = None
+        self._limit = base.family.encoders[0].max_tokens
         self._latent_size = (0, 0)
         self._maps: dict[int, Tensor] = {}
 
@@ -101,27 +102,25 @@ class LearningHost:
 
     def _word_columns(self, prompts: Sequence[str]) -> Tensor:
         """(batch, tokens, words): averages each word's places in its prompt."""
-        limit = self._base.family.encoders[0].max_tokens
-        columns = torch.zeros(len(prompts), limit, len(self._words))
-        for row, prompt in enumerate(prompts):
-            for word, places in word_positions(self._base, prompt, self._words).items():
-                for place in places:
-                    columns[row, place, self._words.index(word)] = 1 / len(places)
+        columns = torch.zeros(len(prompts), self._limit, len(self._words))
+        for row, places in enumerate(map(self._places, prompts)):
+            for column, word in enumerate(self._words):
+                at = places.get(word, ())
+                columns[row, list(at), column] = 1 / max(1, len(at))
         return columns.to(self.device)
 
     def _trigger_tokens(self, prompts: Sequence[str]) -> Tensor:
         """1 at the tokens of words and phrases, (batch, tokens, 1), 0 elsewhere."""
-        tokenizer, limit = self._base.tokenizers[0], self._base.family.encoders[0].max_tokens
-        marks = torch.zeros(len(prompts), limit, 1)
-        for row, prompt in enumerate(prompts):
-            spans = tokenise(tokenizer, prompt, self._words, limit, self._phrases).spans
-            for places in spans.triggers.values():
-                marks[row, list(places)] = 1
+        marks = torch.zeros(len(prompts), self._limit, 1)
+        for row, places in enumerate(map(self._places, prompts)):
+            for at in places.values():
+                marks[row, list(at)] = 1
         return marks.to(self.device)
 
-    def _marks(self) -> Tensor:
-        assert self._at_triggers is not None
-        return self._at_triggers
+    def _places(self, prompt: str) -> Mapping[str, tuple[int, ...]]:
+        """Where words and phrases stand among the tokens of the first encoder."""
+        tokenizer = self._base.tokenizers[0]
+        return tokenise(tokenizer, prompt, self._words, self._limit, self._phrases).spans.triggers
 
     def _record(self, index: int, probabilities: Tensor) -> None:
         """Keep a layer's attention (batch, cells, tokens) to the concept words, if wanted."""
@@ -146,24 +145,29 @@ class LearningHost:
         """
         base = self._base
         modules = (base.unet, base.vae, *base.text_encoders)
-        flags = Flags(modules)
-        injection = Injection(base, lambda index: self._contexts[index], self._marks, self._record)
+        injection = Injection(
+            base,
+            updates,
+            context=lambda index: self._contexts[index],
+            at_triggers=lambda: self._at_triggers,
+            record=self._record,
+        )
         self._has_residuals = any(isinstance(each, ValueResidual) for each in updates.values())
-        try:
+        with flags_kept(modules):
             for module in modules:
                 module.requires_grad_(False)
                 module.eval()
-            injection.build(updates)
             if checkpointing:
                 checkpoint_activations((base.unet, *base.text_encoders))
+            injection.enter()
             self._injection = injection
-            yield
-        finally:
-            self._injection = None
-            injection.leave()
-            flags.restore()
-            self._contexts, self._columns, self._at_triggers = (), None, None
-            self._maps.clear()
+            try:
+                yield
+            finally:
+                self._injection = None
+                injection.leave()
+                self._contexts, self._columns, self._at_triggers = (), None, torch.zeros(0)
+                self._maps.clear()
 
     @contextmanager
     def suspended(self) -> Generator[None]:

@@ -9,31 +9,39 @@ copies the saved weights back, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import HostError
+from ..families import PROJECTIONS
 from ..ops import attention
 from ..sampling.layer_updates import LayerUpdate, layer_updates
 from ..sampling.plan import Plan
 from ..sampling.regional import Inserts
-from .base import Base
-
-_TEXT_SIDE = ("to_k", "to_v")
-_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+from ..updates import TEXT_SIDE
+from .base import Base, changed_weights
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Which slot every row of the next UNet call uses; set by the sampler before each call."""
+class CallRows:
+    """What the rows of a UNet call need: the slot of each, and what regions put into them."""
 
-    slots: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    inserts: Inserts = field(default_factory=lambda: Inserts(()))
-    latent_size: tuple[int, int] = (0, 0)
+    slots: Tensor
+    inserts: Inserts
+    latent_size: tuple[int, int]
+
+
+@dataclass(eq=False)
+class Attached:
+    """A plan on a UNet; `rows` are set before each call. See `attach`."""
+
+    plan: Plan
+    rows: CallRows = field(init=False)
 
 
 class PlanAttention:
@@ -77,15 +85,6 @@ class PlanAttention:
         return _project(attn.to_out[0], self.updates.get("to_out.0"), out, slots)
 
 
-class Attached:
-    """A plan on a UNet: set `rows` before each call. See `attach`."""
-
-    def __init__(self, plan: Plan, merged: bool) -> None:
-        self.plan, self.merged = plan, merged
-        self.rows = Rows()
-        self.processors: list[PlanAttention] = []
-
-
 def layer_size(cells: int, latent_size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a layer with this many cells; each level halves, rounding up.
 
@@ -120,68 +119,33 @@ def attach(base: Base, plan: Plan, execution: str = "auto") -> Generator[Attache
             "Merged execution needs the same concept weights in every row, but the regions or "
             "prompts weigh them differently. Use execution 'per_sample' or region weights 'global'."
         )
-    attached = Attached(plan, plan.shared_weights if execution == "auto" else execution == "merged")
+    merged = plan.shared_weights if execution == "auto" else execution == "merged"
     updates = layer_updates(
-        plan.concepts,
-        plan.slots,
-        plan.layers,
-        base.device,
-        base.dtype,
-        strength=plan.config.strength,
-        routed=plan.config.key_value_routing == "token",
+        plan.concepts, plan.slots, plan.layers, base.device, base.dtype, plan.config
     )
-    modules = [base.unet.get_submodule(layer) for layer in plan.layers]
-    processors = [module.processor for module in modules]
-    installed = _Installed(attached)
-    try:
-        for index, (module, layer) in enumerate(zip(modules, plan.layers, strict=True)):
-            own = {p: u for p in _PROJECTIONS if (u := updates.pop(f"{layer}.{p}", None))}
+    attached, unet = Attached(plan), base.unet
+    with ExitStack() as undo:
+        # All slots agree on the weights of slot 0. Keys and values are projected once anyway.
+        folded = [path for path in updates if merged and not path.endswith(TEXT_SIDE)]
+        deltas = ((unet.get_submodule(path), updates.pop(path).delta(0)) for path in folded)
+        undo.enter_context(changed_weights(deltas))
+        for index, layer in enumerate(plan.layers):
+            module = unet.get_submodule(layer)
+            own = {p: u for p in PROJECTIONS if (u := updates.pop(f"{layer}.{p}", None))}
             contexts = torch.stack([slot.text.at(index) for slot in plan.slots if slot.text])
-            if attached.merged:
-                for projection in own.keys() - set(_TEXT_SIDE):
-                    installed.merge(module.get_submodule(projection), own.pop(projection))
             contexts = contexts.to(base.device, base.dtype)
+            undo.callback(setattr, module, "processor", module.processor)
             module.processor = PlanAttention(module, contexts, own, attached)
-            attached.processors.append(module.processor)
         for path, update in updates.items():  # linear layers outside cross-attention
-            installed.add(base.unet.get_submodule(path), update)
+            hook = partial(_add, attached, update)
+            undo.callback(unet.get_submodule(path).register_forward_hook(hook).remove)
         yield attached
-    finally:
-        for module, processor in zip(modules, processors, strict=True):
-            module.processor = processor
-        installed.remove()
 
 
-class _Installed:
-    """Updates folded into weights or added to outputs, until all is undone."""
-
-    def __init__(self, attached: Attached) -> None:
-        self._attached = attached
-        self._saved: list[tuple[nn.Linear, Tensor]] = []
-        self._hooks: list[Any] = []
-
-    def add(self, linear: nn.Linear, update: LayerUpdate) -> None:
-        """Fold the update in if the plan is merged, else add it row by row."""
-        if self._attached.merged:
-            self.merge(linear, update)
-        else:
-
-            def added(_module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-                return output + update(inputs[0], self._attached.rows.slots)
-
-            self._hooks.append(linear.register_forward_hook(added))
-
-    def merge(self, linear: nn.Linear, update: LayerUpdate) -> None:
-        """Fold in the weights of slot 0; all slots agree."""
-        self._saved.append((linear, linear.weight.detach().clone()))
-        linear.weight.data.add_(update.delta(0).to(linear.weight.dtype))
-
-    def remove(self) -> None:
-        """Leave every layer as it was found."""
-        for linear, weight in self._saved:
-            linear.weight.data.copy_(weight)
-        for hook in self._hooks:
-            hook.remove()
+def _add(
+    attached: Attached, update: LayerUpdate, _linear: nn.Module, inputs: Any, output: Tensor
+) -> Tensor:
+    return output + update(inputs[0], attached.rows.slots)
 
 
 def _project(linear: nn.Linear, update: LayerUpdate | None, x: Tensor, slots: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def make_plan(
         FamilyError: If a concept was learned on another family, geometry or base.
     """
     config = config or SampleConfig.from_dict(base.family.sampling)
-    width, height = size_px(base, config)
+    width, height = picture_px(base, config)
     cell = base.family.latent_px
     return build_plan(
         DiffusersEncoder(base, config.strength),
@@ -99,7 +99,7 @@ def draw_plan(
         RegionError: If the mask is to be that of regions, and there are none.
         HostError: Bad sizes, memory ran out, or the picture is not finite.
     """
-    width, height = size_px(base, config)
+    width, height = picture_px(base, config)
     source = None if image is None else _fitted(image, width, height)
     area = _area(mask, regions, source, (height, width))
     start = None if source is None else _start(base, source, area)
@@ -112,7 +112,7 @@ def draw_plan(
     return [pictures[i] for s in range(scenes) for i in range(s, len(pictures), scenes)]
 
 
-def size_px(base: Base, config: SampleConfig) -> tuple[int, int]:
+def picture_px(base: Base, config: SampleConfig) -> tuple[int, int]:
     """(width, height) of the pictures.
 
     Raises:
@@ -132,7 +132,7 @@ def size_px(base: Base, config: SampleConfig) -> tuple[int, int]:
 
 def _noise(base: Base, config: SampleConfig, scenes: int) -> Tensor:
     """(num_images * scenes, ...): picture n of every prompt starts from the same noise."""
-    width, height = size_px(base, config)
+    width, height = picture_px(base, config)
     cell = base.family.latent_px
     shape = (1, base.family.latent_channels, height // cell, width // cell)
     each = [
@@ -186,33 +186,25 @@ def _paste(picture: Image.Image, source: Image.Image, area: Tensor) -> Image.Ima
     return Image.composite(picture, source, alpha)
 
 
-@torch.no_grad()
 def encode_image(base: Base, image: Image.Image) -> Tensor:
     """Clean latents of an RGB picture, (1, channels, height, width), float32."""
     pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1)
-    pixels = pixels.permute(2, 0, 1)[None].to(base.device, base.vae.dtype)
-    config = base.vae.config
-    shift = getattr(config, "shift_factor", None) or 0.0
-    return (base.vae.encode(pixels).latent_dist.mode().float() - shift) * config.scaling_factor
+    return base.encoded(pixels.permute(2, 0, 1)[None])
 
 
-@torch.no_grad()
 def decode(base: Base, latents: Tensor) -> list[Image.Image]:
     """Pictures from latents (pictures, channels, height, width), one at a time to save memory.
 
     Raises:
         HostError: If the latents are not finite.
     """
-    config = base.vae.config
-    shift = getattr(config, "shift_factor", None) or 0.0
     pictures: list[Image.Image] = []
     for one in latents:
         if not torch.isfinite(one).all():
             raise HostError(
                 "The picture came out as NaN. Use --dtype fp32 or bf16, or a lower strength."
             )
-        scaled = (one[None] / config.scaling_factor + shift).to(base.vae.dtype)
-        pixels = base.vae.decode(scaled).sample[0].float().clamp(-1, 1)
+        pixels = base.decoded(one[None])[0]
         array = ((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         pictures.append(Image.fromarray(array))
     return pictures

@@ -16,7 +16,6 @@ from ..storage.atomic import write_atomic
 from ..training.state import RunFolder
 from ..words import contains
 from .base import Base
-from .cache import unparked
 from .learning import LearningHost
 from .pipeline import generate
 from .sampler import OnStep
@@ -77,7 +76,7 @@ class Previews:
 
     def show(self, step: int) -> None:
         concept = self._method.result({"steps": step})
-        with self._host.suspended(), unparked(self._base), torch.no_grad():
+        with self._host.suspended(), self._base.parked_vae(False), torch.no_grad():
             drawn = self._render(concept)
         pictures = [drawn] if isinstance(drawn, Image.Image) else list(drawn)
         if pictures:

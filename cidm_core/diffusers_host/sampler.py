@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from ..config import SampleConfig
+from ..devices import is_out_of_memory
 from ..errors import HostError
 from ..sampling.layout import Scene
 from ..sampling.plan import Plan
 from ..sampling.regional import Insert, Inserts
 from .base import Base
-from .patches import Attached, Rows, attach
+from .patches import Attached, CallRows, attach
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int, Tensor], None]  # step from 1, steps, latents
 
@@ -158,7 +159,7 @@ class _Estimate:
         self.inserts = list(self._inserts(scenes))
         self.context = torch.zeros(1, 1, base.family.context_dim).to(base.device, base.dtype)
         self.at_once = config.rows_at_once or len(self.picture)
-        self._calls: dict[tuple[int, int], Rows] = {}
+        self._calls: dict[tuple[int, int], CallRows] = {}
 
     def _inserts(self, scenes: Sequence[Scene]) -> Iterator[Insert]:
         masks = self.attached.plan.masks.to(self.base.device)
@@ -169,15 +170,11 @@ class _Estimate:
                 yield Insert(row, torch.tensor(slots).to(self.base.device), masks[list(areas)])
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        eps = torch.cat(list(self._rows(latents, timestep)))
-        guided: list[Tensor] = []
-        start = 0
-        for scene in self.scene_of:
-            count = len(self.attached.plan.scenes[scene].rows)
-            rows = eps[start : start + count].float()
-            guided.append(self.attached.plan.guide(rows[:, None], scene))
-            start += count
-        return torch.cat(guided)
+        plan = self.attached.plan
+        counts = [len(plan.scenes[scene].rows) for scene in self.scene_of]
+        parts = torch.cat(list(self._rows(latents, timestep))).float().split(counts)
+        pairs = zip(parts, self.scene_of, strict=True)
+        return torch.cat([plan.guide(rows[:, None], scene) for rows, scene in pairs])
 
     def _rows(self, latents: Tensor, timestep: Tensor) -> Iterator[Tensor]:
         first = 0
@@ -185,7 +182,7 @@ class _Estimate:
             last = min(first + self.at_once, len(self.picture))
             try:
                 yield self._call(latents, timestep, first, last)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 self._split(error, last - first)
             else:
                 first = last
@@ -194,7 +191,7 @@ class _Estimate:
         if (first, last) not in self._calls:
             held = [replace(i, row=i.row - first) for i in self.inserts if first <= i.row < last]
             size = self.latent_size
-            self._calls[first, last] = Rows(self.slots[first:last], Inserts(held), size)
+            self._calls[first, last] = CallRows(self.slots[first:last], Inserts(held), size)
         self.attached.rows = self._calls[first, last]
         rows = latents[self.picture[first:last]].to(self.base.dtype)
         context = self.context.expand(last - first, -1, -1)
@@ -202,9 +199,7 @@ class _Estimate:
 
     def _split(self, error: RuntimeError, rows: int) -> None:
         """Halve the rows per call when memory ran out; anything else is raised again."""
-        text = str(error).lower()
-        short = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text
-        if not short:
+        if not is_out_of_memory(error):
             raise error
         if rows == 1:
             raise HostError(
@@ -212,6 +207,6 @@ class _Estimate:
                 "--dtype bf16 or fp16, or close other programs."
             ) from error
         self.at_once = max(1, rows // 2)
-        log.warning("Memory is short: %d UNet rows per call from now on.", self.at_once)
+        logger.warning("Memory is short: %d UNet rows per call from now on.", self.at_once)
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from ..errors import HostError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CLIP_L = "openai/clip-vit-large-patch14"
 
@@ -43,7 +43,7 @@ def load_tokenizer(folder: Path, given: Path | None, vocabulary: int, max_tokens
                 f"{vocabulary - 1}. They do not belong together; give the model's own tokenizer."
             )
         if largest < vocabulary - 1:
-            log.warning("Tokenizer %s knows %d of %d tokens.", path, largest + 1, vocabulary)
+            logger.warning("Tokenizer %s knows %d of %d tokens.", path, largest + 1, vocabulary)
         return tokenizer
     raise HostError(_how_to_get_one(candidates))
 

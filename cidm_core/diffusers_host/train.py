@@ -12,6 +12,7 @@ from .. import __version__
 from ..bank import Bank
 from ..concept import Concept
 from ..config import TrainConfig
+from ..devices import is_out_of_memory
 from ..errors import HostError
 from ..methods.base import MakeMethod, Method
 from ..training.batches import CachedPhotos, Draws, PhotoSources
@@ -22,7 +23,7 @@ from ..training.processes import Processes
 from ..training.progress import Hooks, OnProgress, Progress
 from ..training.state import RunFolder, final_loss
 from .base import Base
-from .cache import cache_latents, parked
+from .cache import cache_latents
 from .job import Job, check_caption, prepare
 from .learning import LearningHost
 from .previews import OnPreview, Previews, Render, default_render
@@ -114,7 +115,7 @@ def train_concept(
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_how_to_resume(job.folder)) from error
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise HostError(_low_memory(job)) from error
 
@@ -129,7 +130,7 @@ def _learn(
     host = LearningHost(base, job.task.words, job.task.phrases)
     with ExitStack() as stack:
         sources = _sources(job, host, hooks)
-        stack.enter_context(parked(base))
+        stack.enter_context(base.parked_vae())
         method = job.make(job.task, config, job.bank.values(), host)
         stack.enter_context(
             host.attached(method.updates, checkpointing=config.gradient_checkpointing)
@@ -212,14 +213,6 @@ def _how_to_resume(folder: RunFolder) -> str:
     if not folder.state_path.exists():
         return "Stopped before the first step."
     return f"Stopped. The state is kept in '{folder.folder}'; the same call goes on from there."
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # On CPU and MPS torch raises a plain RuntimeError.
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
-    )
 
 
 def _low_memory(job: Job) -> str:

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..ops import aggregation
-from ..updates import FullRank, LowRank
+from ..updates import TEXT_ENCODERS, FullRank, LowRank
 from ..words import contains
-
-_ENCODERS = "text_encoder"
 
 
 def changing(text: str, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
@@ -23,7 +21,7 @@ def changing(text: str, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
 
 def changes_encoder(concept: Concept) -> bool:
     """Whether a concept changes a text encoder."""
-    return any(path.startswith(_ENCODERS) for path in concept.updates)
+    return any(path.startswith(TEXT_ENCODERS) for path in concept.updates)
 
 
 def encoder_deltas(concepts: Sequence[Concept], strength: float = 1.0) -> dict[str, Tensor]:
@@ -39,7 +37,7 @@ def encoder_deltas(concepts: Sequence[Concept], strength: float = 1.0) -> dict[s
     total: dict[str, Tensor] = {}
     for concept, weight in zip(concepts, weights, strict=True):
         for path, update in concept.updates.items():
-            if path.startswith(_ENCODERS) and isinstance(update, LowRank | FullRank):
+            if path.startswith(TEXT_ENCODERS) and isinstance(update, LowRank | FullRank):
                 delta = weight * strength * update.delta.float()
                 total[path] = total[path] + delta if path in total else delta
     return total

@@ -9,46 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..concept import Concept
+from ..config import SampleConfig
 from ..ops import aggregation, routing
-from ..updates import TEXT_SIDE, FullRank, LowRank, ValueResidual
+from ..updates import TEXT_ENCODERS, TEXT_SIDE, FullRank, LowRank, ValueResidual
 
 if TYPE_CHECKING:
     from .plan import Slot
 
-_ENCODERS = "text_encoder"
-
-
-class Part(Protocol):
-    """What all updates of one kind add to a linear layer."""
-
-    def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
-        """Features x (rows, tokens, in) with one slot per row, to (rows, tokens, out)."""
-        ...
-
-    def delta(self, slot: int) -> Tensor:
-        """The change of the weight for one slot, (out, in)."""
-        ...
-
 
 @dataclass(frozen=True, eq=False)
 class LowRankPart:
-    """The factors of several concepts side by side.
+    """The factors of several concepts side by side."""
 
-    Attributes:
-        down: (columns, in).
-        up: (out, columns).
-        weights: (slots, columns), or (slots, tokens, columns) where tokens are routed.
-    """
-
-    down: Tensor
-    up: Tensor
-    weights: Tensor
+    down: Tensor  # (columns, in)
+    up: Tensor  # (out, columns)
+    weights: Tensor  # (slots, columns), or (slots, tokens, columns) where tokens are routed
 
     def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
         weights = _of_length(self.weights, x)[slots]
@@ -60,21 +41,14 @@ class LowRankPart:
 
 @dataclass(frozen=True, eq=False)
 class FullRankPart:
-    """Whole matrices.
+    """Whole matrices."""
 
-    Attributes:
-        deltas: (concepts, out, in).
-        weights: (slots, concepts), or (slots, tokens, concepts) where tokens are routed.
-    """
-
-    deltas: Tensor
-    weights: Tensor
+    deltas: Tensor  # (concepts, out, in)
+    weights: Tensor  # (slots, concepts), or (slots, tokens, concepts) where tokens are routed
 
     def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
         weights = _of_length(self.weights, x)[slots]
-        weights = (
-            weights[:, None] if weights.ndim == 2 else weights
-        )  # (rows, tokens or 1, concepts)
+        weights = weights[:, None] if weights.ndim == 2 else weights
         parts = [(x @ d.mT) * weights[..., i, None] for i, d in enumerate(self.deltas)]
         return torch.stack(parts).sum(0)
 
@@ -84,15 +58,10 @@ class FullRankPart:
 
 @dataclass(frozen=True, eq=False)
 class ValuePart:
-    """Vectors added at the tokens of the concepts' triggers.
+    """Vectors added at the tokens of the concepts' triggers."""
 
-    Attributes:
-        vectors: (concepts, out).
-        weights: (slots, tokens, concepts), 0 at all other tokens.
-    """
-
-    vectors: Tensor
-    weights: Tensor
+    vectors: Tensor  # (concepts, out)
+    weights: Tensor  # (slots, tokens, concepts), 0 at all other tokens
 
     def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
         return _of_length(self.weights, x)[slots] @ self.vectors
@@ -101,9 +70,12 @@ class ValuePart:
         raise NotImplementedError("A value residual depends on the token; it is never merged.")
 
 
+Part = LowRankPart | FullRankPart | ValuePart
+
+
 @dataclass(frozen=True, eq=False)
 class LayerUpdate:
-    """All that the concepts add to one linear layer."""
+    """All that the concepts add to one linear layer, by kind of update."""
 
     parts: tuple[Part, ...]
 
@@ -127,9 +99,7 @@ def layer_updates(
     layers: Sequence[str],
     device: torch.device,
     dtype: torch.dtype,
-    *,
-    strength: float = 1.0,
-    routed: bool = False,
+    config: SampleConfig,
 ) -> dict[str, LayerUpdate]:
     """The updates of all linear layers of the UNet that some concept changes, by path.
 
@@ -142,17 +112,18 @@ def layer_updates(
         layers: diffusers paths of the attn2 modules in execution order.
         device: Where the updates will run.
         dtype: In which type.
-        strength: Scale of all weights.
-        routed: Whether keys and values of a concept's own tokens take its update alone
-            (`ops.routing`).
+        config: `strength` scales all weights; with `key_value_routing` by token, keys and values of
+            a concept's own tokens take its update alone (`ops.routing`).
     """
-    weights = torch.stack([slot.weights for slot in slots]) * strength  # (slots, layers, concepts)
+    # (slots, layers, concepts)
+    weights = torch.stack([slot.weights for slot in slots]) * config.strength
     if not bool((weights != 0).any()):
         return {}
-    tokens = _Tokens(concepts, slots, strength)
+    tokens = _Tokens(concepts, slots, config.strength)
+    routed = config.key_value_routing == "token"
     found: dict[str, LayerUpdate] = {}
     for path in dict.fromkeys(path for concept in concepts for path in concept.updates):
-        if path.startswith(_ENCODERS):
+        if path.startswith(TEXT_ENCODERS):
             continue
         layer = _weighing_layer(path, layers)
         at = weights.mean(1) if layer is None else weights[:, layer]

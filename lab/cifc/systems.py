@@ -13,7 +13,7 @@ from PIL import Image
 from cidm_core.concept import Concept
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.base import Base
-from cidm_core.diffusers_host.pipeline import generate, size_px
+from cidm_core.diffusers_host.pipeline import generate, picture_px
 from cidm_core.errors import CidmError
 from cidm_core.regions import Region
 
@@ -140,7 +140,7 @@ class MultiSystem:
         """
         config = _with(config, self.sampling)
         if self.whole_cells:
-            width, height = size_px(base, config)
+            width, height = picture_px(base, config)
             cell = base.family.latent_px
             regions = [shrunk(region, height // cell, width // cell) for region in regions]
         return generate(base, bank, prompt, regions, config)

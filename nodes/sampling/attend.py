@@ -115,15 +115,9 @@ class Session:
         return self._calls[ids, place]
 
     def _made(self, unet: Any, x: Tensor) -> _Model:
-        facts, config, slots = self.facts, self.config, self.rows.slots
+        facts, slots = self.facts, self.rows.slots
         updates = layer_updates(
-            self.rows.concepts,
-            slots,
-            facts.names,
-            x.device,
-            x.dtype,
-            strength=config.strength,
-            routed=config.key_value_routing == "token",
+            self.rows.concepts, slots, facts.names, x.device, x.dtype, self.config
         )
         layers = {
             _place(path): _Layer(

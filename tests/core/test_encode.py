@@ -12,7 +12,6 @@ from cidm_core.diffusers_host.encode import (
     embeddings_of,
     encode,
     tokenise,
-    word_positions,
 )
 from cidm_core.errors import PromptError
 from cidm_core.sampling.concept_weights import concept_tokens
@@ -69,11 +68,12 @@ def test_gradients_reach_the_rows_and_nothing_else(tiny_base, concept):
 
 
 def test_positions_and_limit(tiny_base):
-    found = word_positions(tiny_base, "<v1> x <w1> <v1>", ["<v1>", "<w1>"])
+    tokenizer = tiny_base.tokenizers[0]
+    found = tokenise(tokenizer, "<v1> x <w1> <v1>", ["<v1>", "<w1>"], 77).spans.triggers
     assert len(found["<v1>"]) == 2
     assert found["<v1>"][0] == 1
     with pytest.raises(PromptError, match="Move it nearer to the start"):
-        word_positions(tiny_base, "x " * 100 + "<v1>", ["<v1>"])
+        tokenise(tokenizer, "x " * 100 + "<v1>", ["<v1>"], 77)
 
 
 def test_long_plain_text_is_cut_with_a_warning(tiny_base, caplog):

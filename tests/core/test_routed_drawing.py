@@ -77,7 +77,8 @@ def test_only_keys_and_values_are_weighed_token_by_token(tiny_base, concepts):
     plan = make_plan(tiny_base, concepts, PROMPT, config=config())
     device, dtype = tiny_base.device, tiny_base.dtype
     for routed in (False, True):
-        found = layer_updates(plan.concepts, plan.slots, plan.layers, device, dtype, routed=routed)
+        how = config(**TOKEN) if routed else config()
+        found = layer_updates(plan.concepts, plan.slots, plan.layers, device, dtype, how)
         by_token = {path for path, update in found.items() if update.parts[0].weights.ndim == 3}
         ends = ("attn2.to_k", "attn2.to_v")
         assert by_token == {path for path in found if routed and path.endswith(ends)}
