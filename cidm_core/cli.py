@@ -20,9 +20,13 @@ from typing import Any
 from tqdm import tqdm
 
 from . import __version__
-from .commands import bank, demo, evaluate, generate, train
+from .commands.bank import add_bank
 from .commands.console import Console
+from .commands.demo import add_demo
+from .commands.evaluate import add_evaluate
 from .commands.flags import CommandParser
+from .commands.generate import add_generate
+from .commands.train import add_train
 from .errors import CidmError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -47,8 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cidm {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for module in (demo, train, generate, bank, evaluate):
-        module.add_parser(verbs)
+    for add in (add_demo, add_train, add_generate, add_bank, add_evaluate):
+        add(verbs)
     return parser
 
 

@@ -25,7 +25,7 @@ examples:
 """
 
 
-def add_parser(verbs: Any) -> None:
+def add_bank(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "bank",
         help="list, show, remove, export and import concepts",

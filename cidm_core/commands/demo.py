@@ -18,7 +18,7 @@ each concept right after its own training and after the last one, from the same 
 """
 
 
-def add_parser(verbs: Any) -> None:
+def add_demo(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "demo",
         help="see it work in a few minutes, with the tiny model that comes along",
@@ -37,10 +37,10 @@ def add_parser(verbs: Any) -> None:
         "--quick", action="store_true", help="A few steps only: to see that it runs, not how well."
     )
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
 
 
-def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
+def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Run the demo.
 
     Raises:

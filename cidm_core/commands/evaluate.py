@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import SampleConfig
 from ..errors import BankError, CidmError
 from .console import Console
-from .flags import add_model, add_output, add_settings, base_of, given
+from .flags import add_model, add_output, add_settings, chosen_base, given
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,7 +38,7 @@ the concept is lost by living in the bank.
 """
 
 
-def add_parser(verbs: Any) -> None:
+def add_evaluate(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "evaluate",
         usage="cidm evaluate --bank DIR (--clip PATH --photos [NAME=]DIR | --alone) [options]",
@@ -80,10 +80,10 @@ def add_parser(verbs: Any) -> None:
     add_model(parser)
     add_settings(parser, SampleConfig)
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
 
 
-def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
+def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Draw and score.
 
     Raises:
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     if not args.alone and not args.clip:
         raise CidmError("Give a CLIP model with --clip, or compare with each concept --alone.")
     clip = load_clip(args.clip, args.device) if args.clip else None
-    base = base_of(args)
+    base = chosen_base(args)
     config = SampleConfig.from_dict(base.family.sampling, **given(args))
     with ProgressBar(enabled=console.shows_progress) as bar:
         report = evaluate(

@@ -62,7 +62,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def base_of(args: argparse.Namespace) -> Base:
+def chosen_base(args: argparse.Namespace) -> Base:
     """The model that the flags of `add_model` name."""
     from ..diffusers_host.load import load_base
 

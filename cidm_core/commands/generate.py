@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import SampleConfig
 from ..errors import CidmError
 from .console import Console
-from .flags import add_model, add_output, add_settings, base_of, given
+from .flags import add_model, add_output, add_settings, chosen_base, given
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +35,7 @@ carry prompt, seed and settings inside, under the key "cidm".
 """
 
 
-def add_parser(verbs: Any) -> None:
+def add_generate(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "generate",
         usage="cidm generate --prompt TEXT [--bank DIR] [--region ...] [--out FILE] [options]",
@@ -75,10 +75,10 @@ def add_parser(verbs: Any) -> None:
     add_model(parser)
     add_settings(parser, SampleConfig)
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
 
 
-def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
+def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Draw, write the files, describe them.
 
     Raises:
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from .progress_bar import ProgressBar
 
     bank = Bank(args.bank) if args.bank else {}
-    base = base_of(args)
+    base = chosen_base(args)
     config = SampleConfig.from_dict(base.family.sampling, **given(args))
     plan = make_plan(base, bank, args.prompt, regions, config)
     for line in plan.describe().splitlines():

@@ -16,7 +16,7 @@ from .flags import (
     add_model,
     add_output,
     add_settings,
-    base_of,
+    chosen_base,
     given,
     refuse_foreign,
 )
@@ -43,7 +43,7 @@ recipe gives way to all of them.
 """
 
 
-def add_parser(verbs: Any) -> None:
+def add_train(verbs: Any) -> None:
     parser: CommandParser = verbs.add_parser(
         "train",
         usage="cidm train --bank DIR --photos DIR --words WORDS --class-words WORDS [options]",
@@ -54,7 +54,7 @@ def add_parser(verbs: Any) -> None:
     )
     # The settings depend on --method, and to know the methods takes a second.
     parser.complete = _add_arguments
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
 
 
 def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
@@ -153,7 +153,7 @@ def read_request(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**found)
 
 
-def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
+def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Train and describe the concept.
 
     Raises:
@@ -177,7 +177,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     photos = Photo.from_folder(request.photos, request.captions, request.masks)
     prior = Photo.from_folder(request.prior) if request.prior else []
     bank = Bank(args.bank)
-    base = base_of(args)
+    base = chosen_base(args)
     config = config_for(args.method, base.family, **request.settings)
     becomes = f" become {request.words!r}" if request.words else ""
     console.note(

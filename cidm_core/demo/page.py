@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..pictures.layout import layout_picture
 from ..pictures.losses import losses_picture
-from ..pictures.sheets import Panel, Row, contact_sheet, grid
+from ..pictures.sheets import Row, beside, contact_sheet, grid, stack
 from ..pictures.weights import weights_picture
 from ..regions import Region
 from ..sampling.plan import Plan
@@ -33,30 +33,30 @@ def page(
     ]
     side = studio.base.family.resolution_px
     names = [concept.name for concept in plan.concepts]
+    runs = {each.name: studio.losses(each.name) for each in learned}
+    results = [
+        ("Two concepts, each in its drawn region", layout_picture(regions, side, side)),
+        ("What came out there, four seeds", grid(pairs, 2, 224)),
+        ("", losses_picture(runs, "How the loss fell", 580)),
+    ]
     weights = [
         weights_picture(names, plan.layers, slot.weights.tolist(), slot.prompt, 528)
         for slot in plan.slots
         if slot.prompt
     ]
-    runs = {each.name: studio.losses(each.name) for each in learned}
-    panels = [
-        Panel("Two concepts, each in its drawn region", layout_picture(regions, side, side)),
-        Panel("What came out there, four seeds", grid(pairs, 2, 224)),
-        Panel("", losses_picture(runs, "How the loss fell", 580)),
-        *(Panel("Weight of each concept", picture) for picture in weights),
-    ]
     change = max(each.change for each in learned)
     kept = f"differ by at most {change:.0f} of 255" if change else "are equal in every pixel"
-    return contact_sheet(
+    sheet = contact_sheet(
         rows,
         (
             "Reference photos",
             "Right after its own training",
             f"After the last training ({learned[-1].name}), same seeds",
         ),
-        panels,
         f"Three concepts learned one after another{'' if change else '; none forgotten'}",
         f"Drawn by {studio.base.name}, {studio.training.steps} steps per concept, seed "
         f"{studio.seed}. While one concept is learned, no photo of the others is at hand. The two "
         f"columns of drawn pictures {kept}.",
     )
+    shown = [("Weight of each concept", picture) for picture in weights]
+    return stack([sheet, beside(results), beside(shown)])

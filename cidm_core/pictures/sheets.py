@@ -1,8 +1,9 @@
-"""Many pictures on one page: a plain grid, and the contact sheet of rows, groups and panels."""
+"""Many pictures on one page: in a grid, below or beside one another, in labelled rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 from PIL import Image
@@ -12,6 +13,7 @@ from .canvas import LINE, MUTED, PAPER, Canvas, line_height, wrap
 _MARGIN = 28
 _GAP = 6  # between pictures of one group
 _GROUP_GAP = 30
+_ROW_GAP = 16
 _LABEL = 190
 _BODY = 14
 
@@ -22,13 +24,6 @@ class Row(NamedTuple):
     title: str
     subtitle: str
     groups: Sequence[Sequence[Image.Image]]
-
-
-class Panel(NamedTuple):
-    """A larger picture below the rows, with its heading."""
-
-    title: str
-    picture: Image.Image
 
 
 def enlarge(picture: Image.Image, longest_px: int) -> Image.Image:
@@ -64,96 +59,67 @@ def stack(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image:
     return sheet
 
 
+def beside(titled: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Put pictures side by side below a line, each under its title."""
+    width = sum(picture.width + _GROUP_GAP for _, picture in titled) - _GROUP_GAP
+    tallest = max(picture.height for _, picture in titled)
+    canvas = Canvas(width + 2 * _MARGIN, tallest + 42)
+    canvas.line([(_MARGIN, 2), (_MARGIN + width, 2)], LINE)
+    x = _MARGIN
+    for title, picture in titled:
+        canvas.text(x, 12, title, _BODY + 1, width=picture.width, bold=True)
+        canvas.image(x, 34, picture)
+        x += picture.width + _GROUP_GAP
+    return canvas.finish()
+
+
 def contact_sheet(
     rows: Sequence[Row],
     headings: Sequence[str] = (),
-    panels: Sequence[Panel] = (),
     title: str = "",
     subtitle: str = "",
     tile_px: int = 112,
 ) -> Image.Image:
-    """One page: labelled rows of picture groups under common headings, then panels.
+    """One page: labelled rows of picture groups under common headings.
 
     Args:
         rows: The k-th groups of all rows stand in one column.
         headings: One per group.
-        panels: Shown below at their own size, side by side where they fit.
         title: Large, on top.
         subtitle: Below the title, wrapped.
-        tile_px: Longer side of every picture in the rows.
+        tile_px: Longer side of every picture.
     """
     widths = _group_widths(rows, tile_px)
-    body = _LABEL + sum(widths) + _GROUP_GAP * max(0, len(widths) - 1)
-    body = max(body, 480, *(panel.picture.width for panel in panels))
-    flow = _flow(panels, body)
+    lefts = [_MARGIN + _LABEL + sum(widths[:k]) + _GROUP_GAP * k for k in range(len(widths))]
+    body = max(480, _LABEL + sum(width + _GROUP_GAP for width in widths) - _GROUP_GAP)
     intro = wrap(subtitle, _BODY, body)
-    head = _MARGIN + (44 if title else 0) + len(intro) * line_height(_BODY) + 10
-    heading_lines = [
-        wrap(text, _BODY, width, 2) for text, width in zip(headings, widths, strict=False)
-    ]
-    headed = max((len(lines) for lines in heading_lines), default=0) * line_height(_BODY) + 8
-    height = head + headed + len(rows) * (tile_px + 16)
-    height += sum(34 + max(panel.picture.height for panel in line) + 16 for line in flow)
-    canvas = Canvas(body + 2 * _MARGIN, height + _MARGIN)
+    heads = [wrap(text, _BODY, width, 2) for text, width in zip(headings, widths, strict=False)]
+    top = _MARGIN + (44 if title else 0)
+    first = top + 18 + line_height(_BODY) * (len(intro) + max(map(len, heads), default=0))
+    canvas = Canvas(body + 2 * _MARGIN, first + len(rows) * (tile_px + _ROW_GAP) + 12)
     canvas.text(_MARGIN, _MARGIN - 6, title, 26, width=body, bold=True)
-    canvas.lines(_MARGIN, head - 10 - len(intro) * line_height(_BODY), intro, _BODY, MUTED)
-    _rows(canvas, rows, widths, heading_lines, head, headed, tile_px)
-    _panels(canvas, flow, head + headed + len(rows) * (tile_px + 16))
+    canvas.lines(_MARGIN, top, intro, _BODY, MUTED)
+    for left, lines in zip(lefts, heads, strict=False):
+        canvas.lines(left, first - 8 - len(lines) * line_height(_BODY), lines, _BODY, bold=True)
+    for i, row in enumerate(rows):
+        _draw_row(canvas, row, lefts, first + i * (tile_px + _ROW_GAP), tile_px)
     return canvas.finish()
 
 
 def _group_widths(rows: Sequence[Row], tile: int) -> list[int]:
-    count = max((len(row.groups) for row in rows), default=0)
     longest = [
-        max(len(row.groups[k]) if k < len(row.groups) else 0 for row in rows) for k in range(count)
+        max(len(group) for group in column)
+        for column in zip_longest(*(row.groups for row in rows), fillvalue=())
     ]
     return [max(1, number) * (tile + _GAP) - _GAP for number in longest]
 
 
-def _rows(
-    canvas: Canvas,
-    rows: Sequence[Row],
-    widths: Sequence[int],
-    headings: Sequence[Sequence[str]],
-    head: int,
-    headed: int,
-    tile: int,
-) -> None:
-    lefts = [_MARGIN + _LABEL + sum(widths[:k]) + _GROUP_GAP * k for k in range(len(widths))]
-    for left, lines in zip(lefts, headings, strict=False):
-        y = head + headed - 8 - len(lines) * line_height(_BODY)
-        canvas.lines(left, y, lines, _BODY, bold=True)
-    for i, row in enumerate(rows):
-        y = head + headed + i * (tile + 16)
-        title = wrap(row.title, 17, _LABEL - 20, 2)
-        below = 10 + line_height(17) * len(title)
-        note = wrap(row.subtitle, 13, _LABEL - 20, max(1, (tile - below) // line_height(13)))
-        canvas.lines(_MARGIN, y + 4, title, 17, bold=True)
-        canvas.lines(_MARGIN, y + below, note, 13, MUTED)
-        for left, group in zip(lefts, row.groups, strict=False):
-            for k, image in enumerate(group):
-                _place(canvas, left + k * (tile + _GAP), y, image, tile)
-
-
-def _flow(panels: Sequence[Panel], width: int) -> list[list[Panel]]:
-    """Break panels into lines that are no wider than the page."""
-    lines: list[list[Panel]] = []
-    used = width + 1
-    for panel in panels:
-        if used + _GROUP_GAP + panel.picture.width > width:
-            lines.append([])
-            used = -_GROUP_GAP
-        lines[-1].append(panel)
-        used += _GROUP_GAP + panel.picture.width
-    return lines
-
-
-def _panels(canvas: Canvas, flow: Sequence[Sequence[Panel]], y: int) -> None:
-    for line in flow:
-        canvas.line([(_MARGIN, y + 2), (canvas.width - _MARGIN, y + 2)], LINE)
-        x = _MARGIN
-        for panel in line:
-            canvas.text(x, y + 12, panel.title, _BODY + 1, width=panel.picture.width, bold=True)
-            canvas.image(x, y + 34, panel.picture)
-            x += panel.picture.width + _GROUP_GAP
-        y += 34 + max(panel.picture.height for panel in line) + 16
+def _draw_row(canvas: Canvas, row: Row, lefts: Sequence[int], y: int, tile: int) -> None:
+    title = wrap(row.title, 17, _LABEL - 20, 2)
+    below = 10 + line_height(17) * len(title)
+    note = wrap(row.subtitle, 13, _LABEL - 20, max(1, (tile - below) // line_height(13)))
+    canvas.lines(_MARGIN, y + 4, title, 17, bold=True)
+    canvas.lines(_MARGIN, y + below, note, 13, MUTED)
+    for left, group in zip(lefts, row.groups, strict=False):
+        for k, image in enumerate(group):
+            _place(canvas, left + k * (tile + _GAP), y, image, tile)

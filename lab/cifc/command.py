@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cidm_core import cli
 from cidm_core.commands.console import Console
-from cidm_core.commands.flags import CommandParser, add_model, add_output, base_of, own_device
+from cidm_core.commands.flags import CommandParser, add_model, add_output, chosen_base, own_device
 from cidm_core.errors import CidmError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     real.add_argument("--dino", metavar="PATH", help="DINO or DINOv2 model; adds DINO alignment.")
     add_model(parser)
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_run)
     return parser
 
 
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(args)
 
 
-def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
+def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Do what is not done yet, and report.
 
     Raises:
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, object]:
 
     sizes = _sizes(args)
     request = _request(args, sizes)
-    base = base_of(args)
+    base = chosen_base(args)
     out = Path(args.out).expanduser()
     with ProgressBar(enabled=console.shows_progress) as bar:
         shown = _Shown(bar)

@@ -12,7 +12,7 @@ from cidm_core.pictures.axes import linear_ticks, log_ticks, tick_label
 from cidm_core.pictures.canvas import PALETTE, Canvas, fit, text_width, wrap
 from cidm_core.pictures.layout import layout_picture
 from cidm_core.pictures.losses import loss_picture, losses_picture, smooth
-from cidm_core.pictures.sheets import Panel, Row, contact_sheet, grid, stack
+from cidm_core.pictures.sheets import Row, beside, contact_sheet, grid, stack
 from cidm_core.pictures.weights import weights_picture
 
 LAYERS = [
@@ -226,16 +226,20 @@ def test_grid_keeps_order():
 def test_contact_sheet_puts_groups_in_columns(text_boxes):
     red, blue = Image.new("RGB", (32, 32), (200, 0, 0)), Image.new("RGB", (32, 32), (0, 0, 200))
     rows = [Row("dog", LONG, [[red] * 3, [blue] * 2]), Row(LONG, "note", [[red], []])]
-    panel = Image.new("RGB", (300, 100), (0, 200, 0))
-    panels = [Panel("Regions", panel), Panel(LONG, panel), Panel("Third", panel)]
-    sheet = contact_sheet(rows, ["photos", LONG], panels, "A title", LONG, tile_px=100)
+    sheet = contact_sheet(rows, ["photos", LONG], "A title", LONG, tile_px=100)
     left = np.nonzero(count(sheet, (200, 0, 0)))[1].max()
     right = np.nonzero(count(sheet, (0, 0, 200)))[1].min()
     assert right - left > 20
     assert count(sheet, (200, 0, 0)).sum() == 4 * 100 * 100
-    assert count(sheet, (0, 200, 0)).sum() == 3 * 300 * 100
     assert sheet.width < 1100
     assert contact_sheet([]).width > 0
+
+
+def test_pictures_stand_beside_one_another_under_their_titles(text_boxes):
+    green = Image.new("RGB", (300, 100), (0, 200, 0))
+    sheet = beside([("Regions", green), (LONG, green), ("", green)])
+    assert count(sheet, (0, 200, 0)).sum() == 3 * 300 * 100
+    assert sheet.width < 1100
 
 
 def test_stack_keeps_every_pixel():
