@@ -94,16 +94,12 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(
-    parser: argparse.ArgumentParser, settings: type[Settings], leave_out: tuple[str, ...] = ()
-) -> None:
+def add_settings(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
     """One flag per field: --lr-lora for `lr_lora`, --width (or --width-px) for `width_px`."""
     simple = parser.add_argument_group("settings", "The default is in brackets; see also below.")
     advanced = parser.add_argument_group("advanced settings")
     types = get_type_hints(settings)
     for f in fields(settings):
-        if f.name in leave_out:
-            continue
         group = advanced if f.metadata["advanced"] else simple
         _add_setting(group, f, _plain_type(types[f.name]))
 

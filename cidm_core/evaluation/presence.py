@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from ..errors import CidmError
 from ..regions import Region
 from .alignment import image_alignment
 
@@ -54,15 +53,7 @@ def similarities(
         crops: For each region, the embeddings of its crop in every picture.
         references: For each concept, the embeddings of its photos; the k-th belongs into the
             k-th region.
-
-    Raises:
-        CidmError: If there are fewer concepts than regions, or none.
     """
-    if not crops or len(references) < len(crops):
-        raise CidmError(
-            f"There are {len(crops)} regions and reference photos of {len(references)} concepts. "
-            "Give photos for the concept of each region, in the order of the regions."
-        )
     table = [
         [torch.stack([image_alignment(seen[None], known) for seen in rows]) for known in references]
         for rows in crops

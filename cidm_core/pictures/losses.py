@@ -14,13 +14,7 @@ from .canvas import MUTED, PAPER, Canvas, Color, Point, color, fit, mix
 
 LossRows = Sequence[Mapping[str, float]]
 _Values = NDArray[np.float64]
-# The first name that the rows carry is the main curve.
-_MAIN_TERMS = ("denoise", "denoising", "loss")
-_TITLES = {"denoise": "denoising loss", "denoising": "denoising loss"}
-_NO_TERMS = frozenset({
-    "step", "steps", "seconds", "skipped", "steps_per_second", "remaining_seconds", "grad_norm",
-    "stage", "stage_step",
-})  # fmt: skip
+_NO_TERMS = ("step", "denoise", "loss", "grad_norm", "seconds", "skipped", "stage", "stage_step")
 _LABELS = {"r1": "R1 orthogonality", "r2": "R2 common subspace"}
 _LEFT, _RIGHT = 76, 24
 
@@ -38,12 +32,13 @@ def loss_picture(rows: LossRows, title: str = "") -> Image.Image:
     """
     main = _main_term(rows)
     steps = _steps(rows)
-    names = dict.fromkeys(key for row in rows for key in row)
-    terms = {name: _column(rows, name) for name in names if _is_term(name)}
+    names = dict.fromkeys(key for row in rows for key in row if key not in _NO_TERMS)
+    terms = {name: _column(rows, name) for name in names if not name.startswith("lr")}
     terms = {name: values for name, values in terms.items() if np.any(values > 0)}
     canvas = _sheet(title, 760, 388 + (238 if terms else 0))
     values = _column(rows, main)
-    frame = _main_frame(canvas, [steps], [values], _TITLES.get(main, main))
+    label = "loss" if main == "loss" else "denoising loss"
+    frame = _main_frame(canvas, [steps], [values], label)
     if frame is not None:
         faint = mix(color(0), PAPER, 0.68)
         reach = _reach(values)
@@ -90,11 +85,7 @@ def smooth(values: _Values, reach: int) -> _Values:
 
 
 def _main_term(rows: LossRows) -> str:
-    return next((key for key in _MAIN_TERMS if any(key in row for row in rows)), "loss")
-
-
-def _is_term(name: str) -> bool:
-    return name not in _NO_TERMS and name not in _MAIN_TERMS and not name.startswith("lr")
+    return "denoise" if any("denoise" in row for row in rows) else "loss"
 
 
 def _steps(rows: LossRows) -> _Values:
