@@ -4,9 +4,9 @@ Boxes are `(x0, y0, x1, y1)` as shares of the picture, 0..1, from the upper left
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from .ops.attention import resize_mask
 
 Box = tuple[float, float, float, float]
 _TOLERANCE = 1e-6  # what rounding may add to a coordinate
+_Row = TypeVar("_Row")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +94,19 @@ def masks_at(
     Raises:
         RegionError: As `Region.mask_at`.
     """
-    masks = torch.zeros(len(regions), height, width)
-    for number, region in enumerate(regions, start=1):
+    masks = each_region(regions, lambda region: region.mask_at(height, width, feather, cell_px))
+    return torch.stack(masks) if masks else torch.zeros(0, height, width)
+
+
+def each_region(rows: Sequence[_Row], make: Callable[[_Row], _Made]) -> list[_Made]:
+    """`make` of every row; errors name the region's number."""
+    made: list[_Made] = []
+    for number, row in enumerate(rows, start=1):
         try:
-            masks[number - 1] = region.mask_at(height, width, feather, cell_px)
-        except RegionError as error:
-            raise RegionError(f"Region {number} of {len(regions)}: {error}") from None
-    return masks
+            made.append(make(row))
+        except (TypeError, ValueError) as error:
+            raise RegionError(f"Region {number} of {len(rows)}: {error}") from None
+    return made
 
 
 def parse_region(text: str) -> Region:

@@ -45,14 +45,10 @@ class ImportedOptions:
     """What one options file asks for.
 
     Attributes:
-        name: Name for the concept.
-        words: Concept words.
-        class_words: Their starting words, "duck toy".
-        kind: "object", "style" or "human".
+        class_words: The starting words of its words, "duck toy".
         mapping: Replacements in captions; empty: class words to concept words.
-        photos_dir: Folder of the photos.
-        captions_dir: Folder of their captions; None: none are used.
-        masks_dir: Folder of their masks; None: none are used.
+        captions_dir: None: no captions are used.
+        masks_dir: None: no masks are used.
         settings: For `CidmConfig.from_dict`, which accepts them.
         notes: What was understood in another way, and what was left out.
     """

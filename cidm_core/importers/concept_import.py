@@ -37,7 +37,7 @@ def import_concept(
 
     Args:
         path: A concept file of ours, or a `.pth` file of CIFC or Mix-of-Show.
-        bank: Where the concept goes.
+        bank: Where it goes.
         config: What is said of it.
         model: For `.pth` files: family and fingerprint of the model it was learned on. By default
             those of the bank's other concepts.

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import RegionError
-from ..regions import Box, Region, parse_region
+from ..regions import Box, Region, each_region, parse_region
 from ..training.images import read_mask
 
 _GRID = 1000  # of an element's coordinates
@@ -25,8 +25,6 @@ _FORM = (
     '0.9], "prompt": "a dog"}].'
 )
 _OWN = {"prompt", "desc", "text", "box", "mask", "negative"}
-_Row = TypeVar("_Row")
-_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +61,7 @@ def read_region_file(path: Path) -> list[Region]:
     except OSError as error:
         raise RegionError(f"Regions '{path}' cannot be read ({error.strerror}).") from error
     try:
-        return _numbered(read_areas(text, folder=path.parent), Area.region)
+        return each_region(read_areas(text, folder=path.parent), Area.region)
     except ValueError as error:
         raise RegionError(f"Regions '{path}': {error}") from error
 
@@ -95,7 +93,7 @@ def read_areas(
             )
         rows = rows[0]
     listed: Sequence[Any] = rows
-    return _numbered(listed, lambda row: _area(row, size, folder))
+    return each_region(listed, lambda row: _area(row, size, folder))
 
 
 def read_regions(areas: Sequence[Area], prompts: str, size: tuple[int, int]) -> list[Region]:
@@ -120,18 +118,7 @@ def read_regions(areas: Sequence[Area], prompts: str, size: tuple[int, int]) -> 
         )
     lines += [""] * (len(areas) - len(lines))
     pairs = list(zip(areas, lines, strict=True))
-    return _numbered(pairs, lambda pair: pair[0].region(pair[1]))
-
-
-def _numbered(rows: Sequence[_Row], make: Callable[[_Row], _Made]) -> list[_Made]:
-    """`make` of every row; errors name the region's number."""
-    made: list[_Made] = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            made.append(make(row))
-        except (TypeError, ValueError) as error:
-            raise RegionError(f"Region {number} of {len(rows)}: {error}") from None
-    return made
+    return each_region(pairs, lambda pair: pair[0].region(pair[1]))
 
 
 def _json(text: str) -> Any:
@@ -209,9 +196,9 @@ def _counted(areas: Sequence[Area]) -> str:
 def _from_text(prompts: str, size: tuple[int, int]) -> list[Region]:
     found: list[Region] = []
     if prompts.lstrip().startswith(("[", "{")):
-        found = _numbered(read_areas(prompts, size), Area.region)
+        found = each_region(read_areas(prompts, size), Area.region)
     else:
-        found = _numbered([line for line in prompts.splitlines() if line.strip()], parse_region)
+        found = each_region([line for line in prompts.splitlines() if line.strip()], parse_region)
     if not found:
         raise RegionError(
             "There is no region. Connect boxes or masks, or write lines such as "

@@ -84,13 +84,9 @@ def bind(
 ) -> str:
     """Replace the class words by the concept words, on token boundaries, in lower case.
 
-    A caption that already holds the concept stays as its writer left it.
-
-    Args:
-        caption: Any text.
-        words: Concept words, "<dog1> <dog2>"; without any the caption stays as it is.
-        class_words: The phrase they stand for, "dog". Plurals do not count.
-        mapping: Replacements to make instead (`replace_mapping` of the public options).
+    Plurals do not count. A caption that already holds the concept stays as its writer left it, and
+    so does every one without concept words. A mapping has replacements to make instead
+    (`replace_mapping` of the public options).
     """
     caption = concept_words.canonical(" ".join(caption.split()))
     if not words or holds_concept(caption, words, class_words):
