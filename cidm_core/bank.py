@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 from .as_text import listed
 from .concept import Concept
 from .errors import BankError, CidmError
+from .paths import user_path
 from .storage.atomic import explain, make_folder, sweep, sync_folder, write_atomic
 from .storage.compatibility import BaseModel, check_fit, check_new
 from .storage.concept_file import concept_from_bytes, concept_to_bytes, read_concept
 from .storage.listing import Listing
 from .storage.locks import locked
 from .storage.names import clean_name, file_stem, same_key
-from .storage.record import Entry, preview_path
+from .storage.record import Entry, preview_path, read_entry
 from .storage.stock_lora import write_lora
 from .storage.tensor_file import SUFFIX
 
@@ -59,7 +60,7 @@ class Bank(Mapping[str, Concept]):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.path = Path(folder)
+        self.path = user_path(folder)
         self._listing = Listing(self.path)
         if self.path.exists() and not self.path.is_dir():
             raise BankError(f"'{self.path}' is a file; a bank is a folder. Give a folder's path.")
@@ -133,7 +134,7 @@ class Bank(Mapping[str, Concept]):
             entries = self.entries()
             check_new(concept, entries)
             check_fit(entries, concept, allow_other_base=allow_other_base)
-            target = self._free_target(concept.name)
+            target = self.file_for(concept.name)
             index = 1 + max((entry.index for entry in entries), default=-1)
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
             data = concept_to_bytes(replace(concept, index=index, created=created))
@@ -163,14 +164,16 @@ class Bank(Mapping[str, Concept]):
         """Write a concept's weights as a plain LoRA, without tokens, outside the bank.
 
         Raises:
-            BankError: If the target lies in the bank folder, or the system refuses.
+            BankError: If the target lies in the bank folder or is a concept, or the system refuses.
         """
-        target = Path(path)
+        target = user_path(path)
         if os.path.realpath(target.parent) == os.path.realpath(self.path):
             raise BankError(
                 f"'{target}' lies in the bank itself and would be taken for a concept. "
                 "Export to another folder."
             )
+        if there := _concept_in(target):
+            raise BankError(f"'{target}' is the concept {there!r}. Export to another file.")
         write_lora(self[name], target)
 
     def check(self, model: BaseModel, *, allow_other_base: bool = False) -> None:
@@ -180,6 +183,34 @@ class Bank(Mapping[str, Concept]):
             FamilyError: If one does not, naming both sides.
         """
         check_fit(self.entries(), model, allow_other_base=allow_other_base)
+
+    def file_for(self, name: str) -> Path:
+        """The file that a new concept of this name will have.
+
+        Raises:
+            BankError: If another file has that place: a plain LoRA, or a concept whose name differs
+                in characters that file names cannot have.
+        """
+        target = self.path / f"{file_stem(name)}{SUFFIX}"
+        if taken := self._taken().get(same_key(target.name)):
+            raise BankError(
+                f"The name {name!r} needs the file '{taken}', which is there already. "
+                "Choose another name, or remove that file first."
+            )
+        return target
+
+    def free_name(self, wanted: str) -> str:
+        """`wanted`, or `wanted-2`, `wanted-3` ...: the first that `add` would accept.
+
+        Raises:
+            BankError: If `wanted` is no possible name.
+        """
+        names, files = {same_key(name) for name in self}, self._taken()
+        name, count = clean_name(wanted), 1
+        while same_key(name) in names or same_key(f"{file_stem(name)}{SUFFIX}") in files:
+            count += 1
+            name = f"{clean_name(wanted)}-{count}"
+        return name
 
     def _find(self, name: str) -> tuple[Path, BankError | None]:
         """The file of a concept, and why it cannot be used, if so."""
@@ -198,16 +229,11 @@ class Bank(Mapping[str, Concept]):
             "the name."
         )
 
-    def _free_target(self, name: str) -> Path:
-        """The path of a new concept's file, which no other file may have."""
-        target = self.path / f"{file_stem(name)}{SUFFIX}"
-        key = same_key(target.name)
-        if taken := next((n for n in os.listdir(self.path) if same_key(n) == key), None):
-            raise BankError(
-                f"The name {name!r} needs the file '{taken}', which is there already. "
-                "Choose another name, or remove that file first."
-            )
-        return target
+    def _taken(self) -> dict[str, str]:
+        """Whatever lies in the folder, by the key that tells file names apart."""
+        with contextlib.suppress(FileNotFoundError):  # the first `add` makes it
+            return {same_key(name): name for name in os.listdir(self.path)}
+        return {}
 
     @contextlib.contextmanager
     def _locked(self) -> Generator[None]:
@@ -223,20 +249,11 @@ class Bank(Mapping[str, Concept]):
             yield
 
 
-def free_name(bank: Bank, wanted: str) -> str:
-    """`wanted`, or `wanted-2`, `wanted-3` ...: the first that `add` would accept.
-
-    Raises:
-        BankError: If `wanted` is no possible name.
-    """
-    names = {same_key(name) for name in bank}
-    files = [entry.path for entry in bank.entries()] + [path for path, _ in bank.broken()]
-    stems = {same_key(path.stem) for path in files}
-    name, count = clean_name(wanted), 1
-    while same_key(name) in names or same_key(file_stem(name)) in stems:
-        count += 1
-        name = f"{clean_name(wanted)}-{count}"
-    return name
+def _concept_in(path: Path) -> str:
+    """The name of the concept in a file; "" if there is none."""
+    with contextlib.suppress(BankError):
+        return read_entry(path).name
+    return ""
 
 
 def _png(preview: Image) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -74,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Run a parsed command: `args.run(args, console)`, with its errors turned into exit codes."""
     console = Console(args.json, args.quiet, args.verbose)
+    for stream in (sys.stdout, sys.stderr):
+        # A character that a code page lacks must not end a command that has done its work.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with _log_to_stderr(console), _signals_as_interrupts():
         try:
             console.result(args.run(args, console))

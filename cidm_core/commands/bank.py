@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BankError
 from ..importers.settings import ImportConfig
+from ..paths import user_path
 from .console import Console
 from .flags import add_output, add_settings, given
 
@@ -38,7 +38,7 @@ def add_bank(verbs: Any) -> None:
     show.add_argument("name", metavar="NAME", help="Its name in the bank.")
     remove = _action(actions, "remove", "delete a concept's file", remove_concept)
     remove.add_argument("name", metavar="NAME", help="Its name in the bank.")
-    remove.add_argument("--yes", action="store_true", help="Do not ask.")
+    remove.add_argument("--yes", action="store_true", help="Do not ask; needed without a terminal.")
     export = _action(actions, "export", "its weights as a plain LoRA file", export_concept)
     export.add_argument("name", metavar="NAME", help="Its name in the bank.")
     export.add_argument("--out", required=True, metavar="FILE", help="A .safetensors file.")
@@ -103,7 +103,12 @@ def show_concept(args: argparse.Namespace, console: Console) -> dict[str, object
 def remove_concept(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Delete a concept's file and preview."""
     bank = _open(args)
-    if not args.yes and sys.stdin.isatty():
+    if not args.yes:
+        if not sys.stdin or not sys.stdin.isatty():
+            raise BankError(
+                f"Removing {args.name!r} cannot be undone, and there is no terminal to ask at. "
+                "Add --yes to do it."
+            )
         console.note(f"Remove {args.name!r} from '{bank.path}'? It cannot be undone. [y/N]")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             console.say("Nothing was removed.")
@@ -118,7 +123,7 @@ def export_concept(args: argparse.Namespace, console: Console) -> dict[str, obje
     from ..storage.atomic import make_folder
 
     bank = _open(args)
-    out = Path(args.out).expanduser()
+    out = user_path(args.out)
     make_folder(out.parent)
     bank.export(args.name, out)
     console.say(f"{out}  (weights only: the concept words stay in the bank's own file)")
@@ -137,7 +142,7 @@ def import_file(args: argparse.Namespace, console: Console) -> dict[str, object]
         base = load_base(args.model, device="cpu")
         model = base.family.name, base.fingerprint
     config = ImportConfig.from_dict(given(args))
-    concept, note = import_concept(Path(args.file).expanduser(), bank, config, model)
+    concept, note = import_concept(user_path(args.file), bank, config, model)
     console.say(f"{concept.trigger!r} is in '{bank.path}' as {concept.name!r}.")
     if note:
         console.note(note)

@@ -55,7 +55,10 @@ class Console:
     def result(self, payload: Mapping[str, object]) -> None:
         """The result for scripts, one JSON object, only with --json."""
         if self.as_json:
-            self._write(sys.stdout, json.dumps(jsonable(payload), ensure_ascii=False, indent=2))
+            # What a code page lacks stands in JSON's own form there.
+            plain = "utf" not in (sys.stdout.encoding or "").lower()
+            text = json.dumps(jsonable(payload), ensure_ascii=plain, indent=2)
+            self._write(sys.stdout, text)
 
     def _write(self, stream: TextIO, text: str) -> None:
         if self.is_main:

@@ -46,14 +46,13 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     Raises:
         CidmError: If the folder cannot be written, or something is in the way there.
     """
-    from pathlib import Path
-
     from ..demo.run import run_demo
+    from ..paths import user_path
     from .progress_bar import ProgressBar
 
     with ProgressBar(enabled=console.shows_progress) as bar:
         result = run_demo(
-            Path(args.out).expanduser(),
+            user_path(args.out),
             seed=args.seed,
             quick=args.quick,
             on_progress=bar,

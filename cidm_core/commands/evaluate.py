@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import SampleConfig
 from ..errors import BankError, CidmError
+from ..paths import user_path
 from .console import Console
 from .flags import add_model, add_output, add_settings, chosen_base, given
 
@@ -128,9 +129,9 @@ def _read_photos(given: Sequence[str], bank: Bank) -> dict[str, list[Photo]]:
     for text in given:
         name, _, folder = text.rpartition("=")
         if name:
-            folders[name] = Path(folder)
+            folders[name] = user_path(folder)
             continue
-        inside = {name: Path(folder) / name for name in bank}
+        inside = {name: user_path(folder) / name for name in bank}
         found = {name: path for name, path in inside.items() if path.is_dir()}
         if not found:
             raise CidmError(
@@ -151,8 +152,8 @@ def _read_prompts(given: Sequence[str]) -> Prompts | None:
     if len({bool(name) for name, _, _ in pairs}) > 1:
         raise CidmError("Give every --prompts file a name (NAME=FILE), or none of them.")
     if pairs[0][0]:
-        return {name: read_prompts(Path(file)) for name, _, file in pairs}
-    return [prompt for _, _, file in pairs for prompt in read_prompts(Path(file))]
+        return {name: read_prompts(user_path(file)) for name, _, file in pairs}
+    return [prompt for _, _, file in pairs for prompt in read_prompts(user_path(file))]
 
 
 def _keeper(folder: str | None) -> Keep | None:
@@ -163,7 +164,7 @@ def _keeper(folder: str | None) -> Keep | None:
     from ..storage.atomic import make_folder
     from ..storage.names import file_stem
 
-    root = make_folder(Path(folder).expanduser())
+    root = make_folder(user_path(folder))
     counts: dict[str, int] = {}
 
     def keep(name: str, prompt: str, pictures: Sequence[Image.Image]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import SampleConfig
 from ..errors import CidmError
+from ..paths import user_path
 from .console import Console
 from .flags import add_model, add_output, add_settings, chosen_base, given
 
@@ -92,7 +92,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
     regions = [parse_region(text) for text in args.region]
     if args.regions_json:
-        regions += read_region_file(Path(args.regions_json).expanduser())
+        regions += read_region_file(user_path(args.regions_json))
     image, mask = _read_start(args)
     out = picture_path(args.out)
     weights_file = picture_path(args.show_weights) if args.show_weights else None
@@ -139,12 +139,12 @@ def _read_start(args: argparse.Namespace) -> tuple[Image.Image | None, Any]:
         return None, None
     from ..training.images import read_image, read_mask
 
-    image = read_image(Path(args.image))
+    image = read_image(args.image)
     if not args.mask or args.mask == "regions":
         return image, args.mask
     from torch import from_numpy
 
-    return image, from_numpy(read_mask(Path(args.mask)))
+    return image, from_numpy(read_mask(args.mask))
 
 
 def _weights_picture(plan: Plan) -> Image.Image:

@@ -22,6 +22,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from ..devices import choose_device
 from ..errors import HostError
+from ..paths import user_path
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -130,7 +131,7 @@ def local_folder(path: str | Path, kind: str, advice: str) -> Path:
     Raises:
         HostError: If it is a file, or nowhere.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if folder.is_dir():
         return folder
     if folder.exists():

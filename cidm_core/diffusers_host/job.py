@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bank import Bank, free_name
+from ..bank import Bank
 from ..concept import Concept
 from ..config import TrainConfig
 from ..methods import method_called
@@ -143,9 +143,10 @@ def _task(base: Base, bank: Bank, lesson: Lesson, name: str | None) -> Task:
         words = [word for subject in subjects for word in subject.words]
         class_words = " and ".join(subject.class_words for subject in subjects)
         made = default_name(words, class_words) if words else clean_name(class_words)
-        name = free_name(bank, made)
+        name = bank.free_name(made)
     task = Task(clean_name(name), subjects, base.family.name, base.fingerprint, base.layers)
     # An empty concept stands in for the one to come: what the bank would refuse is refused now.
     empty = task.concept(lesson.method, lesson.config, {}, {}, {})
     check_new(empty, bank.entries())
+    bank.file_for(task.name)
     return task

@@ -22,6 +22,7 @@ from ..checkpoints.schedule import SCHEDULE
 from ..checkpoints.weights import PICKLES, Weights, open_sharded, open_weights
 from ..devices import choose_device, choose_dtype
 from ..errors import FamilyError, HostError
+from ..paths import user_path
 from .base import Base, assemble
 from .build import Target, build
 from .tokenizer import load_tokenizer
@@ -63,7 +64,7 @@ def load_base(
     path = _find(model)
     load = _from_folder if path.is_dir() else _from_file
     try:
-        return load(path, target, Path(tokenizer).expanduser() if tokenizer else None)
+        return load(path, target, user_path(tokenizer) if tokenizer else None)
     except torch.OutOfMemoryError as error:
         raise HostError(
             f"{path.name} does not fit into the memory of {place}. Close other programs, or load "
@@ -76,7 +77,7 @@ def _find(model: str | Path) -> Path:
         if not _MINI_FOLDER.is_dir():
             raise HostError(f"This installation lacks {_MINI_FOLDER}. Install the package again.")
         return _MINI_FOLDER
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.exists():
         return path
     name = str(model)

@@ -20,6 +20,7 @@ from ..checkpoints.pickles import load_pickle
 from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError
 from ..families import FAMILIES, PROJECTIONS, Family
+from ..paths import user_path
 from ..storage.names import default_name
 from ..updates import DOWN, UP, LowRank
 from ..words import canonical
@@ -62,7 +63,7 @@ def read_pth(
     Raises:
         BankError: If the file is missing, no plain weights or of another layout.
     """
-    path = Path(path)
+    path = user_path(path)
     origin, row = path.name, _single_encoder(family, path.name)
     if not 0 < scale <= 100:
         raise BankError(f"The scale is {scale}; give a number above 0, such as 1.0 or 0.8.")

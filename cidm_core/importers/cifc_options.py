@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import CidmError
 from ..methods.cidm import CidmConfig
+from ..paths import user_path
 from ..training.folders import list_photos
 from ..words import parse_words
 from .options_file import Options, load
@@ -82,9 +83,9 @@ def read_options(
         CidmError: If the file cannot be read, holds more than plain data, lacks a needed entry, or
             an entry is of a wrong kind or out of its limits.
     """
-    path = Path(path)
+    path = user_path(path)
     options = Options(_tree(path), path)
-    roots = [Path(root)] if root is not None else [Path.cwd(), *path.resolve().parents]
+    roots = [user_path(root)] if root is not None else [Path.cwd(), *path.resolve().parents]
     words = parse_words(options.text("models.new_concept_token").replace("+", " "))
     class_words, std = _start(options, words)
     settings: dict[str, object] = {} if std is None else {"token_init_std": std}
@@ -190,6 +191,7 @@ def _located(name: object, roots: list[Path]) -> Path | None:
     """The path under the first root where it exists; as it stands if there is none."""
     if not isinstance(name, str) or not name or "\0" in name:
         return None
+    name = os.path.expanduser(name)
     return next((root / name for root in roots if os.path.exists(root / name)), Path(name))
 
 

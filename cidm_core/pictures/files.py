@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from ..as_text import jsonable
 from ..errors import CidmError
+from ..paths import user_path
 from ..storage.atomic import make_folder, write_atomic
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -23,7 +24,7 @@ def picture_path(text: str) -> Path:
     Raises:
         CidmError: If the ending names no known format or the folder cannot be made.
     """
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.suffix.lower() not in _FORMATS:
         raise CidmError(
             f"'{path}' does not end in a picture format. Use one of: {' '.join(_FORMATS)}."

@@ -11,7 +11,6 @@ import json
 import os
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch import Tensor
 from ..concept import Concept
 from ..errors import BankError
 from ..families import FAMILIES
+from ..paths import user_path
 from ..updates import FullRank, LowRank, Update, ValueResidual, file_key
 from .atomic import write_atomic
 from .tensor_file import SUFFIX, pack
@@ -97,7 +97,7 @@ def write_lora(concept: Concept, path: str | os.PathLike[str]) -> None:
     Raises:
         BankError: If the path has another ending than .safetensors, or the system refuses.
     """
-    target = Path(path)
+    target = user_path(path)
     if target.suffix.lower() != SUFFIX:
         raise BankError(f"'{target}' should end in {SUFFIX}. Rename it.")
     # Low-rank updates of one alpha: LoRA loaders of every age read that.

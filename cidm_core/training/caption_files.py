@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import PhotoError
+from ..paths import user_path
 
 MAX_CAPTION = 2000
 _MAX_CAPTION_BYTES = 100_000
@@ -38,7 +39,7 @@ def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
     Raises:
         PhotoError: If the file is missing, too large, or in another encoding.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
@@ -88,7 +89,7 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         PhotoError: If the file is none of these, or a name comes twice or without a caption.
     """
-    path = Path(path)
+    path = user_path(path)
     readers = {".json": _from_json, ".jsonl": _from_jsonl, ".txt": _from_lines}
     if path.suffix.lower() not in readers:
         raise PhotoError(f"Captions '{path}' end in none of {', '.join(readers)}. Rename the file.")

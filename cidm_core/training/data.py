@@ -19,6 +19,7 @@ from PIL import Image
 from ..as_text import listed
 from ..concept import Subject
 from ..errors import PhotoError
+from ..paths import user_path
 from ..words import parse_words
 from .caption_files import clean
 from .captions import bind_all
@@ -106,7 +107,7 @@ class Photo:
         Raises:
             PhotoError: If there is no photo, or one of the files cannot be used (it is named).
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         pictures, beside = list_photos(folder)
         texts = match_captions(pictures, folder if captions is None else captions)
         if captions is not None and not any(texts):
@@ -115,7 +116,7 @@ class Photo:
                 f"Captions {given} name none of the {len(pictures)} photos in '{folder}'. "
                 f"Use the photos' file names, such as '{pictures[0].name}'."
             )
-        mask_paths = beside if masks is None else masks_in(Path(masks), pictures)
+        mask_paths = beside if masks is None else masks_in(user_path(masks), pictures)
         instead = clean(class_words or "", "Class words")
         photos = [
             Photo(path, text or instead, mask_paths.get(path))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..as_text import listed
 from ..errors import PhotoError
+from ..paths import user_path
 from .caption_files import clean, read_caption, read_captions
 from .images import SUFFIXES
 
@@ -74,7 +75,7 @@ def match_captions(
     """
     if isinstance(captions, Mapping):
         return _by_name(pictures, {k: clean(v, f"Caption of '{k}'") for k, v in captions.items()})
-    source = Path(captions)
+    source = user_path(captions)
     if not source.exists():
         raise PhotoError(
             f"Captions '{source}' are not there. Give a folder of .txt files or a file."

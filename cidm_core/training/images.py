@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import PhotoError
+from ..paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         PhotoError: If the file is missing, damaged, of another format, too large, or too small.
     """
-    path = Path(path)
+    path = user_path(path)
     return to_rgb(_decode(path, "Photo"), f"Photo '{path}'")
 
 
@@ -72,7 +73,7 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     Raises:
         PhotoError: As `read_image`.
     """
-    path = Path(path)
+    path = user_path(path)
     return to_mask(_decode(path, "Mask"), f"Mask '{path}'")
 
 

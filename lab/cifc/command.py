@@ -14,6 +14,7 @@ from cidm_core import cli
 from cidm_core.commands.console import Console
 from cidm_core.commands.flags import CommandParser, add_model, add_output, chosen_base, own_device
 from cidm_core.errors import CidmError
+from cidm_core.paths import user_path
 
 if TYPE_CHECKING:
     from cidm_core.commands.progress_bar import ProgressBar
@@ -107,7 +108,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     sizes = _sizes(args)
     request = _request(args, sizes)
     base = chosen_base(args)
-    out = Path(args.out).expanduser()
+    out = user_path(args.out)
     with ProgressBar(enabled=console.shows_progress) as bar:
         shown = _Shown(bar)
         benches = _prepare(args, base, request, sizes, out, shown.step)
@@ -194,7 +195,7 @@ def _prepare(
             f"{base.name} is no mini-sd: the small world is not for it. Give photos and prompts "
             "with --data, and a CLIP model with --clip."
         )
-    suite = folder_suite(Path(args.data)) if args.data else mini_suite()
+    suite = folder_suite(user_path(args.data)) if args.data else mini_suite()
     long = None
     if not args.data and "long" in request.parts and sizes.long.concepts:
         long = long_suite(sizes.long.concepts)

@@ -12,8 +12,8 @@ import torch
 from bank_samples import BASE, LAYERS, OTHER_BASE, contents, flip, make_concept, same
 from PIL import Image
 
-from cidm_core.bank import Bank, MissingConceptError, free_name
-from cidm_core.errors import BankError, ConceptError, FamilyError
+from cidm_core.bank import Bank, MissingConceptError
+from cidm_core.errors import BankError, CidmError, ConceptError, FamilyError
 from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.storage import names, tensor_file
 from cidm_core.storage.compatibility import check_fit
@@ -490,12 +490,51 @@ def test_default_name(words, class_words, expected):
 
 
 def test_free_name(bank):
-    assert free_name(bank, "dog") == "dog"
+    assert bank.free_name("dog") == "dog"
     for name in ("dog", "dog-2"):
         bank.add(make_concept(name, words=(f"<{name}>",)))
-    assert free_name(bank, "dog") == "dog-3"
-    assert free_name(bank, "cat") == "cat"
-    assert free_name(bank, "Dog") == "Dog-3"
+    assert bank.free_name("dog") == "dog-3"
+    assert bank.free_name("cat") == "cat"
+    assert bank.free_name("Dog") == "Dog-3"
+
+
+def test_a_name_is_free_only_if_its_file_is(bank):
+    bank.path.mkdir(exist_ok=True)
+    (bank.path / "Dog.safetensors").write_bytes(b"a plain LoRA")
+    (bank.path / "cat.safetensors").mkdir()
+    bank.add(make_concept("a_b"))
+    assert bank.free_name("dog") == "dog-2"
+    assert bank.free_name("cat") == "cat-2"
+    assert bank.free_name("a/b") == "a/b-2"
+    for name, taken in (("dog", "Dog"), ("a/b", "a_b")):
+        with pytest.raises(BankError, match=f"needs the file '{taken}.safetensors'"):
+            bank.file_for(name)
+
+
+def test_a_bank_of_no_folder_yet_has_every_name(tmp_path):
+    assert Bank(tmp_path / "new").file_for("dog") == tmp_path / "new" / "dog.safetensors"
+
+
+def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    bank = Bank("~/mine")
+    assert bank.path == tmp_path / "mine"
+    bank.add(make_concept("dog"))
+    bank.export("dog", "~/dog.safetensors")
+    assert (tmp_path / "dog.safetensors").is_file()
+    with pytest.raises(CidmError, match=r"'~nobody-here' is nobody's home folder"):
+        Bank("~nobody-here/mine")
+
+
+def test_an_export_never_goes_over_a_concept(bank, tmp_path):
+    bank.add(make_concept("dog"))
+    other = Bank(tmp_path / "other")
+    other.add(make_concept("cat"))
+    before = contents(other.path)
+    with pytest.raises(BankError, match=r"is the concept 'cat'"):
+        bank.export("dog", other.path / "cat.safetensors")
+    assert contents(other.path) == before
 
 
 def test_preview_stands_beside(tmp_path):

@@ -5,9 +5,11 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from cidm_core.commands.console import Console
 from cidm_core.commands.flags import own_device
 from cidm_core.commands.progress_bar import ProgressBar
 from cidm_core.commands.train import read_request
+from cidm_core.concept import Subject
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import pipeline
 from cidm_core.errors import CidmError
@@ -307,7 +310,7 @@ def test_export_import_remove(bank, tmp_path, capsys):
     )
     torch.testing.assert_close(Bank(target)["rex"].rows, bank["dog"].rows, rtol=0, atol=0)
     capsys.readouterr()
-    assert main(["bank", "remove", "rex", "--bank", target, "--json"]) == OK
+    assert main(["bank", "remove", "rex", "--bank", target, "--json", "--yes"]) == OK
     assert result(capsys) == {"removed": "rex"}
     assert list(Bank(target)) == []
 
@@ -321,6 +324,17 @@ def test_remove_asks_on_a_terminal(bank, tmp_path, monkeypatch, capsys):
         assert main(["bank", "remove", "dog", "--bank", target]) == OK
         assert len(Bank(target)) == left
     assert "cannot be undone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answer", ["n\n", "", "y\n"])
+def test_without_a_terminal_nothing_is_removed_unless_yes_is_given(bank, tmp_path, answer):
+    target = str(tmp_path / "other")
+    main(["bank", "import", str(bank.path / "dog.safetensors"), "--bank", target])
+    words = ["-m", "cidm_core", "bank", "remove", "dog", "--bank", target]
+    done = python(words, input=answer)
+    assert done.returncode == FAILED
+    assert "--yes" in done.stderr
+    assert list(Bank(target)) == ["dog"]
 
 
 def test_import_of_a_public_pth(tiny_folder, tmp_path, capsys):
@@ -633,6 +647,48 @@ def test_quiet_and_other_processes_say_nothing(bank, monkeypatch, capsys):
 def test_json_has_no_nan(capsys):
     Console(as_json=True).result({"a": float("nan"), "b": [float("inf"), 1.5, Path("x"), True]})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5, "x", True]}
+
+
+def test_every_path_may_begin_with_a_tilde(tiny_folder, photos, bank, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    shutil.copytree(bank.path, tmp_path / "bank")
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    mask = {"prompt": "a dog", "mask": "photos/0.png"}
+    (tmp_path / "regions.json").write_text(json.dumps([mask]))
+    (tmp_path / "prompts.txt").write_text("a <TOK>")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    model, small = ["--model=~/model", "--tokenizer=~/model/tokenizer"], SMALL
+    draw = ["generate", *model, "--bank=~/bank", "--prompt=a dog", "--out=~/out.png", *small]
+    draw += ["--image=~/photos/0.png", "--mask=~/photos/1.png", "--regions-json=~/regions.json"]
+    assert main([*draw, "--show-weights=~/weights.png", "--show-layout=~/layout.png"]) == OK
+    teach = ["train", *model, "--bank=~/new", "--photos=~/photos", "--captions=~/photos", "--words"]
+    teach += ["<x1>", "--class-words=dog", "--steps=1", "--variants=1", "--resolution=64"]
+    assert main(teach) == OK
+    seen = ["evaluate", *model, "--bank=~/new", "--alone", "--photos=x=~/photos", "--keep=~/kept"]
+    assert main([*seen, "--prompts=x=~/prompts.txt", *small]) == OK
+    out = ["bank", "export", "x", "--bank=~/new", "--out=~/x.safetensors"]
+    assert main(out) == OK
+    assert main(["bank", "import", "~/new/x.safetensors", "--bank=~/other"]) == OK
+    assert os.listdir(tmp_path / "work") == []
+    made = ("out.png", "weights.png", "layout.png", "kept/x", "x.safetensors", "other")
+    assert all((tmp_path / name).exists() for name in made)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_word_that_the_output_lacks_ends_nothing(bank, tmp_path, encoding):
+    copy = tmp_path / "bank"
+    shutil.copytree(bank.path, copy)
+    Bank(copy).add(replace(bank["ink"], name="狗🐕é", subjects=(Subject(("<狗1>",), "dog"),)))
+    words = ["-m", "cidm_core", "bank", "list", "--bank", str(copy)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    told = python(words, env=environment, encoding=encoding)
+    assert told.returncode == OK, told.stderr
+    assert r"<\u72d71>" in told.stdout
+    machine = python([*words, "--json"], env=environment, encoding=encoding)
+    assert machine.returncode == OK, machine.stderr
+    assert json.loads(machine.stdout)["concepts"][2]["name"] == "狗🐕é"
 
 
 def test_as_a_program(bank):

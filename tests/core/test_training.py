@@ -686,6 +686,14 @@ class TestUpFront:
         with pytest.raises(BankError, match="already has a concept 'dog'"):
             learn(taught[0], words="<x1> <x2>", name="dog")
 
+    def test_file_that_is_taken(self, tmp_path):
+        (tmp_path / "Dog.safetensors").write_bytes(b"a plain LoRA")
+        with pytest.raises(BankError, match=r"needs the file 'Dog.safetensors'"):
+            learn(tmp_path, name="dog")
+        (tmp_path / "a_b.safetensors").write_bytes(b"")
+        with pytest.raises(BankError, match=r"needs the file 'a_b.safetensors'"):
+            learn(tmp_path, name="a/b")
+
     def test_bank_of_another_model(self, tmp_path):
         base = small_base()
         bank = Bank(tmp_path)
