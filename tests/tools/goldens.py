@@ -1,14 +1,14 @@
 """Goldens: what a version computes, kept so that a later one can be held against it, bit by bit.
 
-    cd tests && python -m tools.goldens record DIR [PART ...]
-    cd tests && python -m tools.goldens check DIR [PART ...]
+    PYTHONPATH=tests python -m tools.goldens record DIR [PART ...]
+    PYTHONPATH=tests python -m tools.goldens check DIR [PART ...]
 
 Parts: training (short trainings on mini-sd), diffusers (drawings with what those taught) and
 comfyui (drawings and a training by nodes in a real ComfyUI, see goldens_comfyui.py). Each is a
 file in DIR; the concepts lie in DIR/banks. `check` trains again, but draws with the concepts of
 DIR, so that a change in training does not show in the drawings as well; it exits with 1 if a
 number differs by more than 1e-6. Bits are those of one kind of CPU and one PyTorch: record and
-check on the same machine. PYTHONPATH chooses the code; ComfyUI loads its pack from there too.
+check on the same machine. The code is that of the folder it is run in; ComfyUI loads its pack from there too.
 DIR must be new to `record`.
 """
 
