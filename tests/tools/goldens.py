@@ -8,8 +8,8 @@ comfyui (drawings and a training by nodes in a real ComfyUI, see goldens_comfyui
 file in DIR; the concepts lie in DIR/banks. `check` trains again, but draws with the concepts of
 DIR, so that a change in training does not show in the drawings as well; it exits with 1 if a
 number differs by more than 1e-6. Bits are those of one kind of CPU and one PyTorch: record and
-check on the same machine. The code is that of the folder it is run in; ComfyUI loads its pack from there too.
-DIR must be new to `record`.
+check on the same machine. The code is that of the folder it is run in; ComfyUI loads its pack
+from there too. DIR must be new to `record`.
 """
 
 from __future__ import annotations
