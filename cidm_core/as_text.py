@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import lru_cache
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -35,6 +37,12 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """The first of many names, for messages; "" if there are none."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+@lru_cache(maxsize=10_000)
+def warn_once(logger: logging.Logger, text: str) -> None:
+    """Log a warning about something that is looked at again and again."""
+    logger.warning("%s", text)
 
 
 def jsonable(value: object) -> object:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .errors import RegionError
+from .errors import PhotoError, RegionError
+from .masks import mask_of
 from .ops.attention import resize_mask
 
 Box = tuple[float, float, float, float]
@@ -31,7 +31,7 @@ class Region:
         prompt: What the region shows.
         box: `(x0, y0, x1, y1)` in 0..1. Give a box or a mask.
         mask: (height, width) of any size, stretched over the picture; a tensor, an array or a
-            PIL picture. Floats in 0..1, integers as pictures have them. Kept as float tensor.
+            PIL picture, as `mask_of` reads them. Kept as float tensor.
         negative: The region's own negative prompt; default is the picture's.
 
     Raises:
@@ -154,37 +154,13 @@ def _checked_box(box: Sequence[float], prompt: str) -> Box:
 
 def _checked_mask(mask: Any, prompt: str) -> Float[Tensor, "height width"]:
     """A float tensor of our own with values in 0..1, some of them above 0."""
-    values = mask.detach().cpu() if isinstance(mask, Tensor) else _from_array(mask, prompt)
-    if values.ndim == 3 and values.shape[0] == 1:
-        values = values[0]
-    if values.ndim != 2 or not values.numel():
-        raise RegionError(
-            f"The mask of region {prompt!r} has shape {tuple(values.shape)}. Give (height, width)."
-        )
-    whole = not (values.is_floating_point() or values.dtype == torch.bool)
-    values = values.float() / (torch.iinfo(values.dtype).max if whole else 1)
-    if not values.isfinite().all():
-        raise RegionError(f"The mask of region {prompt!r} holds NaN or infinite values.")
-    low, high = float(values.min()), float(values.max())
-    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
-        raise RegionError(
-            f"The mask of region {prompt!r} has values from {low:g} to {high:g}. Scale it to 0..1."
-        )
-    if high <= 0:
+    try:
+        values = torch.from_numpy(mask_of(mask, f"The mask of region {prompt!r}"))
+    except PhotoError as error:
+        raise RegionError(str(error)) from None
+    if not values.any():
         raise RegionError(f"The mask of region {prompt!r} is empty. Paint where it should apply.")
-    return values.clamp(0, 1)
-
-
-def _from_array(mask: Any, prompt: str) -> Tensor:
-    """A tensor of an array or a PIL picture, whose colours become grey."""
-    if hasattr(mask, "convert") and mask.mode not in ("1", "L", "F") and "16" not in mask.mode:
-        mask = mask.convert("L")
-    array = np.asarray(mask)
-    if array.dtype.kind not in "buif":
-        raise RegionError(f"The mask of region {prompt!r} holds no numbers but {array.dtype}.")
-    if array.dtype == np.uint16:  # torch knows little of uint16
-        return torch.from_numpy(array.astype(np.float32) / 65535)
-    return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
+    return values
 
 
 def _span(low: float, high: float, cells: int, soft: float) -> Float[Tensor, " cells"]:

@@ -137,14 +137,15 @@ def _read_start(args: argparse.Namespace) -> tuple[Image.Image | None, Any]:
         if args.mask:
             raise CidmError("--mask says where to redraw --image. Give that picture too.")
         return None, None
-    from ..training.images import read_image, read_mask
+    from ..images import read_image
+    from ..masks import HOLES, read_mask
 
     image = read_image(args.image)
     if not args.mask or args.mask == "regions":
         return image, args.mask
     from torch import from_numpy
 
-    return image, from_numpy(read_mask(args.mask))
+    return image, from_numpy(read_mask(args.mask, HOLES))
 
 
 def _weights_picture(plan: Plan) -> Image.Image:

@@ -16,6 +16,7 @@ from ..config import SampleConfig, TrainConfig
 from ..diffusers_host.base import Base
 from ..diffusers_host.pipeline import generate
 from ..diffusers_host.train import train_concept
+from ..images import read_image
 from ..methods import config_for
 from ..mini.draw import draw
 from ..mini.looks import Look, reference_scene
@@ -23,7 +24,6 @@ from ..pictures.files import save_picture
 from ..regions import Region
 from ..storage.atomic import make_folder, write_atomic
 from ..training.data import Photo
-from ..training.images import read_image
 from ..training.progress import Progress
 
 _PHOTOS = 4

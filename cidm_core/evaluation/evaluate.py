@@ -16,6 +16,7 @@ from ..config import SampleConfig
 from ..diffusers_host.base import Base
 from ..diffusers_host.pipeline import generate
 from ..errors import CidmError
+from ..images import picture_of
 from ..training.data import Photo
 from .alignment import image_alignment, pair_similarity, text_alignment
 from .encoders import Encoder
@@ -125,7 +126,7 @@ def _measured(
     if clip is None:
         return Score(name, len(pictures), **found)
     said = clip.texts(texts)
-    known = [each.image if isinstance(each, Photo) else each.convert("RGB") for each in photos]
+    known = [p.image if isinstance(p, Photo) else picture_of(p, "Photo") for p in photos]
     references = clip.images(known) if known else None
     seen = {"": clip.images(pictures)}
     if alone:

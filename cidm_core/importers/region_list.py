@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RegionError
+from ..masks import read_mask
 from ..regions import Box, Region, each_region, parse_region
-from ..training.images import read_mask
 
 _GRID = 1000  # of an element's coordinates
 _FORM = (

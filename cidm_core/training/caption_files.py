@@ -83,8 +83,9 @@ def read_caption(path: str | os.PathLike[str]) -> str:
 def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
     """Captions by file name from one file.
 
-    `.json`: an object of file name to caption. `.jsonl`: one object per line with `file_name` and
-    `text`. `.txt`: lines of `name.jpg: caption`, or of name, tab and caption; `#` starts a comment.
+    `.json`: an object of file name to caption, or to an object that has it as `text` or `caption`.
+    `.jsonl`: one object per line with `file_name` and one of these. `.txt`: lines of
+    `name.jpg: caption`, or of name, tab and caption; `#` starts a comment.
 
     Raises:
         PhotoError: If the file is none of these, or a name comes twice or without a caption.
@@ -117,12 +118,16 @@ def _from_json(text: str, path: Path) -> Iterable[tuple[str, str]]:
     found = _json(text, f"Captions '{path}'")
     if not isinstance(found, dict):
         raise PhotoError(f"Captions '{path}' are no JSON object of file name to caption.")
-    for name, caption in found.items():
+    for name, row in found.items():
+        caption = row if isinstance(row, str) else _caption_in(row)
         if not isinstance(caption, str):
-            raise PhotoError(
-                f"The caption of '{name}' in '{path}' is no text, but {caption!r:.40}."
-            )
+            raise PhotoError(f"The caption of '{name}' in '{path}' is no text, but {row!r:.40}.")
         yield name, caption
+
+
+def _caption_in(row: object) -> object:
+    found = row if isinstance(row, dict) else {}
+    return found.get("text", found.get("caption"))
 
 
 def _from_jsonl(text: str, path: Path) -> Iterable[tuple[str, str]]:
@@ -130,7 +135,8 @@ def _from_jsonl(text: str, path: Path) -> Iterable[tuple[str, str]]:
         if not line.strip():
             continue
         row = _json(line, f"Line {number} of '{path}'")
-        name, caption = (row.get("file_name"), row.get("text")) if isinstance(row, dict) else (0, 0)
+        name = row.get("file_name") if isinstance(row, dict) else None
+        caption = _caption_in(row)
         if not isinstance(name, str) or not isinstance(caption, str):
             raise PhotoError(
                 f"Line {number} of '{path}' lacks a text 'file_name' or 'text'. Write "

@@ -19,12 +19,13 @@ from PIL import Image
 from ..as_text import listed
 from ..concept import Subject
 from ..errors import PhotoError
+from ..images import Pixels, check_size, picture_of, read_image
+from ..masks import VISIBLE, mask_of, read_mask
 from ..paths import user_path
 from ..words import parse_words
 from .caption_files import clean
 from .captions import bind_all
 from .folders import list_photos, masks_in, match_captions
-from .images import Pixels, check_size, from_pixels, read_image, read_mask, to_mask, to_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,9 @@ class Photo:
         """A copy that holds its picture and mask in memory."""
         image, mask = self.image, self.mask_values
         if mask is None and self.mask_path is not None:
-            mask = _fitted(read_mask(self.mask_path), image.size, f"Mask '{self.mask_path}'")
+            mask = _fitted(
+                read_mask(self.mask_path, VISIBLE), image.size, f"Mask '{self.mask_path}'"
+            )
         return replace(self, pixels=image, mask_values=mask)
 
     @classmethod
@@ -137,19 +140,19 @@ class Photo:
         """A photo from memory.
 
         Args:
-            image: PIL picture, or (height, width[, 1, 3 or 4]) array or tensor, 0..255 if of
-                integers and 0..1 if of floats. A leading axis of length 1 is dropped.
+            image: PIL picture, array or tensor, as `picture_of` reads them.
             caption: What it shows.
-            mask: The same kinds; white or 1 on the concept.
+            mask: The same kinds, as `mask_of` reads them; white or 1 on the concept.
 
         Raises:
             PhotoError: If shape, range or size do not fit.
         """
-        picture = to_rgb(from_pixels(image, "Photo in memory"), "Photo in memory")
+        picture = picture_of(image, "Photo in memory")
         check_size(picture.size, "Photo in memory")
         values = None
         if mask is not None:
-            values = to_mask(from_pixels(mask, "Mask in memory"), "Mask in memory")
+            values = mask_of(mask, "Mask in memory", VISIBLE)
+            values = np.rint(values * 255) / np.float32(255)  # as a mask file keeps it
             values = _fitted(values, picture.size, "Mask in memory")
         return cls(None, clean(caption, "Caption"), None, picture, values)
 
@@ -242,14 +245,14 @@ def with_masks(photos: Sequence[Photo], masks: Sequence[Pixels]) -> list[Photo]:
 def _fitted(mask: NDArray[np.float32], size: tuple[int, int], where: str) -> NDArray[np.float32]:
     """A mask at the size (width, height) of its photo, with something white in it."""
     height, width = mask.shape
+    if not mask.any():
+        raise PhotoError(
+            f"{where} is black everywhere. Paint the concept white, or remove the mask."
+        )
     if abs(width * size[1] - height * size[0]) > max(width * size[1], height * size[0]) * 0.02:
         raise PhotoError(
             f"{where} is {width} x {height} px, its photo {size[0]} x {size[1]} px: another shape. "
             "Make the mask from the photo itself."
-        )
-    if not mask.any():
-        raise PhotoError(
-            f"{where} is black everywhere. Paint the concept white, or remove the mask."
         )
     if (width, height) == size:
         return mask

@@ -1,46 +1,62 @@
-"""Which files of a folder are photos, and which captions and masks belong to them."""
+"""Which files of a folder are photos, and which captions and masks belong to them.
+
+Nothing is passed over in silence: what is not read is said, in one line for each kind of thing.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ..as_text import listed
 from ..errors import PhotoError
+from ..images import SUFFIXES
 from ..paths import user_path
 from .caption_files import clean, read_caption, read_captions
-from .images import SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-CAPTION_FILES = ("captions.txt", "captions.json", "captions.jsonl", "metadata.jsonl")
-_MASK_ENDINGS = ("_mask", ".mask")
+CAPTION_FILES = (
+    *("captions.txt", "captions.json", "captions.jsonl"),
+    *("metadata.jsonl", "metadata.json"),
+)
+_CAPTION = (".txt", ".caption")
+_TEXTS = (*_CAPTION, ".json", ".jsonl")
+# dog1_mask, dog1.mask, dog1-masklabel (OneTrainer), dog1.png_mask, mask_dog1
+_MASK = re.compile(r"(.+?)[ ._(-]+masks?(?:label)?\)?|masks?[ ._-]+(.+)", re.IGNORECASE)
+
+_Thing = TypeVar("_Thing", Path, str)
 
 
 def list_photos(folder: Path) -> tuple[list[Path], dict[Path, Path]]:
     """Photos in natural order, and the masks that lie beside them."""
     files = _files(folder)
     found = sorted((f for f in files if f.suffix.lower() in SUFFIXES), key=_natural)
-    stems = {f.stem for f in found}
-    owner = {f: f.stem[: -len(end)] for f in found for end in _MASK_ENDINGS if f.stem.endswith(end)}
-    owner = {mask: stem for mask, stem in owner.items() if stem in stems}
-    pictures = [f for f in found if f not in owner]
+    owners = _owners_of(found)
+    named = {f: match[1] or match[2] for f in found if (match := _MASK.fullmatch(f.stem))}
+    masks = {f: name for f, name in named.items() if owners(name)}
+    pictures = [f for f in found if f not in masks]
+    inside = [f for f in files if f.suffix.lower() not in SUFFIXES and f.is_dir()]
     if not pictures:
-        inside = " Its subfolders are not searched." if any(f.is_dir() for f in files) else ""
+        names = listed([f.name for f in inside])
+        searched = f" Its subfolders are not searched: {names}." if inside else ""
         raise PhotoError(
-            f"Folder '{folder}' holds no photo.{inside} Put pictures there that end in one of: "
+            f"Folder '{folder}' holds no photo.{searched} Put pictures there that end in one of: "
             f"{' '.join(SUFFIXES)}."
         )
-    known = (*SUFFIXES, ".txt", ".json", ".jsonl")
+    known = (*SUFFIXES, *_TEXTS)
     others = [f.name for f in files if f.suffix.lower() not in known and f.is_file()]
-    if others:
-        logger.warning("Not read in '%s', no pictures of a known kind: %s.", folder, listed(others))
-    by_stem = {stem: mask for mask, stem in owner.items()}
-    return pictures, {p: by_stem[p.stem] for p in pictures if p.stem in by_stem}
+    _tell(f"Not read in '{folder}', no pictures of a known kind", others)
+    _tell(f"Not searched, subfolders of '{folder}'", [f.name for f in inside if _holds_files(f)])
+    strays = [f.name for f in named if f not in masks]
+    _tell("Taken as photos, because there is no photo they could be masks of", strays)
+    return pictures, _by_owner(pictures, masks, "Masks")
 
 
 def masks_in(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
@@ -49,9 +65,14 @@ def masks_in(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
     Raises:
         PhotoError: If there is none.
     """
-    files = set(_files(folder)) - set(pictures)
-    by_stem = {f.stem: f for f in sorted(files) if f.suffix.lower() in SUFFIXES}
-    found = {p: by_stem[p.stem] for p in pictures if p.stem in by_stem}
+    files = sorted(set(_files(folder)) - set(pictures))
+    owners = _owners_of(pictures)
+    named: dict[Path, str] = {}
+    for file in (f for f in files if f.suffix.lower() in SUFFIXES):
+        match = _MASK.fullmatch(file.stem)
+        is_plain = owners(file.stem) or match is None
+        named[file] = file.stem if is_plain else match[1] or match[2]
+    found = _by_owner(pictures, named, "Masks")
     if not found:
         raise PhotoError(
             f"Mask folder '{folder}' has a mask for none of the {len(pictures)} photos. Name masks "
@@ -68,7 +89,7 @@ def match_captions(
     Args:
         pictures: Files; only their names count.
         captions: A folder, a captions file, or captions by file name or stem. In a folder a
-            same-named .txt goes before one of `CAPTION_FILES`.
+            same-named .txt or .caption goes before one of `CAPTION_FILES`.
 
     Raises:
         PhotoError: If a caption cannot be read.
@@ -82,22 +103,95 @@ def match_captions(
         )
     if not source.is_dir():
         return _by_name(pictures, read_captions(source))
-    common = next((source / name for name in CAPTION_FILES if (source / name).is_file()), None)
-    if common and any(common.with_suffix("").name == picture.stem for picture in pictures):
-        common = None  # it is the caption of a photo named "captions.jpg"
-    texts = _by_name(pictures, read_captions(common) if common else {})
-    own = [source / f"{picture.stem}.txt" for picture in pictures]
-    return [read_caption(o) if o.is_file() else text for o, text in zip(own, texts, strict=True)]
+    files = [f for f in _files(source) if f.suffix.lower() in _TEXTS and f.is_file()]
+    stems = {picture.stem for picture in pictures}
+    commons = {f.name.lower(): f for f in files if f.stem not in stems}  # not "captions.jpg"'s own
+    common = next((commons[name] for name in CAPTION_FILES if name in commons), None)
+    texts = _by_name(pictures, _common(common) if common else {})
+    others = [f for f in files if f != common]
+    _tell(f"Not read in '{source}'", [f.name for f in others if f.suffix.lower() not in _CAPTION])
+    own = [f for f in others if f.suffix.lower() in _CAPTION]
+    own.sort(key=lambda f: [*_CAPTION, f.suffix].index(f.suffix))
+    found = _by_owner(pictures, {f: f.stem for f in own}, "Captions")
+    return [
+        read_caption(found[picture]) if picture in found else text
+        for picture, text in zip(pictures, texts, strict=True)
+    ]
+
+
+def _common(path: Path) -> dict[str, str]:
+    """Captions of a file found in the folder; only its name says that it holds any."""
+    try:
+        return read_captions(path)
+    except PhotoError as error:
+        if path.name.lower() != "metadata.json":
+            raise
+        logger.warning("'%s' is not read as captions. %s", path, error)
+        return {}
 
 
 def _by_name(pictures: Sequence[Path], captions: Mapping[str, str]) -> list[str]:
-    # File systems differ in how they compose accents, captions files in whether they name folders.
-    known = {_composed(re.split(r"[/\\]", name)[-1]): text for name, text in captions.items()}
-    texts = [known.get(_composed(p.name)) or known.get(_composed(p.stem), "") for p in pictures]
-    used = {_composed(name) for p in pictures for name in (p.name, p.stem)}
-    if strangers := sorted(set(known) - used):
-        logger.warning("Captions without a photo: %s.", listed(strangers))
-    return texts
+    # Captions files differ in whether they name folders.
+    named = {name: re.split(r"[/\\]", name)[-1] for name in captions}
+    found = _by_owner(pictures, named, "Captions")
+    return [captions[found[picture]] if picture in found else "" for picture in pictures]
+
+
+def _by_owner(
+    pictures: Sequence[Path], named: Mapping[_Thing, str], what: str
+) -> dict[Path, _Thing]:
+    """For each photo the thing that is nearest to it in name; what is left over is told of."""
+    owners = _owners_of(pictures)
+    found: dict[Path, list[tuple[int, _Thing]]] = {}
+    for thing, name in named.items():
+        for owner in owners(name):
+            near = [_composed(owner.stem), _composed(owner.name), _composed(name)]
+            found.setdefault(owner, []).append((near.index(_composed(name)), thing))
+    nearest = {owner: min(each, key=lambda pair: pair[0])[1] for owner, each in found.items()}
+    left = [(_name(thing), owners(of)) for thing, of in named.items()]
+    used = {_name(thing) for thing in nearest.values()}
+    _tell(f"{what} without a photo", [name for name, owned in left if not owned])
+    nearer = [name for name, owned in left if owned and name not in used]
+    _tell(f"{what} of photos that have nearer ones", nearer)
+    return nearest
+
+
+def _owners_of(pictures: Sequence[Path]) -> Callable[[str], list[Path]]:
+    """Finds the photos that a name belongs to: "dog1" or "dog1.jpg", if need be "Dog1".
+
+    File systems differ in how they compose accents and in whether case counts, and a photo may have
+    become another format after its captions were written.
+    """
+    exact: dict[str, list[Path]] = {}
+    near: dict[str, list[Path]] = {}
+    for picture in pictures:
+        for name in (_composed(picture.name), _composed(picture.stem)):
+            exact.setdefault(name, []).append(picture)
+            near.setdefault(name.casefold(), []).append(picture)
+
+    def owners(name: str) -> list[Path]:
+        name = _composed(name)
+        stem, suffix = os.path.splitext(name)
+        other = owners(stem) if suffix.lower() in SUFFIXES else []
+        return exact.get(name) or near.get(name.casefold()) or other
+
+    return owners
+
+
+def _tell(what: str, names: Sequence[str]) -> None:
+    if names:
+        logger.warning("%s: %s.", what, listed(sorted(names)))
+
+
+def _name(thing: Path | str) -> str:
+    return thing.name if isinstance(thing, Path) else thing
+
+
+def _holds_files(path: Path) -> bool:
+    """Whether a folder has something visible in it."""
+    with contextlib.suppress(OSError):
+        return any(not inside.name.startswith(".") for inside in path.iterdir())
+    return False
 
 
 def _files(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
+from ...cidm_core.images import picture_of
 from . import comfy as host
 
 
@@ -20,11 +21,8 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:
-    """Pictures of an IMAGE batch (pictures, height, width, channels); alpha is dropped."""
-    values = (images[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    if values.shape[-1] == 1:
-        values = values.repeat(3, axis=-1)
-    return [Image.fromarray(np.ascontiguousarray(each)) for each in values]
+    """Pictures of an IMAGE batch (pictures, height, width, channels)."""
+    return [picture_of(each.clamp(0, 1), "Picture") for each in images]
 
 
 def shown(

@@ -44,7 +44,7 @@ def photos_of(
     if folder:
         photos = Photo.from_folder(host.input_folder(folder), class_words=class_words)
     elif rows:
-        photos = [Photo.from_image(row) for row in rows]
+        photos = [Photo.from_image(row.clamp(0, 1)) for row in rows]
     else:
         raise PhotoError(
             "There are no photos to learn from. Connect images, or choose a photo folder; three "

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
+from cidm_core import images
 from cidm_core.errors import PhotoError
-from cidm_core.training import images
-from cidm_core.training.images import from_pixels, read_image, read_mask, to_rgb
+from cidm_core.images import picture_of, read_image
+from cidm_core.masks import read_mask
 
 EXIF_ORIENTATION = 0x0112
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -78,15 +79,6 @@ def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
     found = np.asarray(read_image(path)).astype(int)
     assert found.shape == (24, 40, 3)
     assert np.abs(found - scene()).max() <= (60 if suffix == "jpg" else 0)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_masks_turn_with_their_photos(tmp_path, orientation):
-    mask = np.zeros((24, 40), np.uint8)
-    mask[3:9, 5:30] = 255
-    found = read_mask(save_oriented(mask, orientation, tmp_path / "m.png"))
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, mask / np.float32(255))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
@@ -196,15 +188,15 @@ def test_every_mode_becomes_rgb(mode):
     source = Image.fromarray(scene())
     for step in {"PA": ("P",), "La": ("LA",), "RGBa": ("RGBA",)}.get(mode, ()):
         source = source.convert(step)
-    picture = to_rgb(source.convert(mode), "Photo")
+    picture = picture_of(source.convert(mode), "Photo")
     assert (picture.mode, picture.size) == ("RGB", (40, 24))
 
 
 def test_what_cannot_become_rgb_says_so(monkeypatch):
     picture = Image.new("RGB", (20, 20))
-    monkeypatch.setattr(picture, "convert", lambda *_: (_ for _ in ()).throw(ValueError("no")))
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: (_ for _ in ()).throw(ValueError("no")))
     with pytest.raises(PhotoError, match=r"Save it as RGB"):
-        to_rgb(picture, "Photo 'x'")
+        picture_of(picture, "Photo 'x'")
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
@@ -362,26 +354,6 @@ def test_pillow_is_left_as_it_was(tmp_path):
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, warnings.filters)
 
 
-def test_masks_keep_their_greys_and_transparency_is_outside(tmp_path):
-    mask = Image.new("LA", (32, 32), (255, 0))
-    mask.paste((255, 255), (0, 0, 16, 32))
-    mask.save(tmp_path / "a.png")
-    found = read_mask(tmp_path / "a.png")
-    assert found[:, :16].min() == 1
-    assert found[:, 16:].max() == 0
-    grey = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
-    Image.fromarray(grey).save(tmp_path / "b.png")
-    np.testing.assert_allclose(read_mask(tmp_path / "b.png"), grey / 255, atol=1e-6)
-
-
-@pytest.mark.parametrize("label", [1, 38])
-def test_label_masks_count_as_full_masks(tmp_path, label):
-    mask = np.zeros((32, 32), np.uint8)
-    mask[4:9] = label
-    Image.fromarray(mask).save(tmp_path / "m.png")
-    assert set(np.unique(read_mask(tmp_path / "m.png"))) == {0.0, 1.0}
-
-
 @pytest.mark.parametrize(
     "pixels",
     [
@@ -391,13 +363,52 @@ def test_label_masks_count_as_full_masks(tmp_path, label):
         np.full((20, 30), 0.5, np.float32),
         np.full((20, 30, 1), 128, np.uint8),
         torch.full((20, 30, 3), 128, dtype=torch.int64),
-        np.full((20, 30, 4), 128, np.uint8),
+        np.full((20, 30, 3), 128 * 257, np.uint16),
+        np.full((20, 30), 128, np.uint16),  # 8 bits in a wider type
     ],
 )
 def test_pixels_from_memory(pixels):
-    picture = from_pixels(pixels, "Photo")
+    picture = picture_of(pixels, "Photo")
     assert picture.size == (30, 20)
     assert np.asarray(picture).flat[0] == 128
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_opened_with_pillow_is_read_as_its_file(tmp_path, orientation):
+    path = save_oriented(scene(), orientation, tmp_path / "x.png")
+    np.testing.assert_array_equal(picture_of(Image.open(path), "Photo"), scene())
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (Image.new("RGBA", (20, 20), (255, 0, 0, 0)), WHITE),
+        (np.full((20, 20, 4), [255, 0, 0, 0], np.uint8), WHITE),
+        (torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(1, 20, 20, 4), WHITE),
+        (Image.fromarray(np.full((20, 20), 0x2000, np.uint16)), (32, 32, 32)),
+        (np.full((20, 20), 0x2000, np.uint16), (32, 32, 32)),
+        (np.ones((20, 20), bool), WHITE),
+        (np.ones((20, 20), ">f4"), WHITE),
+    ],
+)
+def test_pictures_in_memory_keep_transparency_and_depth(pixels, expected):
+    assert picture_of(pixels, "Photo").getpixel((3, 3)) == expected
+
+
+def test_a_palette_with_transparency_in_memory():
+    picture = Image.new("P", (20, 20), 0)
+    picture.putpalette([*RED, *GREEN])
+    picture.info["transparency"] = 0
+    picture.paste(1, (10, 0, 20, 20))
+    found = picture_of(picture, "Photo")
+    assert (found.getpixel((2, 2)), found.getpixel((15, 2))) == (WHITE, GREEN)
+
+
+def test_a_picture_opened_with_pillow_may_be_cut_off(tmp_path):
+    Image.effect_noise((64, 64), 80).save(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:900])
+    with pytest.raises(PhotoError, match="Start picture is damaged or cut off"):
+        picture_of(Image.open(tmp_path / "x.png"), "Start picture")
 
 
 @pytest.mark.parametrize(
@@ -406,7 +417,8 @@ def test_pixels_from_memory(pixels):
         (np.zeros((2, 20, 20, 3)), "shape"),
         (np.zeros((20, 20, 5)), "shape"),
         (np.zeros((0, 20, 3)), "shape"),
-        (np.full((20, 20, 3), np.nan), "nan"),
+        (np.full((20, 20), "a"), "holds no numbers"),
+        (np.full((20, 20, 3), np.nan), "NaN"),
         (np.full((20, 20, 3), 200.0), "expected 0 to 1"),
         (np.full((20, 20, 3), 999), "expected 0 to 255"),
         (np.full((20, 20, 3), -1), "expected 0 to 255"),
@@ -414,4 +426,4 @@ def test_pixels_from_memory(pixels):
 )
 def test_pixels_that_cannot_be_a_picture(pixels, words):
     with pytest.raises(PhotoError, match=words):
-        from_pixels(pixels, "Photo in memory")
+        picture_of(pixels, "Photo in memory")

@@ -137,7 +137,79 @@ def test_captions_that_are_not_there(folder, tmp_path):
         Photo.from_folder(folder, tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["1_mask.png", "1.mask.png"])
+@pytest.mark.parametrize("name", ["1.TXT", "1.jpg.txt", "1.Jpg.TXT", "1.png.txt", "1.caption"])
+def test_captions_under_near_names_are_read(folder, name, caplog):
+    (folder / name).write_text("a dog")
+    (folder / "2.txt").write_text("two")
+    assert [p.caption for p in Photo.from_folder(folder)] == ["a dog", "two"]
+    assert not caplog.records
+
+
+def test_captions_in_other_case_and_with_other_accents(folder, caplog):
+    for name in ("Dog.JPG", "caf\u00e9.png"):
+        Image.new("RGB", (24, 24)).save(folder / name)
+    (folder / "dog.txt").write_text("a dog")
+    (folder / "cafe\u0301.txt").write_text("coffee")
+    found = {p.path.name: p.caption for p in Photo.from_folder(folder)}
+    assert found == {"1.jpg": "", "2.png": "", "Dog.JPG": "a dog", "caf\u00e9.png": "coffee"}
+    assert [p.caption for p in Photo.from_folder(folder, {"DOG.jpg": "x"})].count("x") == 1
+
+
+def test_the_nearest_name_wins_and_the_others_are_told_of(folder, caplog):
+    shutil.copy(folder / "1.jpg", folder / "a.jpg")
+    shutil.copy(folder / "1.jpg", folder / "A.jpg")
+    texts = {"1.txt": "exact", "1.jpg.txt": "b", "1.TXT": "c", "a.txt": "small", "9.txt": "gone"}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    found = {p.path.name: p.caption for p in Photo.from_folder(folder)}
+    assert found == {"1.jpg": "exact", "2.png": "", "a.jpg": "small", "A.jpg": ""}
+    assert "Captions of photos that have nearer ones: 1.TXT, 1.jpg.txt." in caplog.text
+    assert "Captions without a photo: 9.txt." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.json", '{"1.jpg": "one", "a/b/2": {"caption": "two", "tags": "x"}}'),
+        (
+            "Metadata.JSONL",
+            '{"file_name": "1.jpg", "text": "one"}\n{"file_name": "2", "caption": "two"}',
+        ),
+    ],
+)
+def test_metadata_files_are_read(folder, name, text):
+    (folder / name).write_text(text)
+    assert [p.caption for p in Photo.from_folder(folder)] == ["one", "two"]
+
+
+def test_what_is_not_read_is_said_in_one_line_each(folder, caplog):
+    (folder / "masks").mkdir()
+    mask(folder / "masks" / "1.png")
+    (folder / "nothing").mkdir()
+    (folder / "metadata.json").write_text("[1, 2]")
+    (folder / "1.json").write_text("{}")
+    (folder / "tags.csv").write_text("")
+    mask(folder / "7_mask.png")
+    photos = Photo.from_folder(folder)
+    assert names(photos) == ["1.jpg", "2.png", "7_mask.png"]
+    told = [record.message.replace(str(folder), "F") for record in caplog.records]
+    assert told == [
+        "Not read in 'F', no pictures of a known kind: tags.csv.",
+        "Not searched, subfolders of 'F': masks.",
+        "Taken as photos, because there is no photo they could be masks of: 7_mask.png.",
+        "'F/metadata.json' is not read as captions. Captions 'F/metadata.json' are no JSON object "
+        "of file name to caption.",
+        "Not read in 'F': 1.json.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("1_mask.png", "1.mask.png", "1-masklabel.png", "1_Mask.PNG", "1-mask.jpg", "1 mask.png"),
+        *("1.jpg_mask.png", "1.png_mask.png", "mask_1.png", "1 (mask).png", "1_masks.webp"),
+    ],
+)
 def test_masks_beside_the_photos_are_no_photos(folder, name, caplog):
     mask(folder / name)
     with caplog.at_level(logging.WARNING):
@@ -146,6 +218,32 @@ def test_masks_beside_the_photos_are_no_photos(folder, name, caplog):
     assert photos[0].mask.shape == (24, 40)
     assert photos[1].mask is None
     assert "2.png" in caplog.text
+
+
+def test_masks_of_other_trainers_in_a_folder_of_their_own(folder, tmp_path, caplog):
+    (tmp_path / "m").mkdir()
+    mask(tmp_path / "m" / "1-masklabel.png")
+    mask(tmp_path / "m" / "9.png")
+    photos = Photo.from_folder(folder, masks=tmp_path / "m")
+    assert [photo.has_mask for photo in photos] == [True, False]
+    assert "Masks without a photo: 9.png." in caplog.text
+
+
+def test_a_cut_out_as_mask_means_what_is_visible(folder, caplog):
+    cut = Image.effect_noise((40, 24), 80).convert("RGBA")
+    cut.paste((0, 0, 0, 0), (0, 0, 20, 24))
+    cut.save(folder / "1_mask.png")
+    photo = Photo.from_folder(folder)[0]
+    np.testing.assert_array_equal(photo.mask.mean(0), [0] * 20 + [1] * 20)
+    assert caplog.text.count("what is visible counts as white") == 1
+
+
+def test_an_animation_is_told_of_once(folder, caplog):
+    frames = [Image.new("RGB", (32, 32), (i, 0, 0)) for i in (0, 90, 200)]
+    frames[0].save(folder / "3.gif", save_all=True, append_images=frames[1:])
+    for photo in Photo.from_folder(folder):
+        photo.loaded()
+    assert caplog.text.count("3.gif' has several frames") == 1
 
 
 def test_a_mask_without_its_photo_is_a_photo(folder):
@@ -251,6 +349,9 @@ def test_photos_from_memory():
     found = torch.from_numpy(np.asarray(photo.image) / 255)
     torch.testing.assert_close(found, pixels[0].double(), atol=0.002, rtol=0)
     np.testing.assert_array_equal(photo.mask, area)
+    soft = torch.linspace(0, 1, 24 * 40).reshape(24, 40)
+    held = Photo.from_image(pixels, mask=soft).mask
+    np.testing.assert_array_equal(held, np.rint(soft.numpy() * 255) / np.float32(255))
     rgba = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
     assert Photo.from_image(rgba).image.getpixel((0, 0)) == (255, 255, 255)
 

@@ -1,4 +1,4 @@
-"""Reading picture files safely: formats, sizes, orientation, transparency, bit depth.
+"""The one way in for pictures, from files or memory: orientation, transparency, depth, limits.
 
 Pillow's own switches (`MAX_IMAGE_PIXELS`, `LOAD_TRUNCATED_IMAGES`) belong to the process and stay
 as they are; the limits here are checked from the file's header, before a pixel is decoded.
@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import warnings
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import PhotoError
-from ..paths import user_path
+from .as_text import warn_once
+from .errors import PhotoError
+from .paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -60,67 +60,104 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         PhotoError: If the file is missing, damaged, of another format, too large, or too small.
     """
-    path = user_path(path)
-    return to_rgb(_decode(path, "Photo"), f"Photo '{path}'")
+    return _rgb(*decode(path, "Photo"))
 
 
-def read_mask(path: str | os.PathLike[str]) -> NDArray[np.float32]:
-    """Read a mask as upright (height, width) in 0..1; transparency counts as outside.
+def picture_of(pixels: Pixels, where: str) -> Image.Image:
+    """Upright RGB of a picture in memory, as `read_image` makes it of a file.
 
-    A label mask, two values of which the larger is below a quarter of the range (0 and 1 of 255,
-    say), is read as 0 and 1: taken as grey values it would all but switch the loss off.
+    Args:
+        pixels: PIL picture, or (height, width[, 1, 3 or 4]) array or tensor: integers count
+            0..255, uint16 to 65535 where they go beyond, floats 0..1. A leading axis of length 1
+            is dropped.
+        where: Opens the error message, e.g. "Photo 'dog.png'".
 
     Raises:
-        PhotoError: As `read_image`.
+        PhotoError: If shape or range do not fit, or values are not finite.
     """
-    path = user_path(path)
-    return to_mask(_decode(path, "Mask"), f"Mask '{path}'")
+    return _rgb(from_pixels(pixels, where), where)
 
 
-def to_rgb(image: Image.Image, where: str) -> Image.Image:
-    """Any mode to RGB. `where` opens the error message, e.g. "Photo 'dog.png'"."""
-    if _is_deep(image):
-        image = Image.fromarray(np.rint(_grey(image, where) * 255).astype(np.uint8))
-    return _flat(image, "white", where)
+def _rgb(image: Image.Image, where: str) -> Image.Image:
+    if is_deep(image):
+        image = Image.fromarray(np.rint(deep_greys(image, where) * 255).astype(np.uint8))
+    if not image.has_transparency_data:
+        return _converted(image, "RGB", where)
+    canvas = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(canvas, with_alpha(image, where)).convert("RGB")
 
 
-def to_mask(image: Image.Image, where: str) -> NDArray[np.float32]:
-    """Any mode to grey values in 0..1, (height, width)."""
-    if _is_deep(image):
-        values = _grey(image, where)
-    else:
-        grey = _flat(image, "black", where).convert("L")
-        values = np.asarray(grey, dtype=np.float32) / 255
-    peak = float(values.max())
-    is_label = 0 < peak < 0.25 and bool(((values == 0) | (values == values.max())).all())
-    return (values > 0 if is_label else values).astype(np.float32)
+def with_alpha(image: Image.Image, where: str) -> Image.Image:
+    """RGBA of any mode but the deep greys."""
+    if not image.has_transparency_data:
+        return _converted(image, "RGB", where).convert("RGBA")
+    return _converted(image.convert("LA") if image.mode == "La" else image, "RGBA", where)
+
+
+def _converted(image: Image.Image, mode: str, where: str) -> Image.Image:
+    try:
+        return image.convert(mode)
+    except ValueError as error:
+        raise PhotoError(
+            f"{where} has colours of kind {image.mode}, which cannot become RGB. Save it as RGB."
+        ) from error
 
 
 def from_pixels(pixels: Pixels, where: str) -> Image.Image:
-    """A PIL picture of an array or tensor: (height, width) or (height, width, 1, 3 or 4).
+    """An upright PIL picture of whatever holds one; see `picture_of`."""
+    if isinstance(pixels, Image.Image):
+        try:
+            pixels.load()
+        except Exception as error:  # as in `decode`
+            raise PhotoError(f"{where} is damaged or cut off ({error}).") from error
+        return _upright(pixels, where)
+    return Image.fromarray(_bytes(as_array(pixels, where), where))
 
-    Integers count 0..255, floats 0..1; a leading axis of length 1 is dropped.
+
+def as_array(pixels: NDArray[np.generic] | Tensor, where: str) -> NDArray[np.generic]:
+    """Values (height, width) or (height, width, 3 or 4) of an array or tensor.
 
     Raises:
-        PhotoError: If the shape is another one, or values are out of that range or not finite.
+        PhotoError: If the shape is another one, or they are no numbers.
     """
-    if isinstance(pixels, Image.Image):
-        return pixels
     if isinstance(pixels, Tensor):  # numpy knows no bfloat16
         held = pixels.detach().cpu()
         pixels = (held.float() if held.is_floating_point() else held).numpy()
-    values = pixels
+    values = np.asarray(pixels)
     while values.ndim > 2 and values.shape[0] == 1:
         values = values[0]
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
-    is_picture = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))
-    if not is_picture or not values.size:
+    is_colour = values.ndim == 3 and values.shape[2] in (3, 4) and min(values.shape) > 2
+    if not (values.ndim == 2 or is_colour) or not values.size:
         raise PhotoError(
-            f"{where} has shape {pixels.shape}; expected (height, width) or (height, width, 3 or 4)"
-            ", with at least one pixel."
+            f"{where} has shape {np.shape(pixels)}; expected (height, width) or (height, width, "
+            "3 or 4), with at least one pixel."
         )
-    return Image.fromarray(_bytes(values, where))
+    if values.dtype.kind not in "buif":
+        raise PhotoError(f"{where} holds no numbers but {values.dtype}.")
+    return values
+
+
+def white_of(values: NDArray[np.generic], where: str) -> int:
+    """The value that means white: 1 of floats and truth, 255 of integers, 65535 of deep uint16.
+
+    Raises:
+        PhotoError: If values lie outside of black to white, or are not finite.
+    """
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind in "bf":
+        white, slack = 1, 0.01  # resizing may overshoot a little
+    else:
+        white, slack = (65535 if values.dtype == np.uint16 and high > 255 else 255), 0
+    if not np.isfinite((low, high)).all():
+        raise PhotoError(f"{where} holds NaN or infinite values.")
+    if low < -slack or high > white + slack:
+        raise PhotoError(
+            f"{where} has values from {low:g} to {high:g}; expected 0 to {white} for "
+            f"{values.dtype}. Scale it."
+        )
+    return white
 
 
 def check_size(size: tuple[int, int], where: str) -> None:
@@ -144,7 +181,9 @@ def check_size(size: tuple[int, int], where: str) -> None:
         )
 
 
-def _decode(path: Path, what: str) -> Image.Image:
+def decode(path: str | os.PathLike[str], what: str) -> tuple[Image.Image, str]:
+    """The first frame of a picture file as it is stored, upright, and its name for messages."""
+    path = user_path(path)
     where = f"{what} '{path}'"
     try:
         if path.is_dir():
@@ -152,7 +191,7 @@ def _decode(path: Path, what: str) -> Image.Image:
         if path.exists() and not path.is_file():
             raise PhotoError(f"{where} is no regular file. Replace it by a picture file.")
         with path.open("rb") as file:
-            return _first_frame(file, where)
+            return _first_frame(file, where), where
     except PhotoError:
         raise
     except FileNotFoundError as error:
@@ -175,7 +214,7 @@ def _first_frame(file: BinaryIO, where: str) -> Image.Image:
         image.load()
         upright = _upright(image, where)
         if image.format != "MPO" and _is_animated(image):  # an MPO's second picture is a preview
-            logger.warning("%s has several frames; only the first one is used.", where)
+            warn_once(logger, f"{where} has several frames; only the first one is used.")
         return upright
 
 
@@ -211,7 +250,7 @@ def _upright(image: Image.Image, where: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # a broken EXIF block says nothing about the pixels
-        logger.warning("%s has unreadable EXIF data (%s); taken as upright.", where, error)
+        warn_once(logger, f"{where} has unreadable EXIF data ({error}); taken as upright.")
         return image.copy()
 
 
@@ -222,11 +261,12 @@ def _is_animated(image: Image.Image) -> bool:
         return True
 
 
-def _is_deep(image: Image.Image) -> bool:
+def is_deep(image: Image.Image) -> bool:
+    """Whether its greys have more than 8 bits."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
-def _grey(image: Image.Image, where: str) -> NDArray[np.float32]:
+def deep_greys(image: Image.Image, where: str) -> NDArray[np.float32]:
     """Greys of more than 8 bits as float32 in 0..1: scaled, never saturated.
 
     Modes I and F do not say their range: it is the smallest usual one that holds the values.
@@ -240,28 +280,7 @@ def _grey(image: Image.Image, where: str) -> NDArray[np.float32]:
     return (values / white).clip(0, 1).astype(np.float32)
 
 
-def _flat(image: Image.Image, background: str, where: str) -> Image.Image:
-    try:
-        if not image.has_transparency_data:
-            return image.convert("RGB")
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        canvas = Image.new("RGBA", image.size, background)
-        return Image.alpha_composite(canvas, rgba).convert("RGB")
-    except ValueError as error:
-        raise PhotoError(
-            f"{where} has colours of kind {image.mode}, which cannot become RGB. Save it as RGB."
-        ) from error
-
-
 def _bytes(values: NDArray[np.generic], where: str) -> NDArray[np.uint8]:
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8) * np.uint8(255)
-    is_float = np.issubdtype(values.dtype, np.floating)
-    high, slack = (1, 0.01) if is_float else (255, 0)  # resizing may overshoot a little
+    white = white_of(values, where)
     floats = values.astype(np.float32)
-    if not np.isfinite(floats).all() or floats.min() < -slack or floats.max() > high + slack:
-        raise PhotoError(
-            f"{where} has values from {floats.min():g} to {floats.max():g}; expected 0 to "
-            f"{high} for {values.dtype}."
-        )
-    return np.rint(floats.clip(0, high) * (255 / high)).astype(np.uint8)
+    return np.rint(floats.clip(0, white) * (255 / white)).astype(np.uint8)
