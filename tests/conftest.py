@@ -11,6 +11,7 @@ def share_threads() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // workers)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins takes a core's time
 
 
 share_threads()  # before anything imports torch
