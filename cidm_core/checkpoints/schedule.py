@@ -1,14 +1,18 @@
-"""Noise schedules, as diffusers' schedulers take them."""
+"""Noise schedules, as diffusers' schedulers take them, and what the model predicts in them."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import HostError
+from .weights import Weights, open_weights
 
 SCHEDULE: Mapping[str, Any] = {  # Stable Diffusion 1.x; single files do not carry it
     "num_train_timesteps": 1000,
@@ -21,7 +25,77 @@ SCHEDULE: Mapping[str, Any] = {  # Stable Diffusion 1.x; single files do not car
     "steps_offset": 1,
 }
 
+PREDICTIONS = ("epsilon", "v_prediction")
+_SHORT = {"eps": "epsilon", "v": "v_prediction"}
+_PARAMETERIZATION = re.compile(r"^\s*parameterization\s*:\s*[\"']?([\w-]+)", re.MULTILINE)
+_SILENCE = 1e-6
+_NO_SIGNAL = 4.8973451890853435e-08  # what ComfyUI leaves of it, so that no sigma is infinite
 _SAME_SCHEDULE = 1e-3  # relative; stored noise levels are rounded to float32
+
+
+def schedule_of_file(path: Path, weights: Weights) -> dict[str, Any]:
+    """The noise schedule of a checkpoint in one file, which does not hold it but for marks.
+
+    In this order: `parameterization` in a `.yaml` beside the file, an empty tensor `v_pred` (with
+    `ztsnr`: and no signal is left at the last timestep), `modelspec.prediction_type` in the header.
+
+    Raises:
+        HostError: If a mark asks for what is unknown here, or the `.yaml` cannot be read.
+    """
+    written = _beside(path)
+    if written is None and "v_pred" in weights.shapes:
+        written = "v"
+    if written is None:
+        written = weights.notes.get("modelspec.prediction_type") or "epsilon"
+    written = written.strip().lower().replace("-", "_")
+    prediction = _SHORT.get(written, written)
+    if prediction not in PREDICTIONS:
+        raise HostError(
+            f"{path.name} says that it predicts {written[:40]!r}; known are "
+            f"{' and '.join(PREDICTIONS)}. A .yaml beside it goes before its header; or use "
+            "another model."
+        )
+    found = {**SCHEDULE, "prediction_type": prediction}
+    if prediction == "epsilon" or "ztsnr" not in weights.shapes:
+        return found
+    ends = (SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5)
+    betas = torch.linspace(*ends, SCHEDULE["num_train_timesteps"], dtype=torch.float64).square()
+    return schedule_of(without_signal((1 - betas).cumprod(0)), prediction)
+
+
+def says_v(path: Path) -> bool:
+    """Whether a checkpoint bears a mark that its model predicts v; False if it cannot be read."""
+    with contextlib.suppress(HostError):
+        return schedule_of_file(path, open_weights(path))["prediction_type"] == "v_prediction"
+    return False
+
+
+def _beside(path: Path) -> str | None:
+    """What a configuration beside a checkpoint says that it predicts, if it says it."""
+    for file in (path.with_suffix(".yaml"), path.with_suffix(".yml")):
+        try:
+            if file.is_file() and (told := _PARAMETERIZATION.search(file.read_text("utf-8-sig"))):
+                return told[1]
+        except (OSError, UnicodeDecodeError) as error:
+            raise HostError(
+                f"'{file}', which tells what {path.name} predicts, cannot be read ({error}). "
+                "Correct or remove it."
+            ) from error
+    return None
+
+
+def without_signal(products: Tensor) -> Tensor:
+    """Noise levels of a schedule that is stretched until the last timestep is noise alone.
+
+    Lin et al. 2023, https://arxiv.org/abs/2305.08891, algorithm 1.
+
+    Args:
+        products: a_t of every timestep, cumulated.
+    """
+    signal = products.double().sqrt()
+    products = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])).square()
+    products[-1] = _NO_SIGNAL
+    return (1 / products - 1).sqrt()
 
 
 def schedule_of(sigmas: Tensor, prediction_type: str = "epsilon") -> dict[str, Any]:
@@ -30,7 +104,7 @@ def schedule_of(sigmas: Tensor, prediction_type: str = "epsilon") -> dict[str, A
     Args:
         sigmas: sqrt((1 - a) / a) of every training timestep, the smallest first, for cumulated
             products a.
-        prediction_type: "epsilon" or "v_prediction".
+        prediction_type: One of `PREDICTIONS`.
 
     Raises:
         HostError: If there are not 1000 levels: the table is a distilled model's or no table.
@@ -52,4 +126,6 @@ def schedule_of(sigmas: Tensor, prediction_type: str = "epsilon") -> dict[str, A
         exact = (1 - root.square()).cumprod(0)
         if bool(((exact / products) - 1).abs().max() < _SAME_SCHEDULE):
             return found | {"beta_start": start, "beta_end": end}
+    if products[-1] < _SILENCE:  # sampling must begin at the very last timestep
+        found["timestep_spacing"] = "trailing"
     return found | {"trained_betas": betas.clamp(0, 0.9999).tolist()}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from .pickles import load_pickle
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 GET_AGAIN = "Get the file again and compare its size with the source."
+_SCALES = (".scale_weight", ".weight_scale")  # ComfyUI's names, the older one first
+_SCALE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _HEADS = {  # first bytes of what is often found under a checkpoint's name
     b"version https://git-lfs": "It is a Git LFS pointer; run `git lfs pull` in its folder.",
     b"<!": "It is a web page; download the file itself, not the page about it.",
@@ -27,11 +30,15 @@ _HEADS = {  # first bytes of what is often found under a checkpoint's name
 
 @dataclass(frozen=True)
 class Weights:
-    """Named tensors of one or more files: shapes known at once, values read on demand."""
+    """Named tensors of one or more files: shapes known at once, values read on demand.
+
+    `notes` are the texts in a file's header.
+    """
 
     name: str
     shapes: Mapping[str, tuple[int, ...]]
     read: Callable[[str], Tensor]
+    notes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def open_weights(path: Path) -> Weights:
@@ -48,9 +55,9 @@ def open_weights(path: Path) -> Weights:
     if size == 0:
         raise HostError(f"{path} is empty (0 bytes). {GET_AGAIN}")
     if path.suffix in PICKLES:
-        return _open_pickle(path)
+        return _scaled(_open_pickle(path))
     if path.suffix == ".safetensors":
-        return _open_safetensors(path.name, {path})
+        return _scaled(_open_safetensors(path.name, {path}))
     raise HostError(
         f"{path.name} ends in {path.suffix or 'nothing'}; a model file ends in .safetensors "
         "(or .ckpt). Get the .safetensors edition of the model."
@@ -65,15 +72,17 @@ def open_sharded(index: Path) -> Weights:
         files = {index.parent / Path(name).name for name in names}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise HostError(f"{index} is no list of weight files ({error}). {GET_AGAIN}") from error
-    return _open_safetensors(index.name, files)
+    return _scaled(_open_safetensors(index.name, files))
 
 
 def _open_safetensors(name: str, files: set[Path]) -> Weights:
     shapes: dict[str, tuple[int, ...]] = {}
     homes: dict[str, Any] = {}
+    notes: dict[str, str] = {}
     for path in sorted(files):
         try:
             handle: Any = safe_open(path, framework="pt")  # pyright: ignore[reportUnknownVariableType]
+            notes |= handle.metadata() or {}
             for key in handle.keys():  # noqa: SIM118 - a handle is no mapping
                 shapes[key] = tuple(handle.get_slice(key).get_shape())
                 homes[key] = handle
@@ -85,7 +94,38 @@ def _open_safetensors(name: str, files: set[Path]) -> Weights:
     def read(key: str) -> Tensor:
         return homes[key].get_tensor(key)
 
-    return Weights(name, shapes, read)
+    return Weights(name, shapes, read, notes)
+
+
+def _scaled(weights: Weights) -> Weights:
+    """Values as they are meant, where each weight of 8 bits has a scale beside it."""
+    scales = {
+        f"{key.removesuffix(ending)}.weight": key
+        for ending in _SCALES
+        for key in weights.shapes
+        if key.endswith(ending)
+    }
+
+    def read(key: str) -> Tensor:
+        tensor = weights.read(key)
+        if key not in scales:
+            return tensor
+        scale = weights.read(scales[key])
+        one = scale.numel() in (1, len(tensor)) and scale.dtype in _SCALE_TYPES
+        if not one or not tensor.is_floating_point():
+            raise HostError(quantised(weights.name, key, tensor))
+        return tensor.float() * scale.float().reshape(-1, *[1] * (tensor.ndim - 1))
+
+    return replace(weights, read=read) if scales else weights
+
+
+def quantised(name: str, key: str, tensor: Tensor) -> str:
+    """What to say of a tensor whose numbers are packed in a way that is not read here."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return (
+        f"{name} is quantised ({key!r} holds {kind}). Get its edition in fp16 or bf16, or one in "
+        "fp8 with a scale for each weight."
+    )
 
 
 def _hint(path: Path) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.geometry import family_of, layers_of
-from ..checkpoints.schedule import SCHEDULE
+from ..checkpoints.schedule import PREDICTIONS, SCHEDULE
 from ..errors import HostError
 from ..families import CrossAttention, Family, fingerprint, fingerprint_paths
 
@@ -151,6 +151,11 @@ def assemble(
     """
     family = family_of(name, unet.config)
     layers = layers_of(name, unet.config)
+    if (told := scheduler_config.get("prediction_type", "epsilon")) not in PREDICTIONS:
+        raise HostError(
+            f"{name} predicts {told!r}; known are {' and '.join(PREDICTIONS)}. Use another model, "
+            "or correct scheduler_config.json."
+        )
     for row, encoder in zip(family.encoders, text_encoders, strict=True):
         config = encoder.config
         if config.hidden_size != row.dim or config.max_position_embeddings < row.max_tokens:

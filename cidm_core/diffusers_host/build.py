@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ..checkpoints.weights import GET_AGAIN, Weights
+from ..checkpoints.weights import GET_AGAIN, Weights, quantised
 from ..errors import HostError
 
 Names = Callable[[str], tuple[str, ...]]
@@ -49,7 +49,7 @@ def build(
         target: Device and type of the parameters.
 
     Raises:
-        HostError: If a tensor is missing or has another shape.
+        HostError: If a tensor is missing, quantised or has another shape.
     """
     try:
         with init_empty_weights(include_buffers=False):
@@ -68,6 +68,8 @@ def build(
                 f"needs. The file is incomplete or of an unknown kind. {GET_AGAIN}"
             )
         tensor = weights.read(source)
+        if not tensor.is_floating_point():
+            raise HostError(quantised(weights.name, source, tensor))
         # Attention of the original VAE is stored as 1x1 convolutions, (out, in, 1, 1).
         if tuple(n for n in tensor.shape if n > 1) != tuple(n for n in parameter.shape if n > 1):
             raise HostError(

@@ -10,7 +10,6 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from ..errors import HostError
 from ..methods.base import Batch, Prediction
 from ..ops.diffusion import add_noise
 from ..updates import Update, ValueResidual
@@ -27,17 +26,9 @@ class LearningHost:
         base: The model.
         words: Concept words; `tokens` in `predict` holds one row of embeddings for each.
         phrases: Class words of subjects without words of their own, which call them.
-
-    Raises:
-        HostError: If the model predicts neither noise nor v.
     """
 
     def __init__(self, base: Base, words: Sequence[str], phrases: Sequence[str] = ()) -> None:
-        if base.prediction_type not in ("epsilon", "v_prediction"):
-            raise HostError(
-                f"{base.name} predicts {base.prediction_type!r}; learning needs a model that "
-                "predicts 'epsilon' or 'v_prediction'. Use another checkpoint."
-            )
         self._base, self._words, self._phrases = base, tuple(words), tuple(phrases)
         schedule: Any = DDPMScheduler.from_config(base.scheduler_config)
         self._alphas: Tensor = schedule.alphas_cumprod.to(base.device)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from ..checkpoints import compvis
 from ..checkpoints.geometry import family_of
-from ..checkpoints.schedule import SCHEDULE
+from ..checkpoints.schedule import SCHEDULE, schedule_of, schedule_of_file, without_signal
 from ..checkpoints.weights import PICKLES, Weights, open_sharded, open_weights
 from ..devices import choose_device, choose_dtype
 from ..errors import FamilyError, HostError
@@ -104,8 +105,9 @@ def _from_file(path: Path, target: Target, given: Path | None) -> Base:
     vocabulary = compvis.clip_config(name, shapes)["vocab_size"]
     # Before the gigabytes: a missing tokenizer is the likeliest thing to go wrong.
     tokenizer = load_tokenizer(path.parent, given, vocabulary, limit)
+    schedule = schedule_of_file(path, weights)
     vae = build("VAE", config, weights, lambda key: (compvis.vae_name(key, config),), target)
-    return base_from_tensors(path.stem, weights, tokenizer, vae, target)
+    return base_from_tensors(path.stem, weights, tokenizer, vae, target, scheduler_config=schedule)
 
 
 def base_from_tensors(
@@ -179,7 +181,10 @@ def _from_folder(path: Path, target: Target, given: Path | None) -> Base:
     limit = family.encoders[0].max_tokens
     tokenizer = load_tokenizer(path, given, int(clip.get("vocab_size", 49408)), limit)
     schedule = path / "scheduler" / "scheduler_config.json"
-    settings = _json(schedule) if schedule.is_file() else SCHEDULE
+    settings = _json(schedule) if schedule.is_file() else dict(SCHEDULE)
+    if settings.pop("rescale_betas_zero_snr", False):  # half of the schedulers pass over it
+        plain: Any = DDPMScheduler.from_config(settings)
+        settings |= schedule_of(without_signal(plain.alphas_cumprod)) | settings
     return assemble(
         build("UNet", unet, _part(path / "unet"), lambda key: (key,), target),
         build("VAE", vae, _part(path / "vae"), _vae_names, target),

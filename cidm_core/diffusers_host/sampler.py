@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config import SampleConfig
 from ..devices import is_out_of_memory
 from ..errors import HostError
+from ..ops.diffusion import noise_of_v, v_of_noise
 from ..sampling.layout import Scene
 from ..sampling.plan import Plan
 from ..sampling.regional import Insert, Inserts
@@ -96,7 +97,7 @@ def sample(
     timesteps = scheduler.timesteps[begin:]
     if start is not None and not len(timesteps):
         return start.latents.expand_as(noise).clone()
-    if begin and hasattr(scheduler, "set_begin_index"):
+    if hasattr(scheduler, "set_begin_index"):  # it may not find it: two timesteps may be one number
         scheduler.set_begin_index(begin)
     latents = _first(scheduler, noise, start, timesteps[:1], begin > 0)
     options = _step_options(scheduler, config.seed)
@@ -149,6 +150,10 @@ class _Estimate:
         config: SampleConfig,
     ) -> None:
         self.base, self.attached = base, attached
+        # As printed, the shares of Eq. 5 do not sum to 1: it holds for noise only.
+        as_noise = config.region_mode == "literal" and base.prediction_type == "v_prediction"
+        a = make_scheduler(base, "ddpm").alphas_cumprod if as_noise else None
+        self.signals = None if a is None else a.to(base.device)
         self.latent_size = latent_size
         plan = attached.plan
         self.scene_of = [i % len(plan.scenes) for i in range(pictures)]
@@ -173,8 +178,21 @@ class _Estimate:
         plan = self.attached.plan
         counts = [len(plan.scenes[scene].rows) for scene in self.scene_of]
         parts = torch.cat(list(self._rows(latents, timestep))).float().split(counts)
-        pairs = zip(parts, self.scene_of, strict=True)
-        return torch.cat([plan.guide(rows[:, None], scene) for rows, scene in pairs])
+        guided, signal = list[Tensor](), self._signal(timestep)
+        for rows, scene, noisy in zip(parts, self.scene_of, latents, strict=True):
+            if signal is not None:
+                rows = noise_of_v(rows, noisy, signal)
+            estimate = plan.guide(rows[:, None], scene)
+            guided.append(estimate if signal is None else v_of_noise(estimate, noisy, signal))
+        return torch.cat(guided)
+
+    def _signal(self, timestep: Tensor) -> Tensor | None:
+        """a_t, where v must become noise; a timestep may lie between two that were learned."""
+        if self.signals is None:
+            return None
+        low = timestep.floor().long()
+        high = (low + 1).clamp(max=len(self.signals) - 1)
+        return torch.lerp(self.signals[low], self.signals[high], timestep.float() - low)
 
     def _rows(self, latents: Tensor, timestep: Tensor) -> Iterator[Tensor]:
         first = 0

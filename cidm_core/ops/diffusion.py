@@ -52,6 +52,26 @@ def add_noise(
     return (a.sqrt() * latents + (1 - a).sqrt() * noise).to(latents.dtype)
 
 
+def noise_of_v(
+    v: Float[Tensor, "*rows channels height width"],
+    noisy: Float[Tensor, "channels height width"],
+    alpha_cumprod: Float[Tensor, ""],
+) -> Float[Tensor, "*rows channels height width"]:
+    """`sqrt(a) v + sqrt(1 - a) z_t`: the noise that a model means that predicts
+    `v = sqrt(a) noise - sqrt(1 - a) z` (Salimans and Ho 2022, https://arxiv.org/abs/2202.00512).
+    """
+    return alpha_cumprod.sqrt() * v + (1 - alpha_cumprod).sqrt() * noisy
+
+
+def v_of_noise(
+    noise: Float[Tensor, "*rows channels height width"],
+    noisy: Float[Tensor, "channels height width"],
+    alpha_cumprod: Float[Tensor, ""],
+) -> Float[Tensor, "*rows channels height width"]:
+    """`(noise - sqrt(1 - a) z_t) / sqrt(a)`: `noise_of_v` backwards."""
+    return (noise - (1 - alpha_cumprod).sqrt() * noisy) / alpha_cumprod.sqrt()
+
+
 def masked_mse(
     prediction: Float[Tensor, "batch channels height width"],
     target: Float[Tensor, "batch channels height width"],

@@ -29,6 +29,8 @@ class Model(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
+    def prediction_type(self) -> str: ...
+    @property
     def device(self) -> torch.device: ...
     @property
     def dtype(self) -> torch.dtype: ...
@@ -76,7 +78,7 @@ class Lesson:
             "subjects": [asdict(each.subject) for each in self.subjects],
             "photos": [(_digest(each), each.caption, each.kind) for each in photos],
             "prior": [(_digest(each), each.caption, each.kind) for each in prior],
-            "base": (base.fingerprint, str(base.dtype)),
+            "base": (base.fingerprint, str(base.dtype), base.prediction_type),
             "size_px": size_px(self.config, base),
         }
         return found if self.make is None else found | {"make": repr(self.make)}

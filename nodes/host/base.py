@@ -50,7 +50,8 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
     from ...cidm_core.diffusers_host.build import Target
     from ...cidm_core.diffusers_host.load import base_from_tensors
 
-    sampling = model.get_model_object("model_sampling")
+    prediction = _prediction(model)
+    sigmas = model.get_model_object("model_sampling").sigmas
     text_weights, tokenizer, text_heads = _text_encoder(clip)
     tensors = {**_unet_weights(model), **text_weights}
     base = base_from_tensors(
@@ -59,12 +60,13 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
         tokenizer,
         HostVae(vae, model.get_model_object("latent_format")),
         Target(host.torch_device(), DTYPES[precision]),
-        scheduler_config=schedule_of(sampling.sigmas, _prediction(sampling)),
+        scheduler_config=schedule_of(sigmas, prediction),
         heads=_heads(model.model.diffusion_model, "UNet"),
         text_heads=text_heads,
     )
     del tensors, text_weights
-    base.name = file_of(model) or base.family.name
+    file = _file_of(model)
+    base.name = file.stem if file else base.family.name
     try:
         yield base
     except BaseException as error:
@@ -83,22 +85,24 @@ class ExpectedBase:
 
     family: Family
     fingerprint: str
+    prediction_type: str
     device: torch.device
     dtype: torch.dtype
 
 
 def expected_base(model: Any, precision: str) -> ExpectedBase:
-    """Family and fingerprint that `base_of` would give.
+    """Family, fingerprint and kind of prediction that `base_of` would give.
 
     Raises:
         FamilyError: If the model is of another kind.
+        HostError: If it predicts what cannot be learned.
     """
     from ...cidm_core.devices import DTYPES
 
     facts, dtype = model_facts(model), DTYPES[precision]
     weights = probed_weights(model, facts.layers, facts.config)
     name = fingerprint(weight.to(dtype) for weight in weights)
-    return ExpectedBase(facts.family, name, host.torch_device(), dtype)
+    return ExpectedBase(facts.family, name, _prediction(model), host.torch_device(), dtype)
 
 
 def lora_notes(model: Any, clip: Any) -> list[str]:
@@ -112,12 +116,12 @@ def lora_notes(model: Any, clip: Any) -> list[str]:
     ]
 
 
-def file_of(model: Any) -> str:
-    """The checkpoint's file name without its ending; "" where the host does not remember it."""
+def _file_of(model: Any) -> Path | None:
+    """The checkpoint's file, where the host remembers it."""
     made = getattr(model, "cached_patcher_init", None) or ()
     arguments = made[1] if len(made) > 1 else ()
     paths = [a for a in arguments if isinstance(a, str) and a.endswith((".safetensors", ".ckpt"))]
-    return Path(paths[0]).stem if paths else ""
+    return Path(paths[0]) if paths else None
 
 
 def _unet_weights(model: Any) -> dict[str, Tensor]:
@@ -163,15 +167,30 @@ def _heads(module: nn.Module, part: str) -> int:
     return found.pop()
 
 
-def _prediction(sampling: Any) -> str:
-    """What the model predicts, told by the names of the sampling object's classes."""
-    kinds = {kind.__name__ for kind in type(sampling).__mro__}
+def _prediction(model: Any) -> str:
+    """What the model predicts, told by the names of the sampling object's classes.
+
+    Raises:
+        HostError: If it is neither noise nor v, or the checkpoint says v, which the host passes
+            over in Stable Diffusion 1.x.
+    """
+    from ...cidm_core.checkpoints.schedule import says_v
+
+    kinds = {kind.__name__ for kind in type(model.get_model_object("model_sampling")).__mro__}
     if kinds & {"EDM", "X0", "CONST"} or "EPS" not in kinds:
         raise HostError(
             f"The connected model predicts neither noise nor v ({', '.join(sorted(kinds))}). "
             "Connect it before any node that changes its sampling."
         )
-    return "v_prediction" if "V_PREDICTION" in kinds else "epsilon"
+    if "V_PREDICTION" in kinds:
+        return "v_prediction"
+    if (file := _file_of(model)) and says_v(file):
+        raise HostError(
+            f"{file.name} says that its model predicts v, and the MODEL predicts noise: the host "
+            "passes over the mark. Put ModelSamplingDiscrete with v_prediction (and zsnr, if the "
+            "model is so trained) between the loader and all other nodes."
+        )
+    return "epsilon"
 
 
 def _weights(tensors: Mapping[str, Tensor]) -> Any:

@@ -521,6 +521,39 @@ def test_weights_that_are_not_numbers(tensors, write):
         cpu(write(tensors))
 
 
+@pytest.mark.parametrize("ending", ["scale_weight", "weight_scale"])
+@pytest.mark.parametrize("rows", [False, True], ids=["one scale", "one a row"])
+def test_scaled_8_bit_weights_are_what_their_scales_make_of_them(
+    tensors, write, tiny_base, ending, rows
+):
+    scaled = dict(tensors) | {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}
+    for key in [key for key, value in tensors.items() if "attn" in key and value.ndim == 2]:
+        size = tensors[key].abs().amax(1) if rows else tensors[key].abs().max()
+        scale = (size / 448).float()
+        scaled[key] = (tensors[key] / (scale[:, None] if rows else scale)).to(torch.float8_e4m3fn)
+        scaled[f"{key.removesuffix('.weight')}.{ending}"] = scale
+    for found, ours in zip(outputs(cpu(write(scaled))), outputs(tiny_base), strict=True):
+        assert (found - ours).std() < 0.1 * ours.std()
+
+
+@pytest.mark.parametrize(
+    ("value", "scale"),
+    [
+        (torch.int8, torch.tensor(0.1)),
+        (torch.uint8, torch.ones(4).to(torch.float8_e4m3fn)),
+        (torch.float8_e4m3fn, torch.ones(64, 8)),
+        (torch.float8_e4m3fn, torch.ones(()).to(torch.uint8)),
+        (torch.int8, None),
+    ],
+)
+def test_other_quantised_weights_are_refused_as_such(tensors, write, value, scale):
+    tensors[MID] = tensors[MID].to(value)
+    if scale is not None:
+        tensors[f"{MID.removesuffix('.weight')}.weight_scale"] = scale
+    with pytest.raises(HostError, match=rf"model.safetensors is quantised \('{MID}'"):
+        cpu(write(tensors))
+
+
 def test_decoder_of_another_width(tensors, write):
     name = "first_stage_model.decoder.up.0.block.0.conv1.weight"
     tensors[name] = torch.zeros(64, 32, 3, 3)

@@ -336,10 +336,15 @@ def test_a_run_that_ends_early_leaves_no_memory_taken_and_the_bank_whole(found):
         ("scales", "quantised, with scales"),
         ("integers", "quantised (a.weight: torch.int8)"),
         ("inpainting", "an inpainting model"),
+        ("v taken for noise", "marked.safetensors says that its model predicts v"),
     ],
 )
 def test_what_cannot_be_learned_on_is_named(found, kind, said):
     assert said in found["refused"][kind]
+
+
+def test_a_model_that_predicts_v_is_learned_on_as_such(found):
+    assert found["v"] == ["v_prediction", "v_prediction", "trailing", "marked"]
 
 
 def test_other_vaes_and_mini_sd_are_learned_on(found):

@@ -168,3 +168,17 @@ def test_attention_penalty_gradient_equals_finite_differences():
     mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]], dtype=DOUBLE)
     attention = draw(1, 4, 2).sigmoid().requires_grad_()
     assert torch.autograd.gradcheck(lambda a: diffusion.attention_penalty(a, mask), attention)
+
+
+def test_v_is_what_the_definition_says():
+    z, noise = draw(4, 6, 6), draw(4, 6, 6, seed=1)
+    for angle in (0.1, 0.7, 1.5):
+        alpha, sigma = math.cos(angle), math.sin(angle)
+        noisy, v = alpha * z + sigma * noise, alpha * noise - sigma * z
+        signal = torch.tensor(alpha**2, dtype=DOUBLE)
+        assert_close(diffusion.noise_of_v(v, noisy, signal), noise)
+        assert_close(diffusion.v_of_noise(noise, noisy, signal), v)
+        # Of many estimates of one picture, as the rows of a step are.
+        rows = torch.stack([v, 2 * v])[:, None]
+        back = diffusion.v_of_noise(diffusion.noise_of_v(rows, noisy, signal), noisy, signal)
+        assert_close(back, rows)

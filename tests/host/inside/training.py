@@ -13,6 +13,7 @@ import comfy.sd
 import inside
 import torch
 from comfy.taesd.taesd import TAESD
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
 keep = torch.inference_mode()  # as the host runs nodes
 keep.__enter__()
@@ -173,6 +174,17 @@ found["refused"] = {
     "scales": refusal(lambda: base._weights({"a.weight": odd, "a.weight_scale": odd})),
     "integers": refusal(lambda: base._weights({"a.weight": odd.to(torch.int8)})),
 }
+marked = folder / "marked.safetensors"
+marked.symlink_to(sys.argv[1])
+marked.with_suffix(".yaml").write_text('parameterization: "v"')
+as_noise = model.clone()
+as_noise.cached_patcher_init = (None, (str(marked),))
+found["refused"]["v taken for noise"] = refusal(lambda: learn(failing, model=as_noise))
+[as_v] = ModelSamplingDiscrete().patch(as_noise, "v_prediction", zsnr=True)
+with torch.inference_mode(False), base.base_of(as_v, clip, vae, "fp32") as taken:
+    expected = base.expected_base(as_v, "fp32").prediction_type
+    settings = taken.scheduler_config
+    found["v"] = [taken.prediction_type, expected, settings["timestep_spacing"], taken.name]
 base._unet_weights = lambda model: unet_weights(model) | wide
 found["refused"]["inpainting"] = refusal(lambda: base.base_of(model, clip, vae, "fp32").__enter__())
 base._unet_weights = unet_weights
