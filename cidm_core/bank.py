@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .as_text import listed
+from .calls import Name
 from .concept import Concept
 from .errors import BankError, CidmError
 from .paths import user_path
@@ -81,9 +82,9 @@ class Bank(Mapping[str, Concept]):
         """Files that cannot be listed, each with the reason."""
         return self._listing.read().broken
 
-    def words(self) -> dict[str, str]:
+    def callers(self) -> dict[Name, str]:
         """Whatever calls a concept in a prompt, and the name of that concept."""
-        return {word: entry.name for entry in self.entries() for word in entry.triggers}
+        return {name: entry.name for entry in self.entries() for name in entry.names}
 
     def __len__(self) -> int:
         return len(self.entries())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .calls import Name
 from .config import KINDS as KINDS
 from .errors import ConceptError
 from .updates import TEXT_SIDE, LowRank, Update, ValueResidual
@@ -111,6 +112,11 @@ class Concept:
     def triggers(self) -> tuple[str, ...]:
         """What calls it in a prompt: words, or the class words of a subject without any."""
         return tuple(each for subject in self.subjects for each in subject.triggers)
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """What calls it: for each subject, its triggers in order."""
+        return tuple(subject.triggers for subject in self.subjects)
 
     @property
     def trigger(self) -> str:

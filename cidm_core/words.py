@@ -16,6 +16,13 @@ MAX_WORD_LENGTH = 64
 # Combining marks continue a word, but `\w` leaves them out (Devanagari vowels, accents that have
 # no composed letter).
 _MARKS = "".join(chr(c) for c in range(0x10000) if unicodedata.category(chr(c)).startswith("M"))
+_WIDE = "\u2e80-\u312f\u31a0-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # no spaces between words
+_WIDE_LETTER = re.compile(f"[{_WIDE}]")
+_SYNTAX = re.compile(r"[,;:+()\[\]{}<>|\\]")
+_LETTER = rf"[^\W{_WIDE}]"
+# "dog-shaped" is another word than "dog"; "dog's" is not.
+_BEFORE = rf"(?<!{_LETTER})(?<![<{_MARKS}])(?<!{_LETTER}-)"
+_AFTER = rf"(?!{_LETTER}|[>{_MARKS}]|-{_LETTER})"
 
 
 def canonical(text: str) -> str:
@@ -51,13 +58,50 @@ def parse_words(words: str | Sequence[str]) -> tuple[str, ...]:
     return found
 
 
+def new_words(words: str | Sequence[str]) -> tuple[str, ...]:
+    """Words to be taught: `parse_words`, and nothing in them that prompts use for something else.
+
+    Raises:
+        ConceptError: If a word holds a comma, a bracket or the like; with the nearest right form.
+    """
+    found = parse_words(words)
+    for word in found:
+        if _SYNTAX.search(word[1:-1] if bracketed(word) else word):
+            parts = re.findall(r"<[^<>]+>", word) or _SYNTAX.sub(" ", word).split()
+            raise ConceptError(
+                f"{word!r} cannot be a concept word: prompts use such signs for other things. Did "
+                f"you mean {' '.join(parts)!r}?"
+            )
+    return found
+
+
 def pattern(words: Iterable[str]) -> re.Pattern[str]:
-    """A pattern for normalised text: any of the words on token boundaries, longest first."""
+    """A pattern for canonical text: any of the words on token boundaries, longest first."""
     ordered = sorted({canonical(word) for word in words} - {""}, key=len, reverse=True)
-    if not ordered:
-        return re.compile(r"(?!)")
-    joined = "|".join(re.escape(word) for word in ordered)
-    return re.compile(rf"(?<![\w<{_MARKS}])(?:{joined})(?![\w>{_MARKS}])")
+    return re.compile("|".join(alone(word) for word in ordered) or r"(?!)")
+
+
+def alone(word: str) -> str:
+    """A pattern for one canonical word where nothing continues it.
+
+    Angle brackets are boundaries by themselves: `<rex>s` and `a<rex>` hold `<rex>`. Writing
+    without spaces has none to look for, so Chinese and Japanese letters neither continue a word of
+    other letters nor are continued.
+    """
+    escaped = re.escape(word)
+    if bracketed(word):
+        return escaped
+    before, after = _BEFORE, _AFTER
+    if _WIDE_LETTER.match(word[0]):
+        before = ""
+    if _WIDE_LETTER.match(word[-1]):
+        after = ""
+    return before + escaped + after
+
+
+def bracketed(word: str) -> bool:
+    """Whether the word has the form `<dog1>`."""
+    return re.fullmatch(r"<[^<>\s]+>", word) is not None
 
 
 def contains(text: str, word: str) -> bool:

@@ -83,7 +83,7 @@ def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: Method
         what.add_argument(
             "--words",
             metavar="WORDS",
-            help='New words that will call it, the noun last: "<dog1> <dog2>".',
+            help='New words in angle brackets that will call it, the noun last: "<dog1> <dog2>".',
         )
     what.add_argument("--class-words", metavar="WORDS", help='What it is in plain words: "dog".')
     what.add_argument(

@@ -7,19 +7,22 @@ word is encoded once per layer; all other prompts are encoded once and shared.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..calls import Name, find_calls
 from ..concept import Concept
 from ..errors import PromptError
 from ..sampling.encoder_updates import changing, encoder_deltas
 from ..text import Spans, TextContext
-from ..words import canonical, split
+from ..words import canonical
 from .base import Base, changed_weights
+from .prompt_weights import apply_weights, stretches_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +33,12 @@ Embeddings = Mapping[str, Mapping[str, Tensor]]  # word -> encoder -> (layers or
 
 @dataclass(frozen=True)
 class Tokens:
-    """One prompt as ids (max_tokens,): where its concept words and phrases stand."""
+    """One prompt as ids (max_tokens,): where its words and phrases stand, what tokens weigh."""
 
     ids: list[int]
     words: list[tuple[int, str]]
     spans: Spans
+    weights: list[float]
 
 
 def embeddings_of(concepts: Iterable[Concept]) -> dict[str, dict[str, Tensor]]:
@@ -47,7 +51,13 @@ def embeddings_of(concepts: Iterable[Concept]) -> dict[str, dict[str, Tensor]]:
 
 
 def tokenise(
-    tokenizer: Any, text: str, words: Iterable[str], max_tokens: int, phrases: Iterable[str] = ()
+    tokenizer: Any,
+    text: str,
+    names: Iterable[Name],
+    max_tokens: int,
+    phrases: Iterable[str] = (),
+    *,
+    weighted: bool = False,
 ) -> Tokens:
     """Token ids with one placeholder per concept word, cut and padded to `max_tokens`.
 
@@ -56,31 +66,34 @@ def tokenise(
     Args:
         tokenizer: As transformers has it.
         text: The prompt.
-        words: Concept words.
+        names: Names made of concept words; only where all of its words stand is one bound.
         max_tokens: What the encoder reads, start and end included.
         phrases: Plain words whose tokens are to be found as well.
+        weighted: Whether `(word:1.2)` is a weight, as in prompts, or text, as in captions.
 
     Raises:
         PromptError: If a concept word lies beyond the token limit. Plain text beyond it is cut
             with a warning, as everywhere in the field.
     """
-    known = {canonical(word) for word in words}
-    wanted = known.union(canonical(phrase) for phrase in phrases)
+    plain_names = [(canonical(phrase),) for phrase in phrases]
+    stretches = stretches_of(canonical(text)) if weighted else [(canonical(text), 1.0)]
     ids: list[int] = [tokenizer.bos_token_id]
+    weights: list[float] = [1.0]
     positions: list[tuple[int, str]] = []
     triggers: dict[str, tuple[int, ...]] = {}
     plain: list[int] = []
-    for piece in split(text, wanted):
+    for piece, weight, call in _pieces(stretches, [*names, *plain_names]):
         start = len(ids)
-        if piece in known:
+        if call is not None and call not in plain_names:
             positions.append((start, piece))
             ids.append(tokenizer.unk_token_id)
         else:
             ids += tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
-        if piece in wanted:
+        if call is not None:
             triggers[piece] = (*triggers.get(piece, ()), *range(start, len(ids)))
         else:
             plain += range(start, len(ids))
+        weights += [weight] * (len(ids) - start)
     room = max_tokens - 1
     for position, word in positions:
         if position >= room:
@@ -90,11 +103,26 @@ def tokenise(
             )
     if len(ids) > room:
         logger.warning("Prompt cut after %d tokens: %r", room - 1, text[:80])
-    ids = ids[:room]
-    padding = [tokenizer.pad_token_id] * (room - len(ids))
+    ids, weights = ids[:room], weights[:room]
+    padding = max_tokens - 1 - len(ids)
     read = {word: tuple(p for p in at if p < room) for word, at in triggers.items()}
     spans = Spans(read, tuple(position for position in plain if position < room))
-    return Tokens([*ids, tokenizer.eos_token_id, *padding], positions, spans)
+    ids += [tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]
+    return Tokens(ids, positions, spans, [*weights, *[1.0] * (max_tokens - len(weights))])
+
+
+def _pieces(
+    stretches: Sequence[tuple[str, float]], names: Sequence[Name]
+) -> Iterator[tuple[str, float, Name | None]]:
+    """A prompt cut at concept words and changes of weight: piece, weight, whose word it is."""
+    text = "".join(part for part, _ in stretches)
+    owners = {span: call.name for call in find_calls(text, names) for span in call.at}
+    weights = [weight for part, weight in stretches for _ in part]
+    cuts = {0, len(text), *accumulate(len(part) for part, _ in stretches)}
+    for start, end in owners:
+        cuts = {cut for cut in cuts if not start < cut < end} | {start, end}
+    for start, end in pairwise(sorted(cuts)):
+        yield text[start:end], weights[start], owners.get((start, end))
 
 
 def encode(base: Base, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Tensor:
@@ -119,15 +147,23 @@ def encode(base: Base, prompts: Sequence[str], embeddings: Embeddings | None = N
 
 
 def encode_texts(
-    base: Base, prompts: Sequence[str], embeddings: Embeddings, phrases: Iterable[str] = ()
+    base: Base,
+    prompts: Sequence[str],
+    embeddings: Embeddings,
+    names: Iterable[Name] | None = None,
+    phrases: Sequence[str] = (),
+    *,
+    weighted: bool = False,
 ) -> list[TextContext]:
-    """Each prompt as cross-attention reads it, as for `encode`; spans tell of `phrases`, too."""
+    """Each prompt as cross-attention reads it, as for `encode`; further arguments: `tokenise`."""
+    names = [(word,) for word in embeddings] if names is None else list(names)
     parts: list[tuple[Tensor, ...]] = []
     spans: list[Spans] = []
     for index, row in enumerate(base.family.encoders):
         tokenizer = base.tokenizers[index]
         tokens = [
-            tokenise(tokenizer, text, embeddings, row.max_tokens, phrases) for text in prompts
+            tokenise(tokenizer, text, names, row.max_tokens, phrases, weighted=weighted)
+            for text in prompts
         ]
         spans = spans or [each.spans for each in tokens]
         parts.append(_states(base, index, tokens, embeddings))
@@ -155,8 +191,15 @@ def _states(
             vectors.append(own if len(own) == count else own.expand(count, -1))
         ids += [prompt.ids] * count
         copies.append(count)
+    weighted = any(weight != 1.0 for prompt in tokens for weight in prompt.weights)
+    if weighted:
+        ids.append(tokenise(base.tokenizers[index], "", (), row.max_tokens).ids)
     states = _run(encoder, torch.tensor(ids).to(base.device), where, vectors, row.penultimate)
-    return states.split(copies)
+    if not weighted:
+        return states.split(copies)
+    *found, empty = states.split([*copies, 1])
+    weights = torch.tensor([prompt.weights for prompt in tokens]).to(states)
+    return tuple(apply_weights(*each, empty[0]) for each in zip(found, weights, strict=True))
 
 
 def _run(
@@ -203,13 +246,15 @@ class DiffusersEncoder:
             names = tuple(concept.name for concept in changing(text, concepts))
             groups.setdefault(names, []).append(text)
         embeddings = embeddings_of(concepts)
-        phrases = [trigger for concept in concepts for trigger in concept.triggers]
+        subjects = [subject for concept in concepts for subject in concept.subjects]
+        bound = [subject.words for subject in subjects if subject.words]
+        phrases = [subject.triggers[0] for subject in subjects if not subject.words]
         found: dict[str, TextContext] = {}
         for names, texts in groups.items():
             deltas = encoder_deltas([named[name] for name in names], self._strength)
             changed = ((self.base.module(path), delta) for path, delta in deltas.items())
             with changed_weights(changed):
-                encoded = encode_texts(self.base, texts, embeddings, phrases)
+                encoded = encode_texts(self.base, texts, embeddings, bound, phrases, weighted=True)
             found |= zip(texts, encoded, strict=True)
         return [replace(found[text], states=found[text].states.float()) for text in prompts]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from ..bank import Bank
 from ..concept import Concept
 from ..config import TrainConfig
+from ..errors import ConceptError
 from ..methods import method_called
 from ..methods.base import MakeMethod, Task
 from ..storage.compatibility import check_new
@@ -18,8 +20,11 @@ from ..training.data import Photo, TrainingSubject
 from ..training.lesson import Lesson, Model, settled, size_px
 from ..training.processes import Processes, share_of
 from ..training.state import RunFolder, run_id
+from ..words import bracketed
 from .base import Base
 from .encode import tokenise
+
+logger = logging.getLogger(__name__)
 
 RUNS = ".runs"
 
@@ -51,6 +56,7 @@ def prepare(base: Base, bank: Bank, lesson: Lesson, name: str | None, processes:
     side = size_px(config, base)
     share_of(config.batch_size, processes)
     lesson.check()
+    check_words(base, [word for each in lesson.subjects for word in each.subject.words])
     task = _task(base, bank, lesson, name)
     photos, prior = lesson.photo_sets()
     for photo in (*photos, *prior):
@@ -126,6 +132,28 @@ def find_taught(
     return None
 
 
+def check_words(base: Base, words: Sequence[str]) -> None:
+    """Make sure that the words to be taught do not take ordinary ones away.
+
+    Raises:
+        ConceptError: If the tokenizer knows one as a word, so that prompts use it for something
+            else.
+    """
+    plain = [word for word in words if not bracketed(word)]
+    right = " ".join(word if bracketed(word) else f"<{word}>" for word in words)
+    for word in plain:
+        if len(base.tokenizers[0](word, add_special_tokens=False).input_ids) == 1:
+            raise ConceptError(
+                f"{word!r} is a word of its own already, and prompts use it for other things. "
+                f"Teach words in angle brackets, {right!r}; captions keep the class words."
+            )
+        logger.warning(
+            "%r is plain text: wherever it stands in a prompt it can mean the concept. In angle "
+            "brackets, %r, it could not be met by chance.",
+            *(word, f"<{word}>"),
+        )
+
+
 def check_caption(base: Base, caption: str, words: Sequence[str]) -> None:
     """Make sure that every encoder reads the concept words of a caption.
 
@@ -133,7 +161,7 @@ def check_caption(base: Base, caption: str, words: Sequence[str]) -> None:
         PromptError: If one lies beyond the token limit.
     """
     for row, tokenizer in zip(base.family.encoders, base.tokenizers, strict=True):
-        tokenise(tokenizer, caption, words, row.max_tokens)
+        tokenise(tokenizer, caption, [(word,) for word in words], row.max_tokens)
 
 
 def _task(base: Base, bank: Bank, lesson: Lesson, name: str | None) -> Task:

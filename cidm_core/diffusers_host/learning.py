@@ -111,7 +111,8 @@ class LearningHost:
     def _places(self, prompt: str) -> Mapping[str, tuple[int, ...]]:
         """Where words and phrases stand among the tokens of the first encoder."""
         tokenizer = self._base.tokenizers[0]
-        return tokenise(tokenizer, prompt, self._words, self._limit, self._phrases).spans.triggers
+        names = [(word,) for word in self._words]
+        return tokenise(tokenizer, prompt, names, self._limit, self._phrases).spans.triggers
 
     def _record(self, index: int, probabilities: Tensor) -> None:
         """Keep a layer's attention (batch, cells, tokens) to the concept words, if wanted."""

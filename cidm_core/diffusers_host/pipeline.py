@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,10 @@ from ..regions import Region
 from ..sampling.plan import Plan, build_plan
 from .base import Base
 from .encode import DiffusersEncoder
+from .prompt_weights import foreign_syntax
 from .sampler import OnStep, Start, sample
+
+logger = logging.getLogger(__name__)
 
 REGIONS = "regions"  # as a mask: redraw where the regions are
 
@@ -39,10 +43,14 @@ def make_plan(
     config = config or SampleConfig.from_dict(base.family.sampling)
     width, height = picture_px(base, config)
     cell = base.family.latent_px
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    for text in (*prompts, config.negative_prompt, *(region.prompt for region in regions)):
+        for syntax in foreign_syntax(text):
+            logger.warning("%s in the prompt %r is taken as plain words here.", syntax, text)
     return build_plan(
         DiffusersEncoder(base, config.strength),
         bank,
-        [prompt] if isinstance(prompt, str) else list(prompt),
+        prompts,
         regions,
         config,
         base,

@@ -12,9 +12,9 @@ from ..bank import Bank
 from ..concept import Concept
 from ..config import SampleConfig, TrainConfig
 from ..methods.base import Method
+from ..sampling.concept_weights import named
 from ..storage.atomic import write_atomic
 from ..training.state import RunFolder
-from ..words import contains
 from .base import Base
 from .learning import LearningHost
 from .pipeline import generate
@@ -39,8 +39,8 @@ def default_render(
 
     def render(concept: Concept) -> list[Image.Image]:
         prompt = config.preview_prompt or concept.trigger
-        named = {name for word, name in bank.words().items() if contains(prompt, word)}
-        concepts = {name: bank[name] for name in named} | {concept.name: concept}
+        found = named([prompt], bank.callers())
+        concepts = {name: bank[name] for name in found} | {concept.name: concept}
         side = config.resolution_px or base.family.resolution_px
         given = {"width_px": side, "height_px": side, "seed": config.seed, **sampling}
         settings = SampleConfig.from_dict(base.family.sampling, **given)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ..calls import Name, is_called
 from ..errors import PromptError
-from ..words import contains, replace
+from ..words import replace
 
 GAPS = ("<TOK>", "{}")
 PROMPTS: dict[str, tuple[str, ...]] = {
@@ -22,6 +23,9 @@ class Named(Protocol):
 
     @property
     def words(self) -> tuple[str, ...]: ...
+
+    @property
+    def names(self) -> tuple[Name, ...]: ...
 
     @property
     def class_words(self) -> str: ...
@@ -50,12 +54,12 @@ def fill(prompt: str, concept: Named) -> str:
     """The prompt with the concept's words in its gap.
 
     Raises:
-        PromptError: If there is neither a gap nor a concept word.
+        PromptError: If there is neither a gap nor the concept's name.
     """
     for gap in GAPS:
         if gap in prompt:
             return prompt.replace(gap, concept.trigger)
-    if any(contains(prompt, word) for word in concept.words):
+    if is_called(prompt, concept.names):
         return prompt
     raise PromptError(
         f"The prompt {prompt!r} does not say where {concept.trigger!r} goes. "

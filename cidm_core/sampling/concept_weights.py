@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import re
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -12,15 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..bank import Bank
+from ..calls import Name, as_written, find_calls, stray_tags
 from ..concept import Concept
 from ..config import SampleConfig
 from ..errors import PromptError
 from ..ops import aggregation
 from ..text import TextContext
-from ..words import canonical, contains
 
-# Tags such as <lora:name:1> are other tools' syntax.
-_LOOKS_LIKE_WORD = re.compile(r"<[^<>\s:]{1,40}>")
+logger = logging.getLogger(__name__)
 
 Weigher = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Context (layers, tokens, dim), present (concepts) -> relevance, weights (layers, concepts)."""
@@ -34,38 +33,51 @@ class ConceptEncoder(Protocol):
         ...
 
 
-def owners_of(bank: Mapping[str, Concept]) -> dict[str, str]:
+def callers_of(bank: Mapping[str, Concept]) -> dict[Name, str]:
     """What calls a concept -> name of that concept; of a `Bank` only the headers are read."""
     if isinstance(bank, Bank):
-        return dict(bank.words())
-    return {word: name for name, concept in bank.items() for word in concept.triggers}
+        return bank.callers()
+    return {call: name for name, concept in bank.items() for call in concept.names}
 
 
-def check_words(texts: Iterable[str], owners: Mapping[str, str]) -> None:
-    """Refuse a prompt with a word that looks like a concept's and is none.
+def check_words(
+    texts: Iterable[str], callers: Mapping[Name, str], bank: Mapping[str, Concept]
+) -> None:
+    """Refuse a prompt with what looks like a concept word and is none; note half a name.
 
     Raises:
-        PromptError: Naming the word and the nearest one there is.
+        PromptError: Naming the word, and the nearest one there is or the files that may hold it.
     """
+    words = {word: call for call in callers for word in call}
     for text in texts:
-        for word in _LOOKS_LIKE_WORD.findall(canonical(text)):
-            if word in owners:
-                continue
-            near = difflib.get_close_matches(word, owners, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else "The bank holds no such word."
-            raise PromptError(f"No concept has the word {word!r} of the prompt {text!r}. {hint}")
+        for tag in stray_tags(text, find_calls(text, callers), words):
+            call = words.get(tag)
+            if call is None:
+                hint = _hint(tag, words, bank)
+                raise PromptError(f"No concept has the word {tag!r} of the prompt {text!r}. {hint}")
+            if len(call) == 1:
+                raise PromptError(f"The prompt {text!r} nearly holds {tag!r}. Write {tag!r}.")
+            logger.warning(
+                "%r in the prompt %r is a part of the name %r; the concept %r takes part only "
+                "where the whole name stands.",
+                *(tag, text, as_written(call), callers[call]),
+            )
 
 
-def named(texts: Iterable[str], owners: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of the concepts that the texts name, in learning order (as a bank lists its words)."""
-    plain = [canonical(text) for text in texts]
-    # A plain look-up first: matching every word of a large bank by pattern takes far longer.
-    found = dict.fromkeys(
-        name
-        for word, name in owners.items()
-        if any(word in text and contains(text, word) for text in plain)
-    )
-    return tuple(found)
+def _hint(tag: str, words: Iterable[str], bank: Mapping[str, Concept]) -> str:
+    if near := difflib.get_close_matches(tag, words, n=1):
+        return f"Did you mean {near[0]!r}?"
+    broken = bank.broken() if isinstance(bank, Bank) else ()
+    if not broken:
+        return "The bank holds no such word."
+    files = ", ".join(f"'{path.name}'" for path, _ in broken)
+    return f"The bank holds no such word, but files that cannot be read: {files}. Restore them."
+
+
+def named(texts: Iterable[str], callers: Mapping[Name, str]) -> tuple[str, ...]:
+    """Names of the concepts that the texts call, in learning order (as a bank lists them)."""
+    calls = {found.name for text in texts for found in find_calls(text, callers)}
+    return tuple(dict.fromkeys(name for call, name in callers.items() if call in calls))
 
 
 def participants(

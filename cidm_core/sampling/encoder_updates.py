@@ -7,16 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..calls import is_called
 from ..concept import Concept
 from ..ops import aggregation
 from ..updates import TEXT_ENCODERS, FullRank, LowRank
-from ..words import contains
 
 
 def changing(text: str, concepts: Sequence[Concept]) -> tuple[Concept, ...]:
     """The concepts that a text names and that change a text encoder."""
-    called = (c for c in concepts if any(contains(text, trigger) for trigger in c.triggers))
-    return tuple(concept for concept in called if changes_encoder(concept))
+    return tuple(c for c in concepts if changes_encoder(c) and is_called(text, c.names))
 
 
 def changes_encoder(concept: Concept) -> bool:

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..calls import is_called
 from ..concept import Concept
 from ..config import SampleConfig
 from ..errors import PromptError
@@ -20,8 +21,7 @@ from ..ops import guidance
 from ..regions import Region, masks_at
 from ..storage.compatibility import BaseModel, check_fit
 from ..text import TextContext
-from ..words import contains
-from .concept_weights import ConceptEncoder, check_words, named, owners_of, participants, weigher
+from .concept_weights import ConceptEncoder, callers_of, check_words, named, participants, weigher
 from .layout import RegionTexts, Scene, guide, layout
 
 
@@ -145,9 +145,9 @@ def build_plan(
     texts = [config.negative_prompt, *prompts, *(r.prompt for r in regions)]
     texts += [r.negative for r in regions if r.negative is not None]
     texts = list(dict.fromkeys(texts))
-    owners = owners_of(bank)
-    check_words(texts, owners)
-    concepts = participants(bank, named(texts, owners), config)
+    callers = callers_of(bank)
+    check_words(texts, callers, bank)
+    concepts = participants(bank, named(texts, callers), config)
     check_fit(concepts, model, allow_other_base=config.allow_other_base)
     slots = _Slots(encoder, texts, concepts, config, len(model.layers))
     pairs = [RegionTexts(region.prompt, region.negative) for region in regions]
@@ -195,5 +195,5 @@ class _Slots:
 
     def _weighed(self, text: str) -> tuple[Tensor, Tensor]:
         states = self._contexts[text].states.expand(self._layers, -1, -1)
-        present = [any(contains(text, word) for word in c.triggers) for c in self._concepts]
+        present = [is_called(text, concept.names) for concept in self._concepts]
         return self._weigh(states, torch.tensor(present))

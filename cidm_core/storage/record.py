@@ -63,6 +63,7 @@ class Entry:
     # As those of a `Concept`, which these facts become when its tensors are read.
     words = Concept.words
     triggers = Concept.triggers
+    names = Concept.names
     trigger = Concept.trigger
     class_words = Concept.class_words
     kind = Concept.kind

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from .. import words as concept_words
+from ..calls import Name, as_written, find_calls, is_called, stray_tags
 from ..concept import KINDS
 from ..errors import PhotoError
 
@@ -89,7 +90,7 @@ def bind(
     (`replace_mapping` of the public options).
     """
     caption = concept_words.canonical(" ".join(caption.split()))
-    if not words or holds_concept(caption, words, class_words):
+    if not words or is_called(caption, [_name(words, class_words)]):
         return caption
     if not mapping:
         mapping = {class_words: " ".join(concept_words.parse_words(words))}
@@ -98,17 +99,11 @@ def bind(
     )
 
 
-def holds_concept(caption: str, words: str | Sequence[str], class_words: str) -> bool:
-    """Whether a concept word stands in the caption on token boundaries.
-
-    Of "sks dog", made from "dog", only "sks" tells the concept from its class. Without words the
-    class words call it.
-    """
-    if not words:
-        return concept_words.contains(caption, " ".join(class_words.split()))
-    parsed = concept_words.parse_words(words)
-    own = [word for word in parsed if not concept_words.contains(class_words, word)]
-    return any(concept_words.contains(caption, word) for word in own or parsed)
+def _name(words: str | Sequence[str], class_words: str) -> Name:
+    """What calls the concept: all of its words in order; without any, its class words."""
+    if words:
+        return concept_words.parse_words(words)
+    return (concept_words.canonical(" ".join(class_words.split())),)
 
 
 def bind_all(
@@ -117,7 +112,7 @@ def bind_all(
     class_words: str,
     mapping: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Bind every caption of one concept; each of the results holds a concept word.
+    """Bind every caption of one concept; each of the results holds its words.
 
     Without concept words the class words stand for them. An empty caption becomes these words
     alone (`caption_variant` makes a sentence of them).
@@ -125,11 +120,20 @@ def bind_all(
     its picture shows the concept, whatever its words say.
 
     Raises:
-        PhotoError: If none of the written captions names the concept: a wrong class word.
+        PhotoError: If none of the written captions names the concept, which means wrong class
+            words, or if one holds some of its words and not all in order.
     """
-    trigger = " ".join(concept_words.parse_words(words) if words else class_words.split())
+    name = _name(words, class_words)
+    trigger = as_written(name)
     bound = [bind(caption, words, class_words, mapping) or trigger for caption in captions]
-    missing = [caption for caption in bound if not holds_concept(caption, words, class_words)]
+    for caption in bound:
+        stray = stray_tags(caption, find_calls(caption, [name]), name)
+        if half := next((tag for tag in stray if tag in name), None):
+            raise PhotoError(
+                f"The caption '{caption[:80]}' has {half!r} without the rest of the name "
+                f"{trigger!r}. Write the whole name, or {class_words!r} in its place."
+            )
+    missing = [caption for caption in bound if not is_called(caption, [name])]
     if missing and len(missing) == sum(bool(caption.strip()) for caption in captions):
         sought = ", ".join(repr(key) for key in (mapping or (class_words,)))
         shown = "; ".join(f"'{caption[:60]}'" for caption in missing[:5])

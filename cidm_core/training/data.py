@@ -22,7 +22,7 @@ from ..errors import PhotoError
 from ..images import Pixels, check_size, picture_of, read_image
 from ..masks import VISIBLE, mask_of, read_mask
 from ..paths import user_path
-from ..words import parse_words
+from ..words import new_words
 from .caption_files import clean
 from .captions import bind_all
 from .folders import list_photos, masks_in, match_captions
@@ -182,7 +182,7 @@ class TrainingSubject:
         Raises:
             ConceptError: The words cannot be used.
         """
-        return Subject(parse_words(self.words) if self.words else (), self.class_words, self.kind)
+        return Subject(new_words(self.words) if self.words else (), self.class_words, self.kind)
 
     def bound(self) -> list[Photo]:
         """The photos with their kind, and captions that hold the words (`captions.bind_all`).

@@ -69,7 +69,7 @@ class PeftStep:
         targets = [f"{layer.path}.{p}" for layer in base.layers for p in PROJECTIONS]
         self.model.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets))
         self.rows = nn.Parameter(rows.clone())
-        tokens = tokenise(base.tokenizers[0], prompt, words, 77)
+        tokens = tokenise(base.tokenizers[0], prompt, [(word,) for word in words], 77)
         self.ids = torch.tensor([tokens.ids] * len(base.layers))
         self.columns = torch.tensor([position for position, _ in tokens.words])
         lora = [p for p in self.model.unet.parameters() if p.requires_grad]
@@ -153,7 +153,7 @@ class ReleasedStep:
 
     @staticmethod
     def _ids(base: Base, prompt: str, words: Sequence[str], first: int, layers: int) -> Tensor:
-        tokens = tokenise(base.tokenizers[0], prompt, words, 77)
+        tokens = tokenise(base.tokenizers[0], prompt, [(word,) for word in words], 77)
         ids = torch.tensor([tokens.ids] * layers)
         for position, word in tokens.words:
             ids[:, position] = first + list(words).index(word) * layers + torch.arange(layers)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ...cidm_core.bank import Bank
+from ...cidm_core.calls import Name
 from ...cidm_core.concept import Concept
 from ...cidm_core.config import SampleConfig
-from ...cidm_core.sampling.concept_weights import check_words, owners_of, participants, weigher
+from ...cidm_core.sampling.concept_weights import check_words, participants, weigher
 from ...cidm_core.sampling.encoder_updates import changes_encoder, encoder_deltas
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
@@ -80,15 +81,17 @@ class ConceptText:
     bank: Bank
     facts: ModelFacts
     config: SampleConfig
+    callers: Mapping[Name, str] = field(init=False)
     owners: Mapping[str, str] = field(init=False)
     _binding: Binding = field(init=False)
     _held: _Held = field(init=False)
     _encoded: dict[Any, TextContext] = field(default_factory=dict[Any, TextContext], init=False)
 
     def __post_init__(self) -> None:
-        self.owners = owners_of(self.bank)
+        self.callers = self.bank.callers()
+        self.owners = {word: name for call, name in self.callers.items() for word in call}
         words = {word for entry in self.bank.entries() for word in entry.words}
-        self._binding = Binding(words, self.owners.keys() - words, self._rows)
+        self._binding = Binding(self.callers, words, self._rows)
         self._held = _Held(self.bank, self.facts, self.config)
 
     def tokenize(self, clip: Any, text: str, **options: Any) -> HostTokens:
@@ -97,7 +100,7 @@ class ConceptText:
         Raises:
             PromptError: If a word looks like a concept's and is none.
         """
-        check_words([text], self.owners)
+        check_words([text], self.callers, self.bank)
         return self._binding.tokenize(clip, text, **options)
 
     def _rows(self, encoder: str, word: str) -> Tensor:

@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ...cidm_core.calls import Name, find_calls
 from ...cidm_core.errors import HostError
 from ...cidm_core.text import Spans
-from ...cidm_core.words import canonical, contains, pattern
+from ...cidm_core.words import canonical, pattern
 
 # Ordinary words of one token each; one that the prompt does not use holds a concept word's place.
 PLACEHOLDERS = ("castle", "forest", "garden", "window", "river", "bridge", "candle", "mountain")
@@ -52,35 +53,35 @@ class Binding:
     """Puts concept words into tokens.
 
     Args:
-        words: Concept words with rows of their own.
-        phrases: Plain words that call a concept without any.
+        names: What calls concepts.
+        words: Concept words with rows of their own; a name without them is a plain phrase.
         rows: The words' embeddings.
     """
 
-    def __init__(self, words: Collection[str], phrases: Collection[str], rows: FindRows) -> None:
-        self._words, self._phrases, self._rows = words, phrases, rows
+    def __init__(self, names: Collection[Name], words: Collection[str], rows: FindRows) -> None:
+        self._names, self._words, self._rows = names, words, rows
 
     def tokenize(self, clip: Any, text: str, **options: Any) -> HostTokens:
         """The stock tokens of a text, with a tagged vector for every concept word."""
         plain = canonical(text)
-        phrases = [p for p in self._phrases if p in plain and contains(plain, p)]
+        calls = find_calls(text, self._names)
+        phrases = [w for call in calls for w in call.name if w not in self._words]
         if phrases:
             # The tokenizer would take a quote and the first letter together, as in "don't".
             quoted = rf"'(?={pattern(phrases).pattern})"
             text = re.sub(quoted, "' ", text, flags=re.IGNORECASE)
             plain = canonical(text)
-        # A pattern of all words of a large bank takes longer to build than a picture to begin.
-        likely = [word for word in self._words if word in plain]
-        matches = list(pattern(likely).finditer(plain))
-        if not matches:
+            calls = find_calls(text, self._names)
+        spans = [span for call in calls if call.name[0] in self._words for span in call.at]
+        if not spans:
             return _tagged(clip, phrases, clip.stock_tokenize(text, **options))
         # Matching spans fit the text itself unless composing changed its length.
         source = text if len(plain) == len(text) else plain
-        starts, ends = [m.start() for m in matches], [m.end() for m in matches]
+        starts, ends = [start for start, _ in spans], [end for _, end in spans]
         gaps = [source[a:b] for a, b in zip([0, *ends], [*starts, None], strict=True)]
         holder, ids = _placeholder(clip, " ".join(gaps))
         tokens = clip.stock_tokenize(f" {holder} ".join(gaps), **options)
-        words = [match.group() for match in matches]
+        words = [plain[start:end] for start, end in spans]
         bound = {name: self._bound(name, rows, ids[name], words) for name, rows in tokens.items()}
         return _tagged(clip, phrases, bound)
 

@@ -55,12 +55,12 @@ class TrainConcept(io.ComfyNode):
     ) -> bool | str:
         """What can be known before running; None is a link, whose value comes later."""
         from ...cidm_core.storage.names import clean_name
-        from ...cidm_core.words import parse_words
+        from ...cidm_core.words import new_words
 
         try:
             # Another method may teach no words.
             if words is not None and (method == NO_METHOD or str(first_of(words)).strip()):
-                parse_words(str(first_of(words)))
+                new_words(str(first_of(words)))
             if class_words is not None and not str(first_of(class_words)).strip():
                 return "class_words is empty. Say in plain words what it is, such as 'dog'."
             if name is not None and str(first_of(name)).strip():

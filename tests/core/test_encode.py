@@ -69,16 +69,16 @@ def test_gradients_reach_the_rows_and_nothing_else(tiny_base, concept):
 
 def test_positions_and_limit(tiny_base):
     tokenizer = tiny_base.tokenizers[0]
-    found = tokenise(tokenizer, "<v1> x <w1> <v1>", ["<v1>", "<w1>"], 77).spans.triggers
+    found = tokenise(tokenizer, "<v1> x <w1> <v1>", [("<v1>",), ("<w1>",)], 77).spans.triggers
     assert len(found["<v1>"]) == 2
     assert found["<v1>"][0] == 1
     with pytest.raises(PromptError, match="Move it nearer to the start"):
-        tokenise(tokenizer, "x " * 100 + "<v1>", ["<v1>"], 77)
+        tokenise(tokenizer, "x " * 100 + "<v1>", [("<v1>",)], 77)
 
 
 def test_long_plain_text_is_cut_with_a_warning(tiny_base, caplog):
     with caplog.at_level(logging.WARNING):
-        tokens = tokenise(tiny_base.tokenizers[0], "<v1> " + "x " * 100, ["<v1>"], 77)
+        tokens = tokenise(tiny_base.tokenizers[0], "<v1> " + "x " * 100, [("<v1>",)], 77)
     assert len(tokens.ids) == 77
     assert "cut" in caplog.text
 

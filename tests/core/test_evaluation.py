@@ -81,7 +81,9 @@ def test_prompts_are_filled_and_written_back(concepts):
     dog, ink = concepts["dog"], concepts["ink"]
     assert fill("A <TOK>, in the forest", dog) == "A <dog1> <dog2>, in the forest"
     assert fill("a {} on grass", ink) == "a <ink1> on grass"
-    assert fill("my <dog2> again", dog) == "my <dog2> again"
+    assert fill("my <dog1> <dog2> again", dog) == "my <dog1> <dog2> again"
+    with pytest.raises(PromptError, match="does not say where"):
+        fill("my <dog2> again", dog)
     with pytest.raises(PromptError, match="does not say where"):
         fill("a dog on grass", dog)
     both = "a <dog1> <dog2> and a <dog2> in <ink1> style, <dog10>"

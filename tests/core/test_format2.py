@@ -117,7 +117,7 @@ def test_a_listing_tells_the_subjects(tmp_path):
     assert entry.words == ("<dog1>", "<dog2>", "<ink>")
     assert entry.triggers == ("<dog1>", "<dog2>", "teddy bear", "<ink>")
     assert (entry.class_words, entry.kind) == ("dog and Teddy  Bear and ink drawing", "object")
-    assert bank.words() == dict.fromkeys(entry.triggers, "pets")
+    assert bank.callers() == dict.fromkeys(entry.names, "pets")
     assert read_entry(entry.path).rank == 3
     with pytest.raises(BankError, match="overlap 'teddy bear'"):
         bank.add(everything(name="other", subjects=(Subject((), "big teddy bear"),), rows={}))

@@ -122,6 +122,42 @@ def test_an_unknown_word_names_the_nearest(tiny_base, concepts):
         make_plan(tiny_base, concepts, "a <v100>", config=config())
 
 
+@pytest.fixture
+def rex(tiny_base):
+    return {"rex": random_concept(tiny_base, "<rex>", seed=9)}
+
+
+@pytest.mark.parametrize("prompt", ["a < rex >", "a <rex", "a rex>", "a \uff1crex\uff1e"])
+def test_a_word_written_nearly_right_is_refused_with_the_right_form(tiny_base, rex, prompt):
+    with pytest.raises(PromptError, match="Write '<rex>'"):
+        make_plan(tiny_base, rex, prompt, config=config())
+
+
+@pytest.mark.parametrize(
+    "prompt", ["two <rex>s", "a<rex>", "<rex>_toy", "\u6211<rex>\u5728", "(<rex>:1.2)"]
+)
+def test_brackets_are_boundaries_of_a_word(tiny_base, rex, prompt):
+    plan = make_plan(tiny_base, rex, prompt, config=config())
+    assert [concept.name for concept in plan.concepts] == ["rex"]
+
+
+def test_half_a_name_is_noted_and_calls_nothing(tiny_base, concepts, caplog):
+    plan = make_plan(tiny_base, concepts, "a <v1> on grass", config=config())
+    assert plan.concepts == ()
+    assert "'<v1>'" in caplog.text
+    assert "part of the name '<v1> <w1>'" in caplog.text
+    bare = make_plan(tiny_base, {}, "a dog", config=config())
+    assert plan.slots[1].text.states.shape == bare.slots[1].text.states.shape
+
+
+def test_a_word_that_may_be_in_a_damaged_file_names_the_file(tiny_base, concepts, tmp_path):
+    bank = Bank(tmp_path)
+    bank.add(concepts["v1"])
+    (bank.path / "rex.safetensors").write_bytes(b"broken")
+    with pytest.raises(PromptError, match=r"cannot be read: 'rex\.safetensors'"):
+        make_plan(tiny_base, bank, "a <rex> on grass", config=config())
+
+
 def test_a_word_beyond_the_token_limit_is_an_error(tiny_base, concepts):
     with pytest.raises(PromptError, match="is token"):
         make_plan(tiny_base, concepts, "very " * 90 + "<v1> <w1>", config=config())

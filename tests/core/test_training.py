@@ -710,6 +710,31 @@ class TestUpFront:
         with pytest.raises(PhotoError, match="no photos"):
             train_concept(small_base(), Bank(tmp_path), [], words="<a1> <a2>", class_words="dog")
 
+    @pytest.mark.parametrize("words", ["sks dog", "<dog1> dog", "dog"])
+    def test_ordinary_words(self, tmp_path, words):
+        right = " ".join(f"<{word.strip('<>')}>" for word in words.split())
+        with pytest.raises(ConceptError, match=rf"'dog' is a word of its own.*'{right}'"):
+            learn(tmp_path, words=words)
+
+    @pytest.mark.parametrize(
+        ("words", "right"),
+        [
+            ("<a1>,<a2>", "<a1> <a2>"),
+            ("<b1>+<b2>", "<b1> <b2>"),
+            ("<b1><b2>", "<b1> <b2>"),
+            ("(dog)", "dog"),
+            ("<a:b>", "<a:b>"),
+        ],
+    )
+    def test_words_joined_or_with_syntax(self, tmp_path, words, right):
+        with pytest.raises(ConceptError, match=f"Did you mean '{right}'"):
+            learn(tmp_path, words=words)
+
+    def test_plain_words_are_warned_of(self, tmp_path, caplog):
+        with pytest.raises(PhotoError, match="missing from every caption"):
+            learn(tmp_path, words="zwqx", class_words="zebra")
+        assert "In angle brackets, '<zwqx>'" in caplog.text
+
     def test_class_word_in_no_caption(self, tmp_path):
         with pytest.raises(PhotoError, match="missing from every caption"):
             learn(tmp_path, class_words="zebra")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from cidm_core.calls import Name
 from cidm_core.concept import KINDS
 from cidm_core.errors import CidmError
 from cidm_core.evaluation.prompts import GAPS, fill, write_back
@@ -23,6 +24,11 @@ class Naming(NamedTuple):
     words: tuple[str, ...]
     class_words: str
     trigger: str
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """As a concept of these words has them."""
+        return (self.words,)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ MASK = {"prompt": "a <v21> <v22>", "mask": "ramp"}  # from 0 at the left to 1 at
 PLAIN = {"prompt": "a red house", "box": (0.0, 0.0, 0.5, 1.0)}
 BOTH = (LEFT, RIGHT)
 MANY = (
-    "a <k1> <l1>, a <k2> and a <k3> in a <k4>, 'teddy bear', <k5> <l5>, <k7> <l7> and <v11> <v12>"
+    "a <k1> <l1>, a <k2> and a <k3> <l3> in a <k4>, 'teddy bear', <k5> <l5>, <k7> <l7> and <v11> "
+    "<v12>"
 )
 HALVES = (
     {"prompt": "a Teddy Bear in a <k4>", "box": (0.0, 0.0, 0.6, 1.0)},
@@ -21,6 +22,8 @@ CASES = {
     "plain": ("a cat, best quality", (), {}),
     "one": (ONE, (), {}),
     "many": (TWO, (), {"negative_prompt": "a bad <v31> <v32>"}),
+    "weighted": (r"a (<v11> <v12>:1.3) in a (garden:0.6), ((red)) \(house\)", (), {}),
+    "joined": ("two <k2>s, a<k4> and a (<v11>:1.2) <v12>", (), {"negative_prompt": "(ugly:1.4)"}),
     "strength": (TWO, BOTH, {"strength": 0.5}),
     # Whose weights, and how many.
     "dense": (ONE, (), {"weights": "paper"}),
