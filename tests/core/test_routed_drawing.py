@@ -60,17 +60,17 @@ def owners(plan, slot):
 
 
 def test_spans_tell_words_from_the_ends(tiny_base, concepts):
-    plan = make_plan(tiny_base, concepts, "a <w2> a <v1> <w1>", config=config(**TOKEN))
+    plan = make_plan(tiny_base, concepts, "a <v2> <w2> a <v1> <w1>", config=config(**TOKEN))
     names = [concept.name for concept in plan.concepts]
     one, two = names.index("v1"), names.index("v2")
-    words = ["plain", two, "plain", one, one]
-    assert owners(plan, 1) == ["end", *words, *["end"] * 71]
+    words = ["plain", two, two, "plain", one, one]
+    assert owners(plan, 1) == ["end", *words, *["end"] * 70]
     assert set(owners(plan, 0)) == {"end"}  # the empty negative prompt
 
 
 def test_a_prompt_that_is_cut_has_an_end_too(tiny_base, concepts):
-    plan = make_plan(tiny_base, concepts, "<v1> " + "very " * 90, config=config(**TOKEN))
-    assert owners(plan, 1) == ["end", 0, *["plain"] * 74, "end"]
+    plan = make_plan(tiny_base, concepts, "<v1> <w1> " + "very " * 90, config=config(**TOKEN))
+    assert owners(plan, 1) == ["end", 0, 0, *["plain"] * 73, "end"]
 
 
 def test_only_keys_and_values_are_weighed_token_by_token(tiny_base, concepts):
