@@ -96,6 +96,21 @@ assert "diffusers" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+def test_threads_are_told_not_to_spin_before_torch_is_there():
+    code = """
+import os, sys
+os.environ.pop("OMP_WAIT_POLICY", None)
+from cidm_core.cli import main
+try:
+    main(["--version"])
+except SystemExit:
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "torch" not in sys.modules
+"""
+    done = python(["-c", code])
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_public_name_is_there():
     for name in cidm_core.__all__:
         assert getattr(cidm_core, name).__name__ == name if name != "__version__" else True
