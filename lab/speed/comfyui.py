@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"No ComfyUI at {COMFY} with {PYTHON}. Set COMFYUI_PATH, COMFYUI_PYTHON.")
     found = measured(
         {
-            "width": 64 if options.quick else options.width,
+            "width": 32 if options.quick else options.width,
             "size": 8 if options.quick else 16,
             "rounds": options.rounds,
             "concepts": [1, 3] if options.quick else [1, 10, 100],
