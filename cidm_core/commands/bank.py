@@ -21,6 +21,7 @@ examples:
   cidm bank show dog --bank bank
   cidm bank export dog --bank bank --out dog_lora.safetensors      for any LoRA loader
   cidm bank import other/dog.safetensors --bank bank --name dog-2
+  cidm bank import embeddings/toy.pt --bank bank --class-words toy --model sd15.safetensors
   cidm bank import edlora_model-latest.pth --bank bank --class-words dog --model sd15.safetensors
 """
 
@@ -46,13 +47,18 @@ def add_bank(verbs: Any) -> None:
 
 
 def _add_import(actions: Any) -> None:
-    parser = _action(actions, "import", "a concept file, or a .pth of the public code", import_file)
-    parser.add_argument("file", metavar="FILE", help=".safetensors of ours, or .pth.")
+    parser = _action(
+        actions,
+        "import",
+        "a concept file, a .pth of the public code, or a textual inversion",
+        import_file,
+    )
+    parser.add_argument("file", metavar="FILE", help=".safetensors, .pth, .pt or .bin.")
     parser.add_argument(
         "--model",
         metavar="PATH",
-        help="For .pth files: the base model they were learned on. By default that of the bank's "
-        "other concepts.",
+        help="For files of other programs: the base model they were learned on. By default that of "
+        "the bank's other concepts.",
     )
     add_settings(parser, ImportConfig)
 
@@ -139,8 +145,7 @@ def import_file(args: argparse.Namespace, console: Console) -> dict[str, object]
     if args.model:
         from ..diffusers_host.load import load_base
 
-        base = load_base(args.model, device="cpu")
-        model = base.family.name, base.fingerprint
+        model = load_base(args.model, device="cpu")
     config = ImportConfig.from_dict(given(args))
     concept, note = import_concept(user_path(args.file), bank, config, model)
     console.say(f"{concept.trigger!r} is in '{bank.path}' as {concept.name!r}.")

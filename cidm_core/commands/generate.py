@@ -104,6 +104,8 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
 
     bank = Bank(args.bank) if args.bank else {}
     base = chosen_base(args)
+    if isinstance(bank, Bank):  # told also where the prompt names none of it
+        bank.check(base, allow_other_base=True)
     config = SampleConfig.from_dict(base.family.sampling, **given(args))
     plan = make_plan(base, bank, args.prompt, regions, config)
     for line in plan.describe().splitlines():

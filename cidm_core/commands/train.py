@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,8 @@ examples:
 Captions stand in dog1.txt beside dog1.jpg, or where --captions says. The class words in a caption
 become the concept words; without captions, "a photo of a <dog1> <dog2>" and the like are used.
 Ctrl-C keeps the state; the same command goes on where it stopped. The log and the loss picture of a
-run are in BANK/.runs/NAME/. The defaults in brackets give way to those of the model's family
-(mini-sd: 500 steps of 4 pictures), these to --options, then to --preset, then to single flags. A
-recipe gives way to all of them.
+run are in BANK/.runs/NAME/. The defaults in brackets give way to those of the model's family, these
+to --options, then to --preset, then to single flags. A recipe gives way to all of them.
 """
 
 
@@ -69,8 +69,21 @@ def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
     add_model(parser)
     add_settings(parser, method.Config)
     add_output(parser)
+    parser.epilog = f"{_EPILOG}{_of_families(name)}"
     others = {other: row.Config for other, row in METHODS.items() if other != name}
     refuse_foreign(parser, words, name, method.Config, others)
+
+
+def _of_families(method: str) -> str:
+    """What each family's models are learned with, unless told otherwise."""
+    from ..families import FAMILIES
+
+    lines = [
+        f"{row.modelspec}: {', '.join(f'{k} {v}' for k, v in row.training[method].items())}"
+        for row in FAMILIES.values()
+        if method in row.training
+    ]
+    return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)
 
 
 def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: MethodClass) -> None:

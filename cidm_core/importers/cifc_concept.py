@@ -67,7 +67,7 @@ def read_pth(
     origin, row = path.name, _single_encoder(family, path.name)
     if not 0 < scale <= 100:
         raise BankError(f"The scale is {scale}; give a number above 0, such as 1.0 or 0.8.")
-    params = _params(_load(path), origin)
+    params = _params(load_table(path), origin)
     tables = {part: _tensors(params.get(part), origin) for part in ("unet", "text_encoder")}
     tokens = _rows(_tensors(params["new_concept_embedding"], origin), words, row, origin)
     updates = dict(_updates(tables, row, scale, origin))
@@ -99,7 +99,12 @@ def _single_encoder(family: str, origin: str) -> Family:
     return row
 
 
-def _load(path: Path) -> object:
+def load_table(path: Path) -> object:
+    """What a pickle of plain tensors holds, none of it run.
+
+    Raises:
+        BankError: If it is missing, too large, damaged or holds more.
+    """
     if path.exists() and path.stat().st_size > MAX_BYTES:
         raise BankError(
             f"{path.name} is larger than {MAX_BYTES} bytes; concepts are not. Check it."

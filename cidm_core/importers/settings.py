@@ -18,16 +18,20 @@ class ImportConfig(Settings):
     )
     class_words: str = setting(
         "",
-        "For .pth files: what the concept is in plain words, such as 'dog'.",
+        "For files of other programs: what the concept is in plain words, such as 'dog'.",
         advanced=False,
     )
     kind: str = setting(
         "object",
-        "For .pth files: what kind of thing the concept is.",
+        "For files of other programs: what kind of thing the concept is.",
         choices=KINDS,
         advanced=False,
     )
-    words: str = setting("", "For .pth files: which of their words to take. By default all.")
+    words: str = setting(
+        "",
+        "For .pth files: which of their words to take; by default all. For a textual inversion: "
+        "new words, one for each of its vectors.",
+    )
     scale: float = setting(
         1.0, "For .pth files: their alpha; 1.0 is as trained.", low=0.01, high=100.0
     )

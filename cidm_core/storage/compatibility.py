@@ -12,8 +12,6 @@ from ..families import FAMILIES, CrossAttention, Family, same_base
 from .names import same_key
 from .record import Entry
 
-_LOAD = "Load the model it was learned on, or use another bank"
-
 
 class BaseModel(Protocol):
     """What of a base model decides whether a concept fits it."""
@@ -71,7 +69,7 @@ def check_fit(
         asked = _Asked(title, other.family, other.base, other.layers, advice)
     else:
         layers = tuple(layer.path for layer in other.layers)
-        asked = _Asked("the model", other.family.name, other.fingerprint, layers, _LOAD)
+        asked = _Asked("the model", other.family.name, other.fingerprint, layers)
     # Concepts of one bank nearly always agree: compare each different one once.
     for each in {(c.family, c.base, c.layers): c for c in concepts}.values():
         _check_header(each, asked, allow_other_base)
@@ -88,7 +86,20 @@ class _Asked(NamedTuple):
     family: str
     base: str
     layers: tuple[str, ...]
-    advice: str
+    instead: str = ""
+
+    def advice(self, concept: Concept | Entry) -> str:
+        """What to do if a concept does not fit."""
+        return self.instead or _load(concept)
+
+
+def _load(concept: Concept | Entry) -> str:
+    name = concept.facts.get("base_name")
+    which = f", {name!r}" if isinstance(name, str) and name else ""
+    return (
+        f"Load the model it was learned on{which} (on the command line --model names it), or use "
+        "another bank"
+    )
 
 
 def _check_header(concept: Concept | Entry, asked: _Asked, allow_other_base: bool) -> None:
@@ -96,19 +107,20 @@ def _check_header(concept: Concept | Entry, asked: _Asked, allow_other_base: boo
     if concept.family != asked.family:
         raise FamilyError(
             f"Concept {name!r} was learned on {_described(concept.family)}, {asked.title} is "
-            f"{_described(asked.family)}. {asked.advice}."
+            f"{_described(asked.family)}. {asked.advice(concept)}."
         )
     if concept.layers != asked.layers:
         raise FamilyError(
             f"Concept {name!r} was learned on {len(concept.layers)} cross-attention layers, "
             f"{asked.title} has {len(asked.layers)}{_first_other(concept.layers, asked.layers)}. "
-            f"{asked.advice}."
+            f"{asked.advice(concept)}."
         )
     if not allow_other_base and not same_base(concept.base, asked.base):
         raise FamilyError(
-            f"Concept {name!r} was learned on another {concept.family} model, {_base(concept)}; "
-            f"{asked.title} has {_short(asked.base)}. {asked.advice}, or allow another base "
-            "(allow_other_base), at some cost in likeness."
+            f"Concept {name!r} was learned on another {concept.family} model, "
+            f"{_short(concept.base)}; {asked.title} has {_short(asked.base)}. "
+            f"{asked.advice(concept)}, or allow another base (allow_other_base), at some cost in "
+            "likeness."
         )
 
 
@@ -118,12 +130,12 @@ def _check_widths(concept: Concept, model: BaseModel) -> None:
         if held is None or len(held) != 2:
             raise FamilyError(
                 f"Concept {concept.name!r} changes {path}, which is no linear layer of the model. "
-                f"{_LOAD}."
+                f"{_load(concept)}."
             )
         if update.shape != held[: len(update.shape)]:
             raise FamilyError(
                 f"Concept {concept.name!r} changes {_sizes(update.shape)} weights in {path}, the "
-                f"model has {_sizes(held[: len(update.shape)])} there. {_LOAD}."
+                f"model has {_sizes(held[: len(update.shape)])} there. {_load(concept)}."
             )
     for row in model.family.encoders if concept.words else ():
         rows = concept.rows.get(row.name)
@@ -131,7 +143,7 @@ def _check_widths(concept: Concept, model: BaseModel) -> None:
             found = "missing" if rows is None else f"{rows.shape[-1]} wide"
             raise FamilyError(
                 f"The words of concept {concept.name!r} are {found} for the {row.name}, the model "
-                f"reads words {row.dim} wide. {_LOAD}."
+                f"reads words {row.dim} wide. {_load(concept)}."
             )
 
 
@@ -149,12 +161,6 @@ def _first_other(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
         return ""
     pair = next((a, b) for a, b in zip(ours, theirs, strict=True) if a != b)
     return f" of other names ({pair[1]} for {pair[0]})"
-
-
-def _base(concept: Concept | Entry) -> str:
-    name = concept.facts.get("base_name")
-    short = _short(concept.base)
-    return f"'{name}' ({short})" if isinstance(name, str) else short
 
 
 def _short(fingerprint: str) -> str:

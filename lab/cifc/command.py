@@ -107,6 +107,11 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
 
     sizes = _sizes(args)
     request = _request(args, sizes)
+    if args.data and "--model" not in args.typed:
+        raise CidmError(
+            "--data is the real thing, and no model was named. Give --model, such as an SD 1.5 "
+            "checkpoint; --model mini-sd means the tiny one, at 32 x 32 px."
+        )
     base = chosen_base(args)
     out = user_path(args.out)
     with ProgressBar(enabled=console.shows_progress) as bar:

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ...cidm_core.bank import Bank
 from ...cidm_core.catalogue import find_entry, listing
 from ...cidm_core.errors import BankError
-from ...cidm_core.importers.concept_import import FOREIGN, check_class_words, import_concept
+from ...cidm_core.importers.concept_import import ENDINGS, check_class_words, import_concept
 from ...cidm_core.importers.settings import ImportConfig
 from ...cidm_core.storage.atomic import make_folder
 from ...cidm_core.storage.names import file_stem
@@ -24,37 +24,36 @@ from ..host.sockets import BankSocket, bank_input, schema
 from .banks import concept_input
 
 _NONE = "(none)"
-_FOLDERS = ("loras", host.BANKS)
-_ENDINGS = (FOREIGN, SUFFIX)
+_FOLDERS = ("loras", "embeddings", host.BANKS)
 
 
 class ImportConcept(io.ComfyNode):
-    """A concept file of ours, or a `.pth` of CIFC or Mix-of-Show, into a bank."""
+    """A concept file of ours, a `.pth` of CIFC or Mix-of-Show, or an embedding, into a bank."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="CIDM_ImportConcept",
             display_name="Import Concept",
-            description="Copies a concept into a bank: one of this pack, or an edlora_model-*.pth "
-            "that CIFC or Mix-of-Show learned.",
-            search_aliases=["Mix-of-Show", "CIFC", "edlora", "pth", "load concept file", "CIDM"],
+            description="Copies a concept into a bank: one of this pack, an edlora_model-*.pth "
+            "that CIFC or Mix-of-Show learned, or a textual inversion (embedding).",
+            search_aliases=["textual inversion", "embedding", "Mix-of-Show", "CIFC", "edlora"],
             is_output_node=True,
             inputs=[
                 bank_input(),
                 io.Combo.Input(
                     "file",
-                    [_NONE, *host.list_files(_FOLDERS, _ENDINGS)],
+                    [_NONE, *host.list_files(_FOLDERS, ENDINGS)],
                     default=_NONE,
-                    tooltip="A .safetensors concept or a .pth file, in the input directory, "
-                    "models/loras or models/concept_banks.",
+                    tooltip="A concept, a .pth file or an embedding, in the input directory, "
+                    "models/loras, models/embeddings or models/concept_banks.",
                 ),
                 *inputs_of(ImportConfig),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="For .pth files: the model they were learned on. By default that of "
-                    "the bank's other concepts.",
+                    tooltip="For files of other programs: the model they were learned on. By "
+                    "default that of the bank's other concepts.",
                 ),
             ],
             outputs=[
@@ -81,8 +80,7 @@ class ImportConcept(io.ComfyNode):
     def execute(cls, bank: Bank, file: str, model: Any = None, **options: Any) -> io.NodeOutput:
         config = settings_from(ImportConfig, options)
         facts = None if model is None else model_facts(model)
-        learned_on = facts and (facts.family.name, facts.fingerprint)
-        concept, note = import_concept(_chosen(file), bank, config, learned_on)
+        concept, note = import_concept(_chosen(file), bank, config, facts)
         text = "\n".join(filter(None, [f"{concept.name}: {concept.trigger}", note, listing(bank)]))
         return io.NodeOutput(Bank(bank.path), concept.trigger, ui=shown(cls, text=text))
 
@@ -144,10 +142,7 @@ def _chosen(file: str) -> Path:
         raise BankError(
             "No file was chosen. Put a concept file into the input directory and choose it in file."
         )
-    path = host.find_file(file, _FOLDERS)
-    if path.suffix.lower() not in _ENDINGS:
-        raise BankError(f"{path.name} is none of {' and '.join(_ENDINGS)}. Choose another file.")
-    return path
+    return host.find_file(file, _FOLDERS)
 
 
 def _stem(file_name: str, default: str) -> str:

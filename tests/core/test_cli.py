@@ -30,6 +30,7 @@ from cidm_core.concept import Subject
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import pipeline
 from cidm_core.errors import CidmError
+from cidm_core.families import FAMILIES
 from cidm_core.methods.cidm import CidmConfig
 from cidm_core.regions import Region
 from cidm_core.training.progress import Progress, details, duration
@@ -140,6 +141,14 @@ def test_help_tells_every_setting_its_default_and_limits(verb, settings, capsys)
         assert f"--{f.name.replace('_', '-')}" in text
     shown = "[800; 1 to 100000]" if verb == "train" else "[7.5; 0 to 100]"
     assert shown in text
+
+
+def test_help_of_train_names_the_values_that_a_family_takes(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    taken = FAMILIES["MINI"].training["cidm"]
+    assert f"mini-sd: {', '.join(f'{name} {value}' for name, value in taken.items())}" in text
 
 
 @pytest.mark.parametrize("settings", [CidmConfig, SampleConfig])
@@ -495,6 +504,20 @@ def test_pictures_as_jpeg_and_without_a_bank(tiny_folder, tmp_path, capsys):
     assert "the base model draws alone" in captured.err
     described = json.loads(Image.open(out).getexif()[0x010E])
     assert described["prompt"] == "a dog"
+
+
+@pytest.mark.parametrize("prompt", ["a <dog1> <dog2>", "a house"], ids=["its word", "no word"])
+def test_a_forgotten_model_is_said_with_the_one_that_is_meant(bank, tmp_path, capsys, prompt):
+    other = Bank(tmp_path / "bank")
+    other.add(replace(bank["dog"], facts={"base_name": "dreamy"}))
+    words = ["generate", "--bank", str(other.path), "--prompt", prompt]
+    assert main([*words, "--out", str(tmp_path / "x.png")]) == FAILED
+    said = capsys.readouterr().err
+    assert "was learned on SD15 (context 768), the model is MINI (context 128)" in said
+    assert "the model it was learned on, 'dreamy' (on the command line --model names it)" in said
+    assert not (tmp_path / "x.png").exists()
+    assert main(["evaluate", "--bank", str(other.path), "--alone"]) == FAILED
+    assert "'dreamy'" in capsys.readouterr().err
 
 
 # --- train ---------------------------------------------------------------------------------------

@@ -213,6 +213,21 @@ def test_a_cifc_file_is_brought_in(server, pets, public_file):
     assert server.run(prompt).status == "success"  # a second time changes nothing
 
 
+def test_an_embedding_becomes_a_concept_without_weights(server, pets):
+    for name in list(pets):
+        pets.remove(name)
+    folder = server.base / "models" / "embeddings"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"string_to_param": {"*": torch.ones(2, 768)}}, folder / "toy.pt")
+    model = {"class_type": "CheckpointLoaderSimple"}
+    model["inputs"] = {"ckpt_name": "sd15-random.safetensors"}
+    result = server.run(bring(file="toy.pt", class_words="toy"))
+    assert "toy.pt is a textual inversion; it does not tell its base model" in message(result)
+    result = server.run(bring(file="toy.pt", class_words="toy", model=["3", 0]) | {"3": model})
+    assert result.status == "success", result.error
+    assert (pets["toy"].words, pets["toy"].updates) == (("<toy-1>", "<toy-2>"), {})
+
+
 def test_an_unreadable_import_is_refused(server, pets):
     (server.base / "input" / "bad.pth").write_bytes(flip(b"PK" + bytes(100), 40))
     bad = {"file": "bad.pth", "class_words": "dog"}

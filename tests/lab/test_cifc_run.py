@@ -271,5 +271,7 @@ def save_caption(folder, name):
 def test_wrong_commands_are_refused(capsys):
     assert main(["--systems", "best"]) == 1
     assert "There is no system 'best'" in capsys.readouterr().err
+    assert main(["--data", "photos"]) == 1
+    assert "no model was named" in capsys.readouterr().err
     assert main(["--orders", "0"]) == 1
     assert "--orders is 0" in capsys.readouterr().err

@@ -1,0 +1,129 @@
+"""Textual inversions: vectors of a word without any weights, as A1111, kohya and diffusers save."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoints.weights import open_weights
+from ..concept import Concept, Subject
+from ..errors import BankError, ConceptError, HostError
+from ..families import FAMILIES
+from ..storage.names import default_name
+from ..words import parse_words
+
+METHOD = "textual_inversion"
+_MOST = 8  # tensors; a LoRA has hundreds
+_A1111, _KOHYA = "string_to_param", "emb_params"
+_ENCODERS = ("clip_l", "clip_g", "t5xxl")  # keys of models with several text encoders
+_WIDTHS = {1024: "SD 2", 1280: "SDXL"}
+
+
+def vectors_of(table: object) -> dict[str, Tensor] | None:
+    """Vectors (tokens, dim) by word, or by what stands for it; None if it is something else.
+
+    Args:
+        table: What a pickle or a `.safetensors` file holds.
+    """
+    held = table.get(_A1111, table) if isinstance(table, Mapping) else None
+    if not isinstance(held, Mapping) or not 0 < len(held) <= _MOST:
+        return None
+    found: dict[str, Tensor] = {}
+    for key, value in held.items():
+        plain = isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (1, 2)
+        if not plain or not isinstance(key, str) or "lora" in key or key.endswith(".weight"):
+            return None
+        found[key] = torch.atleast_2d(value.detach().float()).clone()
+    return found
+
+
+def vectors_in(path: Path) -> dict[str, Tensor] | None:
+    """As `vectors_of`, of a `.safetensors` file; None if that cannot be read."""
+    try:
+        weights = open_weights(path)
+    except HostError:
+        return None
+    few = len(weights.shapes) <= _MOST
+    return vectors_of({key: weights.read(key) for key in weights.shapes}) if few else None
+
+
+def concept_of(
+    vectors: Mapping[str, Tensor],
+    path: Path,
+    *,
+    words: Sequence[str],
+    class_words: str,
+    kind: str,
+    family: str,
+    base: str,
+    layers: tuple[str, ...],
+) -> Concept:
+    """A concept of these vectors: a word for each, the same in every layer.
+
+    Args:
+        vectors: From `vectors_of`.
+        path: The file; it names the words where neither the caller nor the file does.
+        words: As many as there are vectors, or none.
+        class_words: What it shows, in plain words.
+        kind: "object", "style" or "human".
+        family: Of the model it will be used with.
+        base: Fingerprint of that model.
+        layers: Its attn2 modules.
+
+    Raises:
+        BankError: If the vectors are of another kind of model, or their number is not the words'.
+    """
+    encoder = FAMILIES[family].encoders[0]
+    rows = (
+        torch.cat(list(vectors.values()))
+        if len({v.shape[1] for v in vectors.values()}) == 1
+        else None
+    )
+    if rows is None or rows.shape[1] != encoder.dim or set(vectors) & set(_ENCODERS):
+        raise BankError(
+            f"{path.name} is a textual inversion of another kind of model ({_described(vectors)}); "
+            f"{family} reads words {encoder.dim} wide. Use one that was made for {family}."
+        )
+    words = list(words) or _words(vectors, path)
+    if len(words) != len(rows):
+        raise BankError(
+            f"{path.name} is a textual inversion of {len(rows)} vectors, and {len(words)} words "
+            "were given. Give a word for each, or none to have them made."
+        )
+    try:
+        chosen = parse_words(words)
+        return Concept(
+            name=default_name(chosen, class_words),
+            subjects=(Subject(chosen, class_words, kind),),
+            family=family,
+            base=base,
+            layers=layers,
+            updates={},
+            rows={encoder.name: rows[:, None]},
+            method=METHOD,
+            facts={"imported": path.name},
+        )
+    except ConceptError as caught:
+        raise BankError(f"{path.name}: {caught}") from caught
+
+
+def _words(vectors: Mapping[str, Tensor], path: Path) -> list[str]:
+    """`<toy>` for one vector, `<toy-1> <toy-2>` for two; A1111 calls them by the file's name."""
+    found: list[str] = []
+    for key, rows in vectors.items():
+        named = key not in ("*", _KOHYA) and any(letter.isalnum() for letter in key)
+        stem = re.sub(r"[^\w.-]+", "_", key.strip("<>") if named else path.stem).strip("_")
+        ends = [""] if len(rows) == 1 else [f"-{n}" for n in range(1, len(rows) + 1)]
+        found += [f"<{stem}{end}>" for end in ends]
+    return found
+
+
+def _described(vectors: Mapping[str, Tensor]) -> str:
+    widths = {key: value.shape[1] for key, value in vectors.items()}
+    kind = "SDXL" if {"clip_l", "clip_g"} <= set(widths) else _WIDTHS.get(max(widths.values()), "")
+    told = ", ".join(f"{key!r} is {width} wide" for key, width in widths.items())
+    return f"{kind}: {told}" if kind else told
