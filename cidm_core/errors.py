@@ -4,6 +4,11 @@
 class CidmError(ValueError):
     """Base of all errors raised on purpose by this package."""
 
+    def __init_subclass__(cls) -> None:
+        # A host may import the package under a folder's path, and shows that with every error.
+        _, package, rest = cls.__module__.rpartition("cidm_core")
+        cls.__module__ = package + rest
+
 
 class BankError(CidmError):
     """A concept file or a bank folder cannot be read, written or combined."""

@@ -13,8 +13,10 @@ class ConceptExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         """Register the folder of concept banks; users may add others in extra_model_paths.yaml."""
-        from .host.comfy import BANKS
+        from .host.comfy import BANKS, remember_prompts, say_less_of_rows
 
+        remember_prompts()
+        say_less_of_rows()
         folder = os.path.join(folder_paths.models_dir, BANKS)
         os.makedirs(folder, exist_ok=True)
         folder_paths.add_model_folder_path(BANKS, folder, is_default=True)

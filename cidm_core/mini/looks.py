@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from .draw import Placed, Style, Thing, WorldScene
+from PIL.Image import Image
+
+from .draw import Placed, Style, Thing, WorldScene, draw
 from .world import GROUND_PHRASES, WHERE_PHRASES, any_scene, distance, random_background
 
 
@@ -67,6 +69,13 @@ def reference_scene(look: Look, rng: random.Random) -> tuple[WorldScene, str]:
     scene = WorldScene((placed,), background, Style(), rng.randrange(1 << 30))
     text = f"a {look.kind} {rng.choice(WHERE_PHRASES[where])}"
     return scene, text + _backdrop_words(scene)
+
+
+def example_photos() -> list[tuple[Image, str]]:
+    """Four photos of the first look with their captions, the same each time."""
+    rng = random.Random(DEMO_LOOKS[0].name)
+    scenes = [reference_scene(DEMO_LOOKS[0], rng) for _ in range(4)]
+    return [(draw(scene), caption) for scene, caption in scenes]
 
 
 def _style_scene(style: Style, rng: random.Random) -> tuple[WorldScene, str]:

@@ -7,12 +7,11 @@ from comfy_api.latest import io
 from ...cidm_core.bank import Bank
 from ...cidm_core.catalogue import described, find_entry, listing, picture_beside
 from ...cidm_core.errors import BankError
-from ...cidm_core.storage.atomic import make_folder
 from ..host import comfy as host
 from ..host.inputs import passes, text_input
 from ..host.pictures import shown, to_tensor
 from ..host.sockets import BankSocket, bank_input, schema
-from .folders import NEW, bank_folder, bank_names
+from .folders import NEW, bank_folder, bank_names, contents
 
 
 class LoadConceptBank(io.ComfyNode):
@@ -24,36 +23,43 @@ class LoadConceptBank(io.ComfyNode):
         return schema(
             node_id="CIDM_LoadConceptBank",
             display_name="Load Concept Bank",
-            description="Opens a bank, which is a folder of learned concepts. A new name makes a "
-            "new bank.",
-            search_aliases=["concept bank", "load concepts", "CIDM", "custom concepts", "new bank"],
+            description="Opens a bank, which is a folder of learned concepts. Learning or "
+            "importing the first concept makes the folder of a new one.",
+            search_aliases=[
+                *("concept bank", "load concepts", "CIDM", "custom concepts", "new bank"),
+                *("character", "style"),
+            ],
             inputs=[
                 io.Combo.Input(
                     "bank",
                     [*names, NEW],
                     default=names[0] if names else NEW,
                     tooltip="A folder in models/concept_banks, or in a concept_banks folder of "
-                    "extra_model_paths.yaml.",
+                    f"extra_model_paths.yaml. {NEW} takes the name below.",
                 ),
                 text_input(
                     "new_name",
-                    "The name of a bank, used instead of the list. The bank is made if there is "
-                    "none of that name yet.",
+                    f"The name that goes with {NEW}. A bank of that name is opened; if there is "
+                    "none, the first concept makes it.",
                 ),
             ],
             outputs=[
                 BankSocket.Output("bank", tooltip="The bank, for training and for drawing."),
                 io.String.Output(
-                    "listing", tooltip="Concepts in learning order, and damaged files."
+                    "listing",
+                    tooltip="Concepts in learning order, and damaged files, as this node found "
+                    "them. Train Concept shows what the bank holds afterwards.",
                 ),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, bank: str | None = None, new_name: str | None = None) -> bool | str:
+    def validate_inputs(cls, bank: str | None = None) -> bool | str:
         """Names are checked here, so that a bank made after the page was loaded is found too."""
-        # None: linked, known only when it runs
-        return bank is None or passes(lambda: bank_folder(bank, new_name or ""))
+        new_name = host.inputs_asked(cls).get("new_name", "")
+        if bank is None or new_name is None:  # linked, known only when it runs
+            return True
+        return passes(lambda: bank_folder(bank, new_name))
 
     @classmethod
     def fingerprint_inputs(cls, bank: str | None = None, new_name: str | None = None) -> str:
@@ -65,8 +71,8 @@ class LoadConceptBank(io.ComfyNode):
 
     @classmethod
     def execute(cls, bank: str, new_name: str = "") -> io.NodeOutput:
-        opened = Bank(make_folder(bank_folder(bank, new_name), error=BankError))
-        text = listing(opened)
+        opened = Bank(bank_folder(bank, new_name))
+        text = contents(opened)
         return io.NodeOutput(opened, text, ui=shown(cls, text=text))
 
 
@@ -132,7 +138,8 @@ class RemoveConcept(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None = None, confirm: str | None = None) -> bool | str:
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        confirm = host.inputs_asked(cls).get("confirm")
         # None: linked, known only when it runs
         return name is None or confirm is None or passes(lambda: _check_twice(name, confirm))
 

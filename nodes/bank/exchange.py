@@ -63,11 +63,12 @@ class ImportConcept(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None = None, class_words: str | None = None) -> bool | str:
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
         """Files are looked up here, so that one copied in after the page was loaded is found."""
         if file is None:  # linked, known only when it runs
             return True
-        words = "known later" if class_words is None else class_words
+        words = host.inputs_asked(cls).get("class_words", "")
+        words = "known later" if words is None else words
         return passes(lambda: check_class_words(_chosen(file), words))
 
     @classmethod

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...cidm_core.catalogue import nearest
+from ...cidm_core.bank import Bank
+from ...cidm_core.catalogue import listing, nearest
 from ...cidm_core.errors import BankError
 from ...cidm_core.storage.names import file_stem
 from ..host import comfy as host
@@ -18,27 +19,42 @@ def bank_names() -> list[str]:
 
 
 def bank_folder(chosen: str, new_name: str = "") -> Path:
-    """The folder of a bank; need not exist if it is named in `new_name`.
+    """The folder of a bank; a new one need not exist yet.
 
     Raises:
-        BankError: If no bank of that name is there, or the name cannot be a folder's.
+        BankError: If no bank of that name is there, two are named, or the name cannot be a
+            folder's.
     """
     known = _bank_folders()
     name = new_name.strip()
-    if name:
-        if name in known:
-            return known[name]
-        return host.bank_roots()[0] / _safe(name)
+    if chosen == NEW:
+        if not name:
+            raise BankError(
+                "The new bank has no name. Write one into new_name, such as 'my-concepts'."
+            )
+        return known.get(name) or host.bank_roots()[0] / _safe(name)
+    if name not in ("", chosen):
+        raise BankError(
+            f"Two banks are named: {chosen!r} in bank and {name!r} in new_name. Empty new_name, or "
+            f"choose {NEW} in bank to use {name!r}."
+        )
     if chosen in known:
         return known[chosen]
     there = f"There are {', '.join(known)}." if known else "There is none yet."
-    if chosen == NEW:
-        raise BankError("The new bank has no name. Write one into new_name, such as 'my-concepts'.")
     hint = nearest(chosen, known)
     raise BankError(
         f"There is no bank {chosen!r}{f'; do you mean {hint!r}?' if hint else '.'} {there} "
-        "Choose one, or write a name into new_name to make it."
+        f"Choose one, or {NEW} and a name in new_name."
     )
+
+
+def contents(bank: Bank) -> str:
+    """What a bank holds; of one without a folder also what name is like it."""
+    if bank.path.is_dir():
+        return listing(bank)
+    near = nearest(bank.name, _bank_folders())
+    hint = f" Or do you mean {near!r}?" if near else ""
+    return f"There is no bank {bank.name!r} yet; learning or importing a concept makes it.{hint}"
 
 
 def _safe(name: str) -> str:

@@ -29,7 +29,10 @@ class EvaluateConcepts(io.ComfyNode):
             display_name="Evaluate Concepts",
             description="Measures how much pictures look like the photos of a concept (IA), how "
             "well they follow the prompt (TA), and whether each concept is in its own region.",
-            search_aliases=["CLIP score", "image alignment", "text alignment", "metrics", "CIDM"],
+            search_aliases=[
+                *("CLIP score", "image alignment", "text alignment", "metrics", "CIDM"),
+                *("likeness", "photos"),
+            ],
             is_input_list=True,  # photos of different sizes come as a list
             is_output_node=True,
             inputs=[

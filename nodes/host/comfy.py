@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import html
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from comfy_api.latest import ComfyAPISync, io
 
 from ...cidm_core.errors import HostError
+from ...cidm_core.storage.concept_file import OWN
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,6 +95,39 @@ def file_stamps(folder: Path) -> list[tuple[str, int, int]]:
 def node_id_of(cls: Any) -> object:
     """The id of the node that runs; None outside a prompt."""
     return getattr(getattr(cls, "hidden", None), "unique_id", None)
+
+
+_asked: dict[str, Any] = {}  # the prompt that came in last
+
+
+def remember_prompts() -> None:
+    """Keep each prompt while it is checked, for `inputs_asked`."""
+    from server import PromptServer
+
+    def remember(request: dict[str, Any]) -> dict[str, Any]:
+        _asked.clear()
+        _asked.update(request.get("prompt") or {})
+        return request
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.add_on_prompt_handler(remember)
+
+
+def inputs_asked(cls: Any) -> dict[str, Any]:
+    """All inputs of the node that is being checked; None for a link, whose value comes later.
+
+    The host shows what a check complains of once for each input that the check names, so ours
+    name one and look the others up here.
+    """
+    inputs = _asked.get(str(node_id_of(cls)), {}).get("inputs", {})
+    return {name: None if isinstance(value, list) else value for name, value in inputs.items()}
+
+
+def say_less_of_rows() -> None:
+    """Keep the host's LoRA loader from counting up what it rightly leaves aside in our files."""
+    start = f"lora key not loaded: {OWN}"
+    logging.getLogger().addFilter(lambda record: not record.getMessage().startswith(start))
 
 
 def say_on_node(text: str, node_id: object) -> None:

@@ -39,7 +39,10 @@ class RegionalNoiseGuider(io.ComfyNode):
                 "with the global prompt (CIDM section 4.3). Connect it to SamplerCustomAdvanced. "
                 "U regions cost U + 2 UNet rows per step, in one call if memory allows."
             ),
-            search_aliases=["regional prompt", "regional sampling", "CIDM guider", "region noise"],
+            search_aliases=[
+                *("regional prompt", "regional sampling", "CIDM guider", "region noise"),
+                *("regional lora", "attention couple"),
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL of Apply Concept Bank."),
                 io.Conditioning.Input("positive", tooltip="The prompt of the whole picture."),

@@ -29,7 +29,7 @@ class Reporter:
         self._node_id, self._title = node_id, title
         self._rows: list[dict[str, Any]] = []
         self._texted = self._drawn = float("-inf")
-        self._sampled = False
+        self._sample: Image | None = None
         self.last: Progress | None = None
 
     def on_progress(self, event: Progress) -> None:
@@ -51,8 +51,19 @@ class Reporter:
         """Show a sample, which then stays until the next one."""
         steps = self.last.steps if self.last else step
         if pictures:
-            self._sampled = True
+            self._sample = pictures[0]
             host.show_progress(step, steps, pictures[0], self._node_id)
+
+    def leave(self, curve: Image) -> None:
+        """The last picture of a run: the curve, below the last sample.
+
+        The classic canvas goes on showing what came last here, instead of the node's output.
+        """
+        from ...cidm_core.pictures.sheets import stack
+
+        if self.last is not None:  # something was learned just now
+            picture = stack([self._sample, curve]) if self._sample else curve
+            host.show_progress(self.last.steps, self.last.steps, picture, self._node_id)
 
     def say(self, text: str) -> None:
         """Show text on the node."""
@@ -67,7 +78,7 @@ class Reporter:
 
     def _curve(self, now: float) -> Image | None:
         """The loss so far, now and then."""
-        if self._sampled or len(self._rows) < 2 or now - self._drawn < _CURVE_SECONDS:
+        if self._sample or len(self._rows) < 2 or now - self._drawn < _CURVE_SECONDS:
             return None
         from ...cidm_core.pictures.losses import loss_picture
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
 from ...cidm_core.concept import KINDS
-from ...cidm_core.errors import CidmError
+from ...cidm_core.errors import CidmError, ConceptError
 from ...cidm_core.training.presets import PRESET_HELP
 from ..host import comfy as host
-from ..host.inputs import first_of, text_input
+from ..host.inputs import first_of, passes, text_input
 from ..host.pictures import shown, to_tensor
 from ..host.sockets import BankSocket, MethodChoice, MethodSocket, schema
 from .inputs import LABELS, ON_THE_NODE, MethodInputs
 
 NO_FOLDER = ""
-NO_METHOD = ""
 _DEFAULT = "cidm"  # the method without a node that says another
 
 
@@ -36,7 +35,8 @@ class TrainConcept(io.ComfyNode):
             ),
             search_aliases=[
                 *("train lora", "teach concept", "learn concept", "dreambooth"),
-                *("textual inversion", "continual learning", "fine-tune"),
+                *("textual inversion", "continual learning", "fine-tune", "custom diffusion"),
+                *("likeness", "style", "character", "photos"),
             ],
             is_input_list=True,  # photos of different sizes come as a list
             is_output_node=True,
@@ -45,31 +45,10 @@ class TrainConcept(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        words: Any = None,
-        class_words: Any = None,
-        name: Any = None,
-        photo_folder: Any = None,
-        method: Any = NO_METHOD,
-    ) -> bool | str:
-        """What can be known before running; None is a link, whose value comes later."""
-        from ...cidm_core.storage.names import clean_name
-        from ...cidm_core.words import new_words
-
-        try:
-            # Another method may teach no words.
-            if words is not None and (method == NO_METHOD or str(first_of(words)).strip()):
-                new_words(str(first_of(words)))
-            if class_words is not None and not str(first_of(class_words)).strip():
-                return "class_words is empty. Say in plain words what it is, such as 'dog'."
-            if name is not None and str(first_of(name)).strip():
-                clean_name(str(first_of(name)))
-            if photo_folder is not None and first_of(photo_folder):
-                host.input_folder(str(first_of(photo_folder)))
-        except CidmError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, photo_folder: Any = None) -> bool | str:
+        """What can be known before running."""
+        asked = {**host.inputs_asked(cls), "photo_folder": first_of(photo_folder)}
+        return passes(lambda: _check(asked))
 
     @classmethod
     def fingerprint_inputs(cls, photo_folder: Any = None, **_: Any) -> str:
@@ -106,10 +85,12 @@ class TrainConcept(io.ComfyNode):
         Raises:
             CidmError: Anything the user can mend, with what to do.
         """
+        from .ahead import check_prompts_after
         from .photos import photos_of
         from .progress import Reporter
         from .run import Order, learn
 
+        check_prompts_after(cls.hidden.prompt or {}, str(cls.hidden.unique_id), bank[0])
         photos = photos_of(
             images or [], photo_folder[0] or "", captions, masks or [], class_words[0]
         )
@@ -127,21 +108,42 @@ class TrainConcept(io.ComfyNode):
         )
         reporter = Reporter(cls.hidden.unique_id, words[0])
         learned = learn(order, bank[0], (model[0], clip[0], vae[0]), reporter)
-        return _output(cls, bank[0], learned)
+        return _output(cls, bank[0], learned, reporter)
 
 
-def _output(cls: type[io.ComfyNode], bank: Any, learned: Any) -> io.NodeOutput:
+def _check(asked: Mapping[str, Any]) -> None:
+    """Look at a node's inputs; None is a link, whose value comes later."""
+    from ...cidm_core.storage.names import clean_name
+    from ...cidm_core.words import new_words
+
+    given = {name: str(value).strip() for name, value in asked.items() if value is not None}
+    # Another method may teach no words.
+    if given.get("words") or ("words" in given and "method" not in asked):
+        new_words(given["words"])
+    if not given.get("class_words", "later"):
+        raise ConceptError("class_words is empty. Say in plain words what it is, such as 'dog'.")
+    if given.get("name"):
+        clean_name(str(asked["name"]))
+    if given.get("photo_folder"):
+        host.input_folder(given["photo_folder"])
+
+
+def _output(cls: type[io.ComfyNode], bank: Any, learned: Any, reporter: Any) -> io.NodeOutput:
+    from ...cidm_core.catalogue import listing
     from ...cidm_core.pictures.losses import loss_picture
     from ...cidm_core.storage.stock_lora import lora_tensors
     from ...cidm_core.training.progress import duration
 
     concept, facts = learned.concept, learned.concept.facts
-    curve = to_tensor(loss_picture(learned.rows, concept.trigger))
+    picture = loss_picture(learned.rows, concept.trigger)
+    reporter.leave(picture)
+    curve = to_tensor(picture)
     loss, seconds = facts.get("final_loss"), float(facts.get("seconds") or 0)
     text = "\n".join([
         f"Learned '{concept.trigger}' as '{concept.name}' in {duration(seconds)}"
         + (f", loss {loss:.4f}." if isinstance(loss, float) else "."),
         *learned.notes,
+        listing(bank),
     ])  # fmt: skip
     lora = {key: tensor.clone() for key, tensor in lora_tensors(concept).items()}
     steps = int(facts.get("steps") or len(learned.losses))

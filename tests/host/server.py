@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACK = "ComfyUI-CIDM"
 COMFY = Path(os.environ.get("COMFYUI_PATH", "~/ComfyUI")).expanduser()
 PYTHON = Path(os.environ.get("COMFYUI_PYTHON", COMFY / ".venv/bin/python")).expanduser()
+# Of a frontend to use in place of ComfyUI's own: the folder with index.html.
+FRONTEND = os.environ.get("COMFYUI_FRONTEND")
 ENDINGS = {
     "execution_success": "success",
     "execution_error": "error",
@@ -92,6 +94,8 @@ class Server:
         command = [PYTHON, "main.py", "--cpu", "--port", self.port, "--base-directory", base]
         command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
         command += ["--disable-api-nodes", "--preview-method", "latent2rgb", *extra]
+        if FRONTEND:
+            command += ["--front-end-root", FRONTEND]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [str(word) for word in command],
@@ -206,7 +210,8 @@ class Server:
         import websocket
 
         address = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
-        messages = websocket.create_connection(address, timeout=1)
+        messages = websocket.create_connection(address, timeout=60)
+        messages.settimeout(1)
         try:
             # Without this the host sends no preview pictures.
             flags = {"supports_preview_metadata": True}

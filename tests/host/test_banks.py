@@ -65,10 +65,12 @@ def test_an_added_or_removed_concept_runs_the_node_again(server, pets):
     assert "<fish-1>" not in server.run(prompt).outputs["2"]["text"][0]
 
 
-def test_a_new_bank_is_made_and_found_without_a_restart(server):
+def test_the_first_concept_makes_a_new_bank_which_is_found_without_a_restart(server, pets):
+    folder = server.base / "models" / "concept_banks" / "brand new"
     result = server.run({"1": load("(new bank)", new_name="brand new"), "2": text("1")})
-    assert "holds no concept yet" in result.outputs["2"]["text"][0]
-    assert (server.base / "models" / "concept_banks" / "brand new").is_dir()
+    assert "no bank 'brand new' yet" in result.outputs["2"]["text"][0]
+    assert not folder.exists()
+    Bank(folder).add(make_concept("owl"))
     schema = server.get("/object_info/CIDM_LoadConceptBank")["CIDM_LoadConceptBank"]
     assert "brand new" in schema["input"]["required"]["bank"][1]["options"]
     assert server.run({"1": load("brand new"), "2": text("1")}).status == "success"
@@ -83,12 +85,19 @@ def test_a_new_bank_is_made_and_found_without_a_restart(server):
         ("(new bank)", "/tmp/escaped", "A bank cannot be called"),
         ("(new bank)", "con", "A bank cannot be called"),
         ("../pets", "", "There is no bank '../pets'"),
+        ("pets", "other", "Two banks are named: 'pets' in bank and 'other' in new_name"),
     ],
 )
 def test_a_bank_that_cannot_be_is_refused_before_running(server, pets, bank, new_name, expected):
     result = server.run({"1": load(bank, new_name=new_name), "2": text("1")})
     assert result.status == "rejected"
-    assert expected in message(result)
+    assert message(result).count(expected) == 1
+
+
+def test_a_misspelt_bank_leaves_no_folder_and_names_the_nearest(server, pets):
+    result = server.run({"1": load("(new bank)", new_name="pest"), "2": text("1")})
+    assert "do you mean 'pets'?" in result.outputs["2"]["text"][0]
+    assert not (pets.path.parent / "pest").exists()
 
 
 def test_a_concept_shows_its_words_facts_and_picture(server, pets):
@@ -129,7 +138,7 @@ def remove(name, confirm):
 def test_nothing_is_removed_without_the_name_typed_twice(server, pets):
     result = server.run(remove("dog", "yes"))
     assert result.status == "rejected"
-    assert "Write the same name into confirm" in message(result)
+    assert message(result).count("Write the same name into confirm") == 1
     assert "dog" in pets
 
 

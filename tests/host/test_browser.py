@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 from browser import canvas
 from browser.small import mini_instead, photos_for
-from server import ROOT
+from server import PACK, ROOT
 
 NODES_2 = {"classic": False, "nodes-2": True}
 STEPS = 24
+READABLE = 0.7  # text of 14 px is 10 px then
 WORKFLOWS = {path.stem: json.loads(path.read_text()) for path in ROOT.glob("workflows/*.json")}
-TRY, BOXES = (next(n for n in WORKFLOWS if word in n) for word in ("Try it", "in its box"))
+TRY, BOXES, STYLE, INPAINT = (
+    next(name for name in WORKFLOWS if word in name)
+    for word in ("Try it", "in its box", "Style", "inpaint")
+)
 
 # Values of widgets, by type of node; and a record of what the server tells this tab.
 PREPARE = """({ values }) => {
-  for (const node of app.graph.nodes)
+  const graphs = [app.graph, ...app.graph.subgraphs.values()];
+  for (const node of graphs.flatMap((graph) => graph.nodes))
     for (const [name, value] of Object.entries(values[node.type] ?? {}))
       node.widgets.find((each) => each.name === name).value = value;
   const heard = { done: 0, error: null };
@@ -106,9 +111,16 @@ def learned(kind, page, server):
 @pytest.mark.parametrize("name", sorted(WORKFLOWS))
 def test_it_opens(name, kind, page):
     assert not canvas.open_workflow(page, WORKFLOWS[name], name)
-    if NODES_2[kind] and not name.endswith(".app"):
-        page.wait("() => document.querySelectorAll('[data-node-id]').length > 5")
+    if not name.endswith(".app"):
+        if NODES_2[kind]:
+            page.wait("() => document.querySelectorAll('[data-node-id]').length > 5")
+        assert page.evaluate("() => app.canvas.ds.scale") >= READABLE
     assert not page.errors()
+
+
+def test_templates_are_listed_in_their_order(kind, page):
+    listed = page.evaluate("() => app.api.getWorkflowTemplates()")[PACK]
+    assert listed == sorted(WORKFLOWS)
 
 
 def test_a_queued_workflow_ends_with_a_picture(learned, server, page):
@@ -123,6 +135,22 @@ def test_training_is_seen_live(learned):
     assert len(set(steps)) > 1
     assert all(f"of {STEPS}" in text and "loss" in text for text in steps)
     assert len(learned.live) > 1
+
+
+@pytest.mark.parametrize("name", [STYLE, INPAINT])
+def test_a_photo_is_drawn_on(name, kind, page, server, learned):
+    assert not canvas.open_workflow(page, mini_instead(WORKFLOWS[name]), name)
+    values = {
+        "KSampler": {"steps": 2},
+        "CIDM_LoadConceptBank": {"new_name": learned.bank},
+        "ImageScaleToTotalPixels": {"megapixels": 0.01},
+        "CLIPTextEncode": {"text": "a <pip1> <pip2>"},
+    }
+    page.evaluate(PREPARE, {"values": values})
+    run(page, kind, page.evaluate(ID_OF, "SaveImage"), seen := Run(learned.bank))
+    (picture,) = (server.picture(each) for each in seen.saved)
+    assert np.asarray(picture, float).std() > 5
+    assert not page.errors()
 
 
 class Editor:
@@ -172,10 +200,10 @@ def test_a_box_drawn_in_the_editor_reaches_the_sampler(kind, page, server, learn
     }
     page.evaluate(PREPARE, {"values": values})
     editor = Editor(page)
-    editor.draw(((0.5, 0.25), (0.835, 0.99)), "a <duo1> <duo2>")
+    editor.draw(((0.5, 0.25), (0.835, 0.99)), "a <pip1> <pip2>")
     ((place, prompt),) = editor.boxes
     assert np.allclose(place, [96, 32, 64, 96])  # it snaps to a grid of 32 px
-    assert prompt == "a <duo1> <duo2>"
+    assert prompt == "a <pip1> <pip2>"
     run(page, kind, editor.node, one := Run(learned.bank))
     editor.draw(((0.01, 0.02), (0.335, 0.98)), "a red house")
     page.evaluate("() => { window.heard.done = 0; }")

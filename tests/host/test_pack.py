@@ -77,6 +77,18 @@ def test_every_node_says_what_it_is(described):
         assert info["search_aliases"], name
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("regional lora", "attention couple", "custom diffusion", "likeness", "style"),
+        *("character", "photos", "mini"),
+    ],
+)
+def test_what_people_type_finds_a_node(described, word):
+    texts = [[info["display_name"], *info["search_aliases"]] for info in described.values()]
+    assert any(word in text.lower() for each in texts for text in each)
+
+
 def test_every_input_and_output_has_a_tooltip(described):
     bare = [
         f"{name}.{field}"

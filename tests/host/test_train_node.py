@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
@@ -128,8 +129,17 @@ def test_a_concept_is_learned_and_shown_while_it_is(server, learned):
     assert "steps/s" in texts(result) or "s/step" in texts(result)
     pictures = [frame for frame in result.previews if frame[:4] == (4).to_bytes(4, "big")]
     assert len(pictures) >= 1
-    assert "Learned '<dog1> <dog2>'" in result.outputs["train"]["text"][0]
-    assert server.pictures(result, "train")[0].width > 400
+    said = result.outputs["train"]["text"][0]
+    assert "Learned '<dog1> <dog2>'" in said
+    assert "object" in said.splitlines()[-1]  # the bank as it is now
+    (curve,) = server.pictures(result, "train")
+    assert curve.width > 400
+    # The classic canvas keeps the last preview: the same curve, below a sample.
+    start = 8 + int.from_bytes(pictures[-1][4:8], "big")
+    left = Image.open(io.BytesIO(pictures[-1][start:])).convert("RGB")
+    small = curve.convert("RGB").resize((left.width, left.width * curve.height // curve.width))
+    below = left.crop((0, left.height - small.height, *left.size))
+    assert np.abs(np.asarray(below, float) - np.asarray(small, float)).mean() < 20
 
 
 def test_its_outputs_feed_the_cores_nodes(server, learned):
@@ -227,6 +237,7 @@ def test_the_file_loads_in_the_stock_lora_loader(server, learned, stock_prompt):
 
     # A few steps hardly move the weights, so their effect is made large.
     assert ImageChops.difference(draw(0.0), draw(20.0)).getbbox()
+    assert "lora key not loaded" not in server.log_text()
 
 
 @pytest.mark.parametrize(
@@ -249,7 +260,7 @@ def test_bad_inputs_are_rejected_on_the_node(server, photos, inputs, said):
         del prompt["train"]["inputs"]["method"]  # CIDM needs words; another method might not
     result = server.run(prompt)
     assert result.status == "rejected"
-    assert said in message(result)
+    assert message(result).count(said) == 1
 
 
 def test_the_node_shows_a_dozen_settings_and_the_method_node_the_rest(server):
@@ -287,6 +298,37 @@ def test_what_only_a_run_can_tell_is_told_on_the_node(server, learned, photos, i
     assert result.status == "error"
     assert said in message(result)
     assert server.alive
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a <dgo1> <dog2>", "In 'Beach': No concept has the word '<dgo1>'"),
+        ("a <dog1> <dog2>, a <cat1> <cat2>, (3 < 4:1.2)", None),  # also the next training's words
+    ],
+)
+def test_a_misspelt_prompt_is_found_before_learning(server, photos, prompt, said):
+    graph = training("spelling", resolution_px=32) | {
+        "load": node("CIDM_LoadMiniModel"),
+        "apply": node(
+            "CIDM_ApplyConceptBank", model=["load", 0], clip=["load", 1], bank=["train", 0]
+        ),
+        "text": node("CLIPTextEncode", clip=["apply", 1], text=prompt),
+        "look": node("PreviewAny", source=["text", 0]),
+    }
+    graph["text"]["_meta"] = {"title": "Beach"}
+    if "<cat1>" in prompt:
+        graph["second"] = training("spelling", "cat")["train"]
+        graph["second"]["inputs"]["bank"] = ["train", 0]
+        graph["apply"]["inputs"]["bank"] = ["second", 0]
+    result = server.run(graph)
+    if said is None:
+        assert result.status == "success", result.error
+        return
+    assert said in message(result)
+    assert result.error["exception_type"] == "cidm_core.errors.PromptError"
+    assert "Step" not in texts(result)
+    assert not len(bank_of(server, "spelling"))
 
 
 def test_two_trainings_of_one_concept_at_once(server, photos):

@@ -124,7 +124,7 @@ def regions(page: Page) -> None:
     ]
     show(page, "in its box", values)
     page.evaluate(ENLARGE)
-    shoot(page, "comfyui-regions", (825, -45, 0.8), 880, 120)
+    shoot(page, "comfyui-regions", (500, -60, 0.9), 830, 120)
 
 
 def weights(page: Page) -> None:
@@ -134,12 +134,12 @@ def weights(page: Page) -> None:
     text = "a <harbour1> <harbour2> of a <tia1> <tia2>"
     page.evaluate(SET, [("CLIPTextEncode", str(first), "text", text)])
     page.evaluate(ENLARGE)
-    shoot(page, "comfyui-scenes", (768, -45, 0.85), 520, 120)
+    shoot(page, "comfyui-scenes", (520, -60, 1.0), 560, 120)
 
 
 def learning(page: Page) -> None:
     show(page, "Try it", [("CIDM_LoadConceptBank", "", "new_name", "try_it")])
-    shoot(page, "comfyui-learning", (1185, -45, 0.87), 880, 400)
+    shoot(page, "comfyui-learning", (240, -60, 1.0), 800, 400)
 
 
 if __name__ == "__main__":

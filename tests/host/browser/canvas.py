@@ -8,9 +8,9 @@ from typing import Any
 from .page import Page
 
 # Positions are made here: the frontend's own arrangement knows no groups and no notes.
-_BUILD = """async ({ api, stacks, notes, extra, name }) => {
+_BUILD = """async ({ api, stacks, notes, subgraphs, extra, name }) => {
   await app.loadApiJson(api, name);
-  const graph = app.graph, GAP = 56, HEAD = 34;
+  const graph = app.graph, GAP = 18, HEAD = 32, EDGE = 10;
   const nodes = new Map(graph.nodes.map((node) => [String(node.id), node]));
   let last = Math.max(...graph.nodes.map((node) => Number(node.id)));
   for (const [key, note] of Object.entries(notes)) {
@@ -29,42 +29,57 @@ _BUILD = """async ({ api, stacks, notes, extra, name }) => {
     for (const [widget, value] of Object.entries(look.widgets ?? {})) {
       found.widgets.find((each) => each.name === widget).value = value;
     }
+    for (const [widget, label] of Object.entries(look.labels ?? {})) {
+      found.widgets.find((each) => each.name === widget).label = label;
+      found.inputs.find((each) => each.widget?.name === widget).label = label;
+    }
     const least = found.computeSize();
     found.size = [look.width, Math.max(least[1], look.height ?? 0)];
+    if (look.collapsed) found.flags.collapsed = true;
     if (look.models) found.properties.models = look.models;
+  }
+  for (const [key, { title, inside, shown, width }] of Object.entries(subgraphs)) {
+    const items = new Set(inside.map((id) => nodes.get(id)));
+    const { subgraph, node } = graph.convertToSubgraph(items);
+    subgraph.name = node.title = title;
+    const widgets = node.inputs.filter((slot) => slot.widget).map((slot) => slot.name);
+    subgraph.inputs.filter(({ name }) => widgets.includes(name) && !shown.includes(name))
+      .forEach((input) => subgraph.removeInput(input));
+    node.size = [width, node.computeSize()[1]];
+    nodes.set(key, node);
   }
   let left = 0;
   for (const stack of stacks) {
     let top = 0, right = left;
     for (const group of stack) {
-      let x = left + 20, low = top;
+      let x = left + EDGE, low = top;
       for (const column of group.columns) {
-        let y = top + 84, wide = 0;
+        let y = top + (group.title ? 68 : HEAD), wide = 0;
         for (const key of column) {
           const node = nodes.get(key);
           node.pos = [x, y];
-          y += node.size[1] + HEAD + GAP;
+          y += (node.flags.collapsed ? 0 : node.size[1]) + HEAD + GAP;
           wide = Math.max(wide, node.size[0]);
         }
-        low = Math.max(low, y - HEAD - GAP + 24);
-        x += wide + GAP;
+        low = Math.max(low, y - HEAD - GAP + EDGE);
+        x += wide + 2 * EDGE;
       }
       const made = new LiteGraph.LGraphGroup(group.title);
       made.pos = [left, top];
-      made.size = [x - GAP + 20 - left, low - top];
+      made.size = [x - EDGE - left, low - top];
       made.color = group.color;
       if (group.title) graph.add(made);
-      right = Math.max(right, x - GAP + 20);
-      top = low + 40;
+      right = Math.max(right, x - EDGE);
+      top = low + EDGE;
     }
-    left = right + 40;
+    left = right + EDGE;
   }
   Object.assign(graph.extra, extra);
   app.canvas.ds.reset();
   return graph.serialize();
 }"""
 _OPEN = """async ({ workflow, name }) => {
-  await app.loadGraphData(workflow, true, true, name);
+  await app.loadGraphData(workflow, true, true, name, { openSource: "template" });
   const missing = [];
   const visit = (graph) => graph.nodes.forEach((node) => {
     if (node.subgraph) visit(node.subgraph);
@@ -127,7 +142,7 @@ def wrap(page: Page, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(page: Page, spec: dict[str, Any]) -> dict[str, Any]:
-    """UI format of a workflow: {"api", "stacks", "notes", "extra", "name"}."""
+    """UI format of a workflow: {"api", "stacks", "notes", "subgraphs", "extra", "name"}."""
     return page.evaluate(_BUILD, spec)
 
 

@@ -14,6 +14,7 @@ from .parts import (
     Workflow,
     apply,
     bank,
+    decode,
     draw,
     empty,
     finish,
@@ -32,11 +33,11 @@ def scenes() -> Workflow:
         "3. **Show Concept Weights** tells which concepts took part, layer by layer.\n\n"
         "Change **strength** of Apply Concept Bank: 0.8 follows the scene more, 1.2 the concept "
         "more. *(words:1.2)* works as always, and so do LoRA loaders and ControlNet.",
-        note_size=(380, 330),
+        note_size=(270, 330),
     )
     load(w)
     bank(w)
-    w.add("listing", "PreviewAny", "What the bank knows", size=(320, 140), source=["bank", 1])
+    w.add("listing", "PreviewAny", "What the bank knows", size=(260, 130), source=["bank", 1])
     apply(w)
     scene = "{on a beach at sunset|in deep snow|in a city street at night|in a field of flowers}"
     text(w, "positive", "Prompt: another scene each run", f"a photo of a {DOG} {scene}")
@@ -47,14 +48,14 @@ def scenes() -> Workflow:
     w.add(
         "weights",
         "CIDM_ShowConceptWeights",
-        size=(420, 420),
+        size=(340, 420),
         conditioning=["positive", 0],
     )
     w.stacks = [
         [START],
         [("1  Model and bank", BLUE, [["model", "bank", "listing", "apply"]])],
         [("2  Prompt", PURPLE, [["positive", "negative", "latent"]])],
-        [("3  Picture", GREEN, [["sampler", "decode"], ["save"]])],
+        [("3  Picture", GREEN, [["sampler", "decode", "save"]])],
         [("Who took part?", GREY, [["weights"]])],
     ]
     return w
@@ -69,7 +70,7 @@ def style() -> Workflow:
         "1. Choose your bank and your photo.\n"
         "2. Describe the photo in the prompt, and keep the style's words.\n"
         "3. **denoise** in KSampler decides: 0.4 keeps the photo and tints it, 0.75 repaints it.",
-        note_size=(380, 320),
+        note_size=(270, 330),
     )
     load(w)
     bank(w)
@@ -84,7 +85,7 @@ def style() -> Workflow:
         [("1  Model and bank", BLUE, [["model", "bank", "apply"]])],
         [("2  Photo", PURPLE, [["photo", "scale", "encode"]])],
         [("3  Words", PURPLE, [["positive", "negative"]])],
-        [("4  Picture", GREEN, [["sampler", "decode"], ["save"]])],
+        [("4  Picture", GREEN, [["sampler", "decode", "save"]])],
     ]
     return w
 
@@ -99,23 +100,25 @@ def inpaint() -> Workflow:
         "3. Say in the prompt what is there, with the concept's words.\n"
         "4. Run. Everything outside the mask stays as it is.\n\n"
         "Too little changes? Raise **denoise**. A visible seam? Raise **expand** of Grow Mask.",
-        note_size=(380, 340),
+        note_size=(270, 400),
     )
     load(w)
     bank(w)
     apply(w)
     photo(w, "Your photo, with a painted mask")
     w.add("grow", "GrowMask", mask=["photo", 1], expand=6, tapered_corners=True)
-    w.add("masked", "SetLatentNoiseMask", samples=["encode", 0], mask=["grow", 0])
-    w.add("soft", "DifferentialDiffusion", model=["apply", 0])
+    masked = {"samples": ["encode", 0], "mask": ["grow", 0]}
+    w.add("masked", "SetLatentNoiseMask", collapsed=True, **masked)
+    w.add("soft", "DifferentialDiffusion", collapsed=True, model=["apply", 0])
     text(w, "positive", "What is there", f"a photo of a {DOG} sitting on the grass")
     text(w, "negative", "Negative prompt", NEGATIVE)
     draw(w, latent=["masked", 0], seed=6, denoise=0.95, model=["soft", 0])
-    w.add("decode", "VAEDecode", size=(200, 0), samples=["sampler", 0], vae=["model", 2])
+    decode(w)
     w.add(
         "paste",
         "ImageCompositeMasked",
         "Keep the rest of the photo",
+        collapsed=True,
         destination=["scale", 0],
         source=["decode", 0],
         mask=["grow", 0],
@@ -126,25 +129,16 @@ def inpaint() -> Workflow:
     w.add(
         "save",
         "SaveImage",
-        size=(420, 460),
+        size=(320, 360),
         images=["paste", 0],
         filename_prefix="concept in photo",
     )
     w.stacks = [
         [START],
-        [
-            ("1  Model and bank", BLUE, [["model", "bank", "apply"]]),
-            ("3  Words", PURPLE, [["positive", "negative"]]),
-        ],
-        [
-            (
-                "2  Photo and mask",
-                PURPLE,
-                [["photo", "scale"], ["encode", "grow", "masked", "soft"]],
-            ),
-            ("4  Picture", GREEN, [["sampler", "decode"], ["paste"]]),
-        ],
-        [("Result", GREEN, [["save"]])],
+        [("1  Model and bank", BLUE, [["model", "bank", "apply"]])],
+        [("2  Photo and mask", PURPLE, [["photo", "scale", "encode", "grow", "masked", "soft"]])],
+        [("3  Words", PURPLE, [["positive", "negative"]])],
+        [("4  Picture", GREEN, [["sampler", "decode", "paste", "save"]])],
     ]
     return w
 
@@ -158,7 +152,7 @@ def app_mode() -> Workflow:
         "1. Choose your bank.\n"
         "2. Write the words of your concepts into the prompt.\n"
         "3. Run.",
-        note_size=(380, 240),
+        note_size=(270, 280),
         extra={
             "linearMode": True,
             "linearData": {
@@ -175,17 +169,18 @@ def app_mode() -> Workflow:
         },
     )
     load(w)
-    bank(w, "Your bank")
+    bank(w, "Your bank", labels={"bank": "Bank", "new_name": "Its name, with (new bank)"})
     apply(w)
-    text(w, "positive", "Prompt", f"a photo of a {DOG} in a garden, sunny day")
+    prompt = f"a photo of a {DOG} in a garden, sunny day"
+    text(w, "positive", "Prompt", prompt, labels={"text": "Prompt"})
     text(w, "negative", "Negative prompt", NEGATIVE)
-    empty(w)
-    draw(w, seed=1)
+    empty(w, labels={"width": "Width (px)", "height": "Height (px)"})
+    draw(w, seed=1, labels={"seed": "Seed"})
     finish(w, "my concepts")
     w.stacks = [
         [START],
         [("1  Model and bank", BLUE, [["model", "bank", "apply"]])],
         [("2  Prompt", PURPLE, [["positive", "negative", "latent"]])],
-        [("3  Picture", GREEN, [["sampler", "decode"], ["save"]])],
+        [("3  Picture", GREEN, [["sampler", "decode", "save"]])],
     ]
     return w

@@ -28,86 +28,50 @@ def trial() -> Workflow:
     w = Workflow(
         "0 Try it in five minutes, no model needed",
         "## Learn a concept now, without any download\n"
-        "Just press **Run**. mini-sd, a tiny model of 32 x 32 pixels, comes with the pack.\n"
-        "1. It draws four red and four blue cats; glued together they are *photos* of a cat that "
-        "nobody has ever seen, half red and half blue.\n"
-        "2. **Train Concept** learns it as **\\<duo1> \\<duo2>**: one to two minutes on a CPU.\n"
-        "3. The new words draw that cat in the snow.\n\n"
+        "Just press **Run**. mini-sd, a tiny model of 32 x 32 pixels, comes with the pack, and "
+        "four photos of a cat that it has never seen.\n"
+        "1. **Train Concept** learns the cat as **\\<pip1> \\<pip2>**: one to two minutes on a "
+        "CPU.\n"
+        "2. The new words draw that cat in the snow.\n\n"
         "Then change the prompt, or go on with workflow 1 and photos of your own.",
-        note_size=(380, 330),
+        note_size=(280, 250),
     )
-    w.add("model", "CIDM_LoadMiniModel")
-    empty(w, 32, 32, 4)
-    clip = ["model", 1]
-    text(w, "red", "Red cats", "a photo of a red cat, green background", clip, 80)
-    text(w, "blue", "Blue cats", "a photo of a blue cat, green background", clip, 80)
-    text(w, "negative", "No negative prompt", "", clip, 60)
-    small = {"steps": 30, "cfg": 4.0, "sampler": "euler", "scheduler": "normal"}
-    for key in ("red", "blue"):
-        title, model = f"KSampler: {key}", ["model", 0]
-        draw(w, f"draw_{key}", positive=key, seed=7, title=title, model=model, **small)
-        samples = [f"draw_{key}", 0]
-        w.add(f"cats_{key}", "VAEDecode", size=(200, 0), samples=samples, vae=["model", 2])
-    half = {"width": 16, "height": 32, "x": 16, "y": 0}
-    w.add("half", "ImageCrop", "Right half of blue", image=["cats_blue", 0], **half)
-    w.add(
-        "photos",
-        "ImageCompositeMasked",
-        "On top of red",
-        destination=["cats_red", 0],
-        source=["half", 0],
-        x=16,
-        y=0,
-        resize_source=False,
-    )
-    w.add("look", "PreviewImage", "The photos", size=(320, 300), images=["photos", 0])
-    w.add("bank", "CIDM_LoadConceptBank", bank="(new bank)", new_name="try_out")
+    w.add("model", "CIDM_LoadMiniModel", size=(260, 240))
+    w.add("bank", "CIDM_LoadConceptBank", size=(260, 120), bank="(new bank)", new_name="try_out")
     w.add(
         "train",
         "CIDM_TrainConcept",
-        size=(400, 640),
+        size=(310, 600),
         model=["model", 0],
         clip=["model", 1],
         vae=["model", 2],
         bank=["bank", 0],
-        images=["photos", 0],
-        captions="a cat, green background",
-        words="<duo1> <duo2>",
+        images=["model", 3],
+        captions=["model", 4],
+        words="<pip1> <pip2>",
         class_words="cat",
         kind="object",
-        name="duo",
+        name="pip",
         preset="Balanced",
         steps=300,
     )
     apply(w, "train")
-    text(w, "positive", "Prompt with the new words", "a photo of a <duo1> <duo2> in the snow")
-    draw(w, seed=3, **small)
-    w.add("decode", "VAEDecode", size=(200, 0), samples=["sampler", 0], vae=["model", 2])
+    text(w, "positive", "Prompt with the new words", "a photo of a <pip1> <pip2> in the snow")
+    text(w, "negative", "No negative prompt", "")
+    empty(w, 32, 32, 4)
+    draw(w, seed=3, steps=30, cfg=4.0, sampler="euler", scheduler="normal")
+    w.add("decode", "VAEDecode", samples=["sampler", 0], vae=["model", 2])
     scaled = {"upscale_method": "nearest-exact", "scale_by": 8.0}
     w.add("large", "ImageScaleBy", "Larger, to look at", image=["decode", 0], **scaled)
+    inside = ["negative", "latent", "sampler", "decode", "large"]
+    look = {"title": "Draw, and enlarge", "shown": ["seed"], "width": 270}
+    w.subgraphs["draw"] = {**look, "inside": inside}
     saved = {"images": ["large", 0], "filename_prefix": "try it"}
-    w.add("save", "SaveImage", "Half red, half blue?", size=(420, 420), **saved)
+    w.add("save", "SaveImage", "The new cat in the snow", size=(300, 340), **saved)
     w.stacks = [
-        [START],
-        [
-            (
-                "1  The mini model draws its own photos",
-                BLUE,
-                [
-                    ["model", "latent", "red", "blue", "negative"],
-                    ["draw_red", "cats_red", "draw_blue", "cats_blue"],
-                    ["half", "photos", "look", "bank"],
-                ],
-            )
-        ],
+        [START, ("1  Model and photos", BLUE, [["model", "bank"]])],
         [("2  Learn", PURPLE, [["train"]])],
-        [
-            (
-                "3  Draw it",
-                GREEN,
-                [["apply", "positive", "large"], ["sampler", "decode", "save"]],
-            )
-        ],
+        [("3  Draw it", GREEN, [["apply", "positive", "draw"], ["save"]])],
     ]
     return w
 
@@ -124,7 +88,7 @@ def first() -> Workflow:
         "4. Below, the new words draw it. They work in any CLIP Text Encode after **Apply "
         "Concept Bank**.\n\n"
         "Masks of the subject? Use **photo_folder** in Train Concept and *dog1_mask.png* there.",
-        note_size=(380, 440),
+        note_size=(270, 420),
     )
     load(w)
     bank(w)
@@ -134,18 +98,13 @@ def first() -> Workflow:
     text(w, "negative", "Negative prompt", NEGATIVE)
     empty(w)
     draw(w, seed=1)
-    finish(w, "first concept")
+    finish(w, "first concept", size=(280, 320))
+    drawing = [["apply", "positive", "negative", "latent"], ["sampler", "decode", "save"]]
     w.stacks = [
         [START],
         [("1  Model, bank, photos", BLUE, [["model", "bank", "photos", "look"]])],
         [("2  Learn", PURPLE, [["train"]])],
-        [
-            (
-                "3  Draw it",
-                GREEN,
-                [["apply", "positive", "negative", "latent"], ["sampler", "decode", "save"]],
-            )
-        ],
+        [("3  Draw it", GREEN, drawing)],
     ]
     return w
 
@@ -161,20 +120,26 @@ def second() -> Workflow:
         "workflow 1: compare it with the picture saved there. It is the same.\n"
         "4. The lower one is the new concept.\n\n"
         "Go on like this with a third, a tenth, a hundredth.",
-        note_size=(380, 360),
+        note_size=(220, 500),
     )
     load(w)
-    bank(w, "The bank that knows the first concept")
+    bank(w, "Bank of the first concept")
     learning(w, "my_cat", CAT, "cat", "cat")
     apply(w, "train")
     text(w, "positive", "The FIRST concept", f"a photo of a {DOG} on a beach, sunny day")
     text(w, "positive_2", "The NEW concept", f"a photo of a {CAT} on a beach, sunny day")
     text(w, "negative", "Negative prompt", NEGATIVE)
     empty(w)
-    draw(w, seed=1, title="KSampler: first concept")
-    draw(w, "sampler_2", positive="positive_2", seed=1, title="KSampler: new concept")
-    finish(w, "first concept again", title="The first concept, as it was")
-    finish(w, "second concept", "sampler_2", "_2", "The new concept")
+    narrow = {"size": (230, 0), "seed": 1}
+    draw(w, title="KSampler: first concept", **narrow)
+    draw(w, "sampler_2", positive="positive_2", title="KSampler: new concept", **narrow)
+    size = (230, 250)
+    finish(w, "first concept again", title="The first concept, as it was", size=size)
+    finish(w, "second concept", "sampler_2", "_2", "The new concept", size=size)
+    columns = {"model": 230, "bank": 230, "photos": 230, "look": 230, "train": 300}
+    columns |= {"apply": 250, "positive": 250, "positive_2": 250, "negative": 250, "latent": 230}
+    for key, width in columns.items():
+        w.nodes[key]["look"]["width"] = width
     w.stacks = [
         [START],
         [("1  Model, bank, photos", BLUE, [["model", "bank", "photos", "look"]])],
@@ -184,9 +149,9 @@ def second() -> Workflow:
                 "3  Draw both",
                 GREEN,
                 [
-                    ["apply", "positive", "positive_2", "negative", "latent"],
-                    ["sampler", "decode", "save"],
-                    ["sampler_2", "decode_2", "save_2"],
+                    ["apply", "positive", "positive_2", "negative"],
+                    ["latent", "sampler", "sampler_2"],
+                    ["decode", "save", "decode_2", "save_2"],
                 ],
             )
         ],
@@ -205,53 +170,40 @@ def check() -> Workflow:
         "4. Learn more concepts, then run this again: same seeds, so the pictures and figures "
         "must not change.\n\n"
         "For TA, connect a full CLIP text model to **clip** of Evaluate Concepts.",
-        note_size=(380, 350),
+        note_size=(260, 350),
     )
     load(w)
     bank(w)
     apply(w)
     w.add("judge", "CLIPVisionLoader", clip_name=JUDGE)
-    text(w, "negative", "Negative prompt", NEGATIVE, height=100)
-    empty(w, batch=4)
-    drawn: list[Group] = []
+    text(w, "negative", "Negative prompt", NEGATIVE, collapsed=True)
+    empty(w, batch=4, collapsed=True)
+    drawn: list[list[Group]] = []
     for number, (words, name) in enumerate(((DOG, "dog"), (CAT, "cat")), start=1):
         n = f"_{number}"
-        text(w, f"positive{n}", f"Concept {number}", f"a photo of a {words}", height=90)
+        text(w, f"positive{n}", f"Concept {number}", f"a photo of a {words}", height=80)
         draw(w, f"sampler{n}", positive=f"positive{n}", seed=7, title=f"KSampler: concept {number}")
-        w.add(
-            f"decode{n}", "VAEDecode", size=(200, 0), samples=[f"sampler{n}", 0], vae=["model", 2]
-        )
         folder = f"my_{name}"
         w.add(f"photos{n}", "LoadImageDataSetFromFolder", "Its photos", folder=folder)
+        finish(w, f"kept {name}", f"sampler{n}", n, size=(260, 150))
         w.add(
             f"score{n}",
             "CIDM_EvaluateConcepts",
             f"Concept {number}: likeness to its photos",
-            size=(420, 470),
+            size=(330, 330),
             images=[f"decode{n}", 0],
             clip_vision=["judge", 0],
             references=[f"photos{n}", 0],
             names=name,
             bank=["bank", 0],
         )
-        w.add(
-            f"save{n}",
-            "SaveImage",
-            size=(420, 460),
-            images=[f"decode{n}", 0],
-            filename_prefix=f"kept {name}",
-        )
-        parts = [f"positive{n}", f"photos{n}", f"sampler{n}", f"decode{n}"]
-        drawn.append((f"Concept {number}", GREEN, [parts, [f"save{n}"], [f"score{n}"]]))
+        parts = [f"{part}{n}" for part in ("positive", "photos", "sampler", "decode", "save")]
+        drawn.append([(f"Concept {number}", GREEN, [parts])])
+    start = ["model", "bank", "apply", "judge", "negative", "latent"]
     w.stacks = [
         [START],
-        [
-            (
-                "1  Model, bank, judge",
-                BLUE,
-                [["model", "bank", "apply", "judge", "negative", "latent"]],
-            )
-        ],
-        drawn,
+        [("1  Model, bank, judge", BLUE, [start])],
+        *drawn,
+        [("Likeness", PURPLE, [["score_1", "score_2"]])],
     ]
     return w

@@ -31,6 +31,7 @@ class Workflow:
         stacks: From left to right, groups one below the other: (title, colour, columns of keys).
         note: What to do and what to change, as Markdown.
         note_size: Width and height of the note.
+        subgraphs: Key -> {"title", "inside": node keys, "shown": names of widgets, "width"}.
         extra: For the file's "extra".
     """
 
@@ -38,7 +39,8 @@ class Workflow:
     note: str
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     stacks: list[list[Group]] = field(default_factory=list[list["Group"]])
-    note_size: tuple[int, int] = (380, 330)
+    note_size: tuple[int, int] = (270, 330)
+    subgraphs: dict[str, dict[str, Any]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def add(
@@ -48,8 +50,10 @@ class Workflow:
         title: str = "",
         /,
         *,
-        size: tuple[int, int] = (320, 0),
+        size: tuple[int, int] = (260, 0),
+        collapsed: bool = False,
         widgets: dict[str, Any] | None = None,
+        labels: dict[str, str] | None = None,
         models: list[dict[str, str]] | None = None,
         **inputs: Any,
     ) -> str:
@@ -60,12 +64,14 @@ class Workflow:
             node: Its class.
             title: What stands over it; default: its own name.
             size: Width, and height if it shall be larger than it must.
+            collapsed: Only its title is seen: it joins others, and nobody needs to change it.
             widgets: Values that have no plain form in the API format.
+            labels: What its widgets are called in place of their names.
             models: Files it needs, as the frontend offers them for download.
             inputs: Values and links.
         """
         look = {"width": size[0], "height": size[1], "widgets": widgets or {}}
-        look["models"] = models
+        look |= {"models": models, "collapsed": collapsed, "labels": labels or {}}
         self.nodes[key] = {"class_type": node, "inputs": inputs, "title": title, "look": look}
         return key
 
@@ -108,7 +114,12 @@ class Workflow:
             else {NOTE: {"title": "How to use", "text": self.note, "size": self.note_size}}
         )
         extra = linear(self.extra, ids)
-        return {"api": api, "stacks": stacks, "notes": notes, "extra": extra, "name": self.title}
+        subgraphs = {
+            key: {**each, "inside": [ids[inner] for inner in each["inside"]]}
+            for key, each in self.subgraphs.items()
+        }
+        found = {"api": api, "stacks": stacks, "notes": notes, "subgraphs": subgraphs}
+        return found | {"extra": extra, "name": self.title}
 
 
 def linear(extra: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
@@ -126,8 +137,11 @@ def load(w: Workflow) -> None:
     w.add("model", "CheckpointLoaderSimple", models=[file], ckpt_name=CHECKPOINT)
 
 
-def bank(w: Workflow, title: str = "") -> None:
-    w.add("bank", "CIDM_LoadConceptBank", title, bank="(new bank)", new_name=BANK)
+def bank(w: Workflow, title: str = "", **look: Any) -> None:
+    size = (260, 120)
+    w.add(
+        "bank", "CIDM_LoadConceptBank", title, size=size, bank="(new bank)", new_name=BANK, **look
+    )
 
 
 def apply(w: Workflow, source: str = "bank") -> None:
@@ -140,9 +154,11 @@ def apply(w: Workflow, source: str = "bank") -> None:
     )
 
 
-def text(w: Workflow, key: str, title: str, words: str, clip: Any = None, height: int = 130) -> str:
+def text(
+    w: Workflow, key: str, title: str, words: str, clip: Any = None, height: int = 100, **look: Any
+) -> str:
     clip = clip or ["apply", 1]
-    return w.add(key, "CLIPTextEncode", title, size=(360, height), clip=clip, text=words)
+    return w.add(key, "CLIPTextEncode", title, size=(270, height), clip=clip, text=words, **look)
 
 
 def draw(
@@ -159,11 +175,13 @@ def draw(
     scheduler: str = "karras",
     sampler: str = "dpmpp_2m",
     model: Any = None,
+    **look: Any,
 ) -> str:
     return w.add(
         key,
         "KSampler",
         title,
+        **look,
         model=model or ["apply", 0],
         positive=[positive, 0],
         negative=["negative", 0],
@@ -178,15 +196,24 @@ def draw(
     )
 
 
+def decode(w: Workflow, key: str = "decode", samples: str = "sampler") -> None:
+    w.add(key, "VAEDecode", collapsed=True, samples=[samples, 0], vae=["model", 2])
+
+
 def finish(
-    w: Workflow, prefix: str, samples: str = "sampler", name: str = "", title: str = ""
+    w: Workflow,
+    prefix: str,
+    samples: str = "sampler",
+    name: str = "",
+    title: str = "",
+    size: tuple[int, int] = (320, 360),
 ) -> None:
-    w.add(f"decode{name}", "VAEDecode", size=(200, 0), samples=[samples, 0], vae=["model", 2])
+    decode(w, f"decode{name}", samples)
     w.add(
         f"save{name}",
         "SaveImage",
         title,
-        size=(420, 460),
+        size=size,
         images=[f"decode{name}", 0],
         filename_prefix=prefix,
     )
@@ -195,11 +222,11 @@ def finish(
 def learning(w: Workflow, folder: str, words: str, thing: str, name: str) -> None:
     """Photos of a folder, and the node that learns from them."""
     w.add("photos", "LoadImageTextDataSetFromFolder", "Your photos (input folder)", folder=folder)
-    w.add("look", "PreviewImage", "What it learns from", size=(320, 300), images=["photos", 0])
+    w.add("look", "PreviewImage", "What it learns from", size=(260, 220), images=["photos", 0])
     w.add(
         "train",
         "CIDM_TrainConcept",
-        size=(400, 640),
+        size=(320, 600),
         model=["model", 0],
         clip=["model", 1],
         vae=["model", 2],
@@ -214,13 +241,13 @@ def learning(w: Workflow, folder: str, words: str, thing: str, name: str) -> Non
     )
 
 
-def empty(w: Workflow, width: int = 512, height: int = 512, batch: int = 1) -> None:
-    w.add("latent", "EmptyLatentImage", width=width, height=height, batch_size=batch)
+def empty(w: Workflow, width: int = 512, height: int = 512, batch: int = 1, **look: Any) -> None:
+    w.add("latent", "EmptyLatentImage", width=width, height=height, batch_size=batch, **look)
 
 
 def photo(w: Workflow, title: str = "Your photo") -> None:
     """A photo at the model's size, as a latent."""
-    w.add("photo", "LoadImage", title, size=(320, 400), image="example.png")
+    w.add("photo", "LoadImage", title, size=(280, 320), image="example.png")
     w.add(
         "scale",
         "ImageScaleToTotalPixels",
@@ -230,16 +257,17 @@ def photo(w: Workflow, title: str = "Your photo") -> None:
         megapixels=0.3,
         resolution_steps=8,
     )
-    w.add("encode", "VAEEncode", size=(200, 0), pixels=["scale", 0], vae=["model", 2])
+    w.add("encode", "VAEEncode", collapsed=True, pixels=["scale", 0], vae=["model", 2])
 
 
 def sampling(w: Workflow, seed: int, steps: int = 30, scheduler: str = "karras") -> None:
     """SamplerCustomAdvanced and what it needs beside the guider and the latent."""
     w.add("noise", "RandomNoise", noise_seed=seed, widgets={"control_after_generate": "fixed"})
-    w.add("method", "KSamplerSelect", sampler_name="dpmpp_2m")
+    w.add("method", "KSamplerSelect", collapsed=True, sampler_name="dpmpp_2m")
     w.add(
         "sigmas",
         "BasicScheduler",
+        collapsed=True,
         model=["apply", 0],
         scheduler=scheduler,
         steps=steps,

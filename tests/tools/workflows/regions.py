@@ -52,7 +52,7 @@ def several() -> Workflow:
         "4. Run. **alpha**: how much the whole picture's prompt speaks inside the boxes; "
         "**feather**: how soft their edges are.\n\n"
         "Any sampler and scheduler will do. The size of the picture is that of the editor.",
-        note_size=(380, 460),
+        note_size=(260, 480),
     )
     load(w)
     bank(w)
@@ -63,20 +63,21 @@ def several() -> Workflow:
         "The whole picture",
         f"a photo of a {DOG} and a {CAT} sitting side by side in a garden, flowers, sunny day",
     )
-    text(w, "negative", "Negative prompt", NEGATIVE, height=110)
+    text(w, "negative", "Negative prompt", NEGATIVE, collapsed=True)
     w.add(
         "editor",
         "CreateBoundingBoxes",
-        size=(480, 760),
+        size=(400, 720),
         widgets={"editor_state": boxes(BOXES)},
         width=768,
         height=512,
     )
-    w.add("shape", "GetImageSize", "Size of the editor", size=(240, 0), image=["editor", 0])
+    shape = {"image": ["editor", 0]}
+    w.add("shape", "GetImageSize", "Size of the editor", collapsed=True, **shape)
     w.add(
         "regions",
         "CIDM_ConceptRegions",
-        size=(400, 420),
+        size=(280, 360),
         clip=["apply", 1],
         prompts="",
         elements=["editor", 2],
@@ -92,20 +93,24 @@ def several() -> Workflow:
         regions=["regions", 0],
     )
     sampling(w, seed=4)
-    w.add("latent", "EmptyLatentImage", width=["shape", 0], height=["shape", 1], batch_size=1)
-    finish(w, "several concepts")
+    px = {"width": ["shape", 0], "height": ["shape", 1]}
+    w.add("latent", "EmptyLatentImage", collapsed=True, batch_size=1, **px)
+    finish(w, "several concepts", size=(280, 280))
     w.stacks = [
         [START],
         [
-            ("1  Model and bank", BLUE, [["model", "bank", "apply"]]),
-            ("2  The whole picture", PURPLE, [["positive", "negative"]]),
+            (
+                "1  Bank and the whole picture",
+                BLUE,
+                [["model", "bank", "apply", "positive", "negative"]],
+            )
         ],
-        [("3  A box for each concept", PURPLE, [["editor", "shape"], ["regions"]])],
+        [("2  A box for each concept", PURPLE, [["editor", "shape"], ["regions", "guider"]])],
         [
             (
-                "4  Picture",
+                "3  Picture",
                 GREEN,
-                [["guider", "noise", "method", "sigmas"], ["latent", "sampler", "decode", "save"]],
+                [["noise", "method", "sigmas", "latent", "sampler", "decode", "save"]],
             )
         ],
     ]
@@ -121,6 +126,8 @@ def blueprint() -> Workflow:
     w.nodes["regions"]["inputs"] |= {"picture_width": 512, "picture_height": 512}
     w.nodes["positive"]["inputs"]["text"] = "a photo of two animals in a garden, sunny day"
     w.nodes.pop("shape")
+    for node in w.nodes.values():
+        node["look"]["collapsed"] = False
     w.stacks = [
         [("", "", [["model", "bank"], ["editor", "latent"]])],
         [("", "", [["apply", "positive", "negative"], ["regions"]])],
