@@ -41,7 +41,7 @@ images = torch.rand(2, 96, 80, 3, generator=torch.Generator().manual_seed(0))
 
 
 class Node(node):
-    hidden = SimpleNamespace(unique_id=None)
+    hidden = SimpleNamespace(unique_id=None, prompt=None)
 
 
 def learn(bank, word="dog", **more):
