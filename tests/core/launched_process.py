@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,10 +12,11 @@ from learning_samples import learn, state_digest
 from cidm_core.bank import Bank
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.errors import CidmError
-from lab.cifc import command
+from lab.cifc import command, sizes
 
 GIVEN = {"steps": 5, "batch_size": 4, "seed": 2}
 SYSTEMS = ("sequential", "c_lora")
+TASKS = (0, 2)
 COMMAND = ("--quick", "--train-steps", "1", "--steps", "1", "--images", "1")
 SHARED = (*COMMAND, "--systems", *SYSTEMS, "--only", "main", "--device", "cpu", "--quiet")
 
@@ -44,6 +46,7 @@ def main(model, folder):
     found = {"whole": run(base, folder / "whole"), "stopped": run(base, folder / "bank", 2)}
     found["left"] = [path.name for path in (folder / "bank").glob("*.safetensors")]
     found["resumed"] = run(base, folder / "bank")
+    sizes.QUICK_RUN = replace(sizes.QUICK_RUN, tasks=TASKS)
     found["benchmark"] = command.main([*SHARED, "--out", str(folder / "cifc")])
     rank = int(os.environ["RANK"])
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))

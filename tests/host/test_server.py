@@ -55,18 +55,18 @@ def test_script_in_host(in_host, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "seconds", "said"),
     [
-        ("raise ValueError('what was wrong')", "ended with 1:(?s:.*)what was wrong"),
-        ("import os; print('so far', flush=True); os.abort()", "ended with -6:\nso far"),
-        ("import time; time.sleep(60)", "ended with -14"),
-        ("raise SystemExit('refused')", "refused"),
+        ("raise ValueError('what was wrong')", 60, "ended with 1:(?s:.*)what was wrong"),
+        ("import os; print('so far', flush=True); os.abort()", 60, "ended with -6:\nso far"),
+        ("import time; time.sleep(60)", 1, "ended with -14"),
+        ("raise SystemExit('refused')", 60, "refused"),
     ],
 )
-def test_a_script_that_fails_says_why_and_the_next_one_runs(in_host, tmp_path, body, said):
+def test_a_script_that_fails_says_why_and_the_next_one_runs(in_host, tmp_path, body, seconds, said):
     script = tmp_path / "script.py"
     script.write_text(body)
     with pytest.raises(AssertionError, match=said):
-        in_host(script, timeout=6)
+        in_host(script, timeout=seconds)
     script.write_text("import inside; inside.report(3)")
     assert in_host(script) == 3

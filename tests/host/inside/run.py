@@ -9,11 +9,13 @@ would hide ComfyUI's `server` module.
 """
 
 import ctypes
+import gc
 import json
 import os
 import runpy
 import signal
 import sys
+import traceback
 
 here, (comfy, *given) = sys.path[0], sys.argv[1:]
 sys.path[:1] = [comfy, here]
@@ -37,6 +39,7 @@ def serve():
     os.dup2(2, 1)  # whatever ComfyUI prints is no answer
     import comfy.sd  # noqa: F401
 
+    gc.freeze()  # or the first collection in a fork would copy all that was imported
     for line in sys.stdin:
         if child := os.fork():
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
@@ -45,14 +48,22 @@ def serve():
 
 
 def _alone(command, out, seconds):
-    """In a fork: the script, then the end as of any program."""
+    """In a fork: the script, and then no more; taking ComfyUI down takes longer than most of them."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with its parent
     with open(out, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     signal.alarm(seconds)
-    run(*command)
+    status = 1
+    try:
+        run(*command)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
 
 
 if given:
