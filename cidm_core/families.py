@@ -82,6 +82,7 @@ class Family:
     latent_px: int  # pixels per latent cell
     resolution_px: int
     modelspec: str
+    most_px: int = 8192  # side of the largest square that is drawn in bearable time
     training: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Any])
     sampling: Mapping[str, object] = field(default_factory=dict[str, object])
 
@@ -93,6 +94,22 @@ class Family:
     def layers(self) -> tuple[CrossAttention, ...]:
         """The layers of the family's standard member; a pruned model may have fewer."""
         return self.geometry.cross_attention(self.context_dim)
+
+    def check_size(self, width_px: int, height_px: int) -> None:
+        """Refuse pictures that would take minutes a step.
+
+        Raises:
+            FamilyError: Saying what it draws.
+        """
+        if width_px * height_px > self.most_px**2:
+            side = self.resolution_px
+            raise FamilyError(
+                f"{self.name} draws pictures of {side} x {side} px; {width_px} x {height_px} were "
+                f"asked. Its attention compares each of their "
+                f"{width_px * height_px // self.latent_px**2} latent cells with every other, which "
+                f"would take minutes a step. Ask for {side} x {side}, or for {self.most_px} x "
+                f"{self.most_px} at most."
+            )
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -125,6 +142,7 @@ FAMILIES: Mapping[str, Family] = {
         latent_px=4,
         resolution_px=32,
         modelspec="mini-sd",
+        most_px=256,
         # Its embeddings are 1.1 long (CLIP-L's 0.4), so tokens start and stop longer. R1 and R2
         # are sums over layers; beside this small loss they need to be less.
         training={

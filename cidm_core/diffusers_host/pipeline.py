@@ -125,6 +125,7 @@ def picture_px(base: Base, config: SampleConfig) -> tuple[int, int]:
 
     Raises:
         HostError: If a side is no multiple of the latent cell.
+        FamilyError: If they are too large for the model.
     """
     width = config.width_px or base.family.resolution_px
     height = config.height_px or base.family.resolution_px
@@ -135,6 +136,7 @@ def picture_px(base: Base, config: SampleConfig) -> tuple[int, int]:
             f"Pictures of {base.family.name} need sides that are multiples of {cell} px; "
             f"{width} x {height} was asked. Use {fit}."
         )
+    base.family.check_size(width, height)
     return width, height
 
 

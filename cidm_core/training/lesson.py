@@ -119,6 +119,7 @@ def size_px(config: TrainConfig, base: Model) -> int:
 
     Raises:
         TrainingError: If it is no whole number of latent cells.
+        FamilyError: If it is too large for the model.
     """
     size, cell = config.resolution_px or base.family.resolution_px, base.family.latent_px
     if size % cell:
@@ -126,6 +127,7 @@ def size_px(config: TrainConfig, base: Model) -> int:
             f"resolution_px is {size}; {base.family.name} needs a multiple of its latent cell of "
             f"{cell} px. Use {max(1, size // cell) * cell}."
         )
+    base.family.check_size(size, size)
     return size
 
 

@@ -22,6 +22,7 @@ import folder_paths
 import torch
 from comfy.clip_model import CLIPTextModel
 from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...cidm_core.checkpoints.compvis import CLIP, UNET, clip_names, unet_name
@@ -82,7 +83,16 @@ def model_of(base: Base) -> Any:
     found.set_inference_dtype(torch.float32, None)
     model = found.get_model(weights, "")
     model.load_model_weights(weights, "")
-    return _patcher(model, memory.get_torch_device(), memory.unet_offload_device())
+    family = base.family
+
+    def checked(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
+        height, width = (side * family.latent_px for side in noise.shape[-2:])
+        family.check_size(width, height)
+        return executor(noise, *args, **kwargs)
+
+    patcher = _patcher(model, memory.get_torch_device(), memory.unet_offload_device())
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "cidm_mini", checked)
+    return patcher
 
 
 def clip_of(base: Base) -> Any:

@@ -127,3 +127,15 @@ def test_a_level_without_attention_has_no_layers():
     assert [layer.path.split(".attentions")[0] for layer in layers] == (
         ["down_blocks.1"] * 2 + ["mid_block"] + ["up_blocks.0"] * 4
     )
+
+
+@pytest.mark.parametrize("size", [(32, 32), (256, 256), (512, 128)])
+def test_mini_sd_draws_small_pictures(size):
+    FAMILIES["MINI"].check_size(*size)
+
+
+@pytest.mark.parametrize("size", [(768, 512), (512, 512), (264, 256)])
+def test_large_pictures_of_mini_sd_are_refused_with_what_it_draws(size):
+    with pytest.raises(FamilyError, match=r"MINI draws pictures of 32 x 32 px; .* cells"):
+        FAMILIES["MINI"].check_size(*size)
+    FAMILIES["SD15"].check_size(*size)
