@@ -35,6 +35,7 @@ class ConceptExtension(ComfyExtension):
         from .regions.guider import RegionalNoiseGuider
         from .regions.regions import ConceptRegion, ConceptRegions
         from .sampling.apply import ApplyConceptBank, ShowConceptWeights
+        from .sampling.bake import BakeConcepts
         from .training.methods import MethodCidm
         from .training.train import TrainConcept
 
@@ -47,6 +48,7 @@ class ConceptExtension(ComfyExtension):
             ConceptRegions,
             RegionalNoiseGuider,
             ShowConceptWeights,
+            BakeConcepts,
             EvaluateConcepts,
             ConceptInfo,
             RemoveConcept,

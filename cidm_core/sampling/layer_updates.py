@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..config import SampleConfig
+from ..errors import ConceptError
 from ..ops import aggregation, routing
 from ..updates import TEXT_ENCODERS, TEXT_SIDE, FullRank, LowRank, ValueResidual
 
@@ -133,6 +134,26 @@ def layer_updates(
     return found
 
 
+def baked(
+    concepts: Sequence[Concept], slot: Slot, layers: Sequence[str], config: SampleConfig
+) -> dict[str, Tensor]:
+    """The changes of the UNet's weights under one prompt (Eq. 3), (out, in), by path.
+
+    Raises:
+        ConceptError: If some of it acts at single tokens of the prompt, which weights cannot.
+    """
+    kinds = [u for concept in concepts for u in concept.updates.values()]
+    if config.key_value_routing == "token" or any(isinstance(u, ValueResidual) for u in kinds):
+        raise ConceptError(
+            "These concepts act at single words of the prompt (key_value_routing 'token', or a "
+            "value residual), which a checkpoint's weights cannot. Draw with the bank instead, or "
+            "set key_value_routing to 'prompt'."
+        )
+    where = torch.device("cpu"), torch.float32
+    updates = layer_updates(concepts, [slot], layers, *where, config)
+    return {path: update.delta(0) for path, update in updates.items()}
+
+
 def _parts(
     concepts: Sequence[Concept],
     path: str,
@@ -204,7 +225,9 @@ def _owners(concepts: Sequence[Concept], slot: Slot) -> Tensor:
     table = torch.full((slot.text.states.shape[1],), routing.PROMPT)
     spans = slot.text.spans
     table[list(spans.plain)] = routing.BARE
-    index = {trigger: i for i, concept in enumerate(concepts) for trigger in concept.triggers}
+    index = slot.owners
+    if index is None:
+        index = {trigger: i for i, concept in enumerate(concepts) for trigger in concept.triggers}
     for trigger, positions in spans.triggers.items():
         table[list(positions)] = index.get(trigger, routing.BARE)
     return table

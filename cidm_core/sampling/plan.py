@@ -42,12 +42,14 @@ class Slot:
         text: What cross-attention reads; None where the host's own text is left as it is.
         weights: psi(M) of Eq. 3, (layers, concepts).
         relevance: M, likewise.
+        owners: Whose each trigger is, by the concept's number; None: that of the only bank.
     """
 
     prompt: str
     text: TextContext | None
     weights: Tensor
     relevance: Tensor
+    owners: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

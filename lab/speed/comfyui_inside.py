@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import comfy.latent_formats
 import comfy.model_base
@@ -99,7 +100,7 @@ def concept(facts, number, rank=4):
 
 def conditioning(facts, concepts, seed):
     """A CONDITIONING as an encode node with an applied bank makes it."""
-    text = of_pack("nodes.sampling.text")
+    prompts = of_pack("nodes.sampling.prompts")
     context = random(len(facts.layers), 77, 768, seed=seed)
     plain = context.mean(0, keepdim=True)
     weights = torch.full((len(facts.layers), len(concepts)), 1 / max(1, len(concepts)))
@@ -107,8 +108,10 @@ def conditioning(facts, concepts, seed):
     names = "words" if concepts else ""
     encoded = of_pack("cidm_core.text")
     held = encoded.TextContext(held, None, encoded.Spans())
-    prompt = text.ConceptPrompt(names, held, plain, tuple(concepts), weights, facts.names)
-    return [[plain, {text.PROMPT_KEY: prompt}]]
+    bank = SimpleNamespace(path="none")  # of concepts that no file holds
+    known = {prompts.identity(bank, concept): concept for concept in concepts}
+    prompt = prompts.ConceptPrompt(names, held, plain, known, weights, facts.names)
+    return [[plain, prompt.options()]]
 
 
 class Timed:
@@ -153,7 +156,7 @@ def interleaved(variants, rounds):
 def overhead():
     model = sd15(OPTIONS["width"])
     facts = of_pack("nodes.host.model").model_facts(model)
-    taught = of_pack("nodes.sampling.attend").attach_hooks(
+    taught = of_pack("nodes.sampling.banked").attach_hooks(
         model, facts, of_pack("cidm_core.config").SampleConfig()
     )
     concepts = [concept(facts, n) for n in range(max(OPTIONS["concepts"]))]

@@ -16,12 +16,15 @@ import comfy.model_management as _management
 import folder_paths
 import torch
 from comfy_api.latest import ComfyAPISync, io
+from comfy_execution.utils import get_executing_context
 
 from ...cidm_core.errors import HostError
 from ...cidm_core.storage.concept_file import OWN
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+log = logging.getLogger(__name__)
 
 BANKS = "concept_banks"
 
@@ -142,6 +145,13 @@ def say_on_node(text: str, node_id: object) -> None:
         # two forms line breaks too.
         shown = html.escape(text, quote=False).replace("\n", "<br>")
         server.send_progress_text(shown, str(node_id))
+
+
+def warn(text: str) -> None:
+    """Tell the user in the log, and on the node that runs."""
+    log.warning("%s", text)
+    running = get_executing_context()
+    say_on_node(text, running and running.node_id)
 
 
 def shows_result() -> dict[str, bool]:

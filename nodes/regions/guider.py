@@ -17,7 +17,8 @@ from ...cidm_core.errors import HostError, RegionError
 from ...cidm_core.sampling.layout import NEGATIVE, RegionTexts, Scene, guide, layout
 from ..host.inputs import inputs_of, settings_from
 from ..host.sockets import RegionPrompt, RegionsSocket, schema
-from ..sampling.attend import KEY, applied_config
+from ..sampling.banked import KEY, applied_config
+from ..sampling.conditions import check_encoded
 from .rows import SceneRows
 
 _SETTINGS = (
@@ -82,7 +83,9 @@ class RegionalNoiseGuider(io.ComfyNode):
                 "Bank between the checkpoint loader and this node, and take MODEL and CLIP from it."
             )
         config = settings_from(
-            SampleConfig, {"guidance_scale": cfg, **settings}, {"recipe": applied.recipe}
+            SampleConfig,
+            {"guidance_scale": cfg, **settings},
+            {"recipe": applied.recipe, "strength": applied.strength},
         )
         if not positive:
             raise RegionError("The positive conditioning is empty. Connect CLIP Text Encode.")
@@ -119,6 +122,10 @@ class RegionalGuider(CFGGuider):
             own = None if region.negative is None else f"region_{u}_negative"
             pairs.append(RegionTexts(f"region_{u}", own))
             texts |= {f"region_{u}": region.positive} | ({own: region.negative} if own else {})
+        if config.strength:
+            # The sampler will see positive ones through regional attention only.
+            said = {r: t for r, t in texts.items() if "negative" not in r}
+            check_encoded({r: [{**o, "cross_attn": c} for c, o in t] for r, t in said.items()})
         slots: list[tuple[str, str]] = []
 
         def slot(text: str, weighed_by: str) -> int:

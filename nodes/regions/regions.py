@@ -14,7 +14,7 @@ from ..host import comfy as host
 from ..host.inputs import text_input
 from ..host.pictures import shown, to_pictures, to_tensor
 from ..host.sockets import RegionPrompt, RegionsSocket, schema
-from ..sampling.text import PROMPT_KEY
+from ..sampling.prompts import prompt_in
 
 _SIZE = 512
 
@@ -212,7 +212,7 @@ def _outputs() -> list[io.Output]:
 
 def _concepts(conditioning: list[Any]) -> str:
     """The concept words that a conditioning names, if its CLIP knew any."""
-    found = (entry[1].get(PROMPT_KEY) for entry in conditioning)
+    found = (prompt_in(entry[1]) for entry in conditioning)
     return " ".join(prompt.named for prompt in found if prompt is not None)
 
 

@@ -17,8 +17,9 @@ from ..host.inputs import inputs_of, settings_from
 from ..host.model import model_facts
 from ..host.pictures import shown, to_tensor
 from ..host.sockets import RegionPrompt, RegionsSocket, bank_input, schema
-from .attend import attach_hooks
-from .text import PROMPT_KEY, ConceptPrompt, ConceptText, teach
+from .banked import attach_hooks
+from .prompts import ConceptPrompt, prompt_in
+from .text import ConceptText, teach
 
 _SETTINGS = (
     *("recipe", "weights", "top_k", "strength", "encoding"),
@@ -98,7 +99,7 @@ class ShowConceptWeights(io.ComfyNode):
             for number, region in enumerate(regions, start=1)
             for entry in region.positive
         ]
-        found = [(title, entry[1].get(PROMPT_KEY)) for title, entry in titled]
+        found = [(title, prompt_in(entry[1])) for title, entry in titled]
         text = "\n".join(_described(title, prompt) for title, prompt in found)
         drawn = [_drawn(title, prompt) for title, prompt in found if prompt is not None]
         image = to_tensor(stack(drawn)) if drawn else torch.zeros(1, 64, 64, 3)
@@ -108,10 +109,10 @@ class ShowConceptWeights(io.ComfyNode):
 def _described(title: str, prompt: ConceptPrompt | None) -> str:
     if prompt is None:
         return f"{title}: encoded with a CLIP that knows no bank. Use that of Apply Concept Bank."
-    return f"{title}: {weights_in_words(prompt.concepts, prompt.weights)}"
+    return f"{title}: {weights_in_words(tuple(prompt.concepts.values()), prompt.weights)}"
 
 
 def _drawn(title: str, prompt: ConceptPrompt) -> Any:
-    names = [concept.name for concept in prompt.concepts]
+    names = [concept.name for concept in prompt.concepts.values()]
     heading = f"{title}: {prompt.named}" if prompt.named else title
     return weights_picture(names, prompt.layers, prompt.weights.numpy(), heading)

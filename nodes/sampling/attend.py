@@ -1,97 +1,50 @@
 """The plan's *attend* hook on ComfyUI's UNet: layer-wise context, concept weights, regions.
 
-Two wrappers do it. At the start of sampling every conditioning gets the number of a row; in every
-UNet call these numbers arrive with the batch, in whatever order and grouping ComfyUI has chosen,
-and the layers are given what their rows need. Only for the length of that call do linear layers
-have a `forward` of their own: LoRAs, offloading and compiled models see the modules they know, and
-nothing is left behind.
+Only for the length of a UNet call do linear layers have a `forward` of their own: LoRAs, offloading
+and compiled models see the modules they know, and nothing is left behind.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...cidm_core.config import SampleConfig
-from ...cidm_core.regions import masks_at
 from ...cidm_core.sampling.layer_updates import LayerUpdate, layer_updates
 from ...cidm_core.sampling.regional import Insert, Inserts
 from ...cidm_core.text import TextContext
 from ..host.model import ModelFacts
-from .conditions import CondRows, RowCond, rows_of
+from .conditions import CondRows
 
-KEY = "cidm"
 _PLACES = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
+# One for each layer and for ever, so that a compiled UNet meets the functions it knows.
+_forwards: WeakKeyDictionary[Any, _Forward] = WeakKeyDictionary()
 
 
-def attach_hooks(model: Any, facts: ModelFacts, config: SampleConfig) -> Any:
-    """A copy of a MODEL that reads what concept prompts carry. Again attached: replaced."""
-    taught = model.clone()
-    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.DIFFUSION_MODEL):
-        taught.remove_wrappers_with_key(kind, KEY)
+class _Forward:
+    """What stands for a linear layer's `forward` while a plan acts on it."""
 
-    def outer(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
-        guider = executor.class_obj
-        rows = rows_of(guider.conds, facts)
-        session = Session(facts, rows, config, _masks(guider, noise))
-        guider.model_options["transformer_options"][KEY] = session
-        return executor(noise, *args, **kwargs)
+    plain: Any = None
+    added: Any = None
+    _apart: Any = None
 
-    taught.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer)
-    taught.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _unet_call)
-    taught.set_attachments(KEY, config)
-    return taught
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.added(x, self.plain(x, *args, **kwargs))
 
-
-def applied_config(model: Any) -> SampleConfig | None:
-    """The settings of the bank that was applied to a MODEL; None if there is none."""
-    applied = model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
-    return model.get_attachment(KEY) if applied else None
-
-
-def _masks(guider: Any, noise: Tensor) -> Tensor:
-    """Where the guider's regions are, (regions, height, width) at latent size."""
-    regional = getattr(guider, "regional", None)
-    height, width = noise.shape[-2:]
-    if regional is None:
-        return noise.new_zeros(0, height, width)
-    latents = guider.model_patcher.model.latent_format
-    cell_px = int(getattr(latents, "spacial_downscale_ratio", 8))
-    areas = [entry.region for entry in regional.regions]
-    return masks_at(areas, height, width, regional.config.feather, cell_px)
-
-
-def _unet_call(
-    executor: Any,
-    x: Tensor,
-    timesteps: Tensor,
-    context: Tensor,
-    y: Any = None,
-    control: Any = None,
-    transformer_options: Mapping[str, Any] | None = None,
-    **kwargs: Any,
-) -> Any:
-    options = dict(transformer_options or {})
-    ids = kwargs.pop(RowCond.KEY, None)
-    session = options.get(KEY)
-    if session is None or ids is None:
-        return executor(x, timesteps, context, y, control, options, **kwargs)
-    call = session.call(executor.class_obj, ids, x)
-    with call.installed():
-        patches = dict(options.get("patches", {}))
-        # First in line, so that other packs' patches see the layer-wise context.
-        patches["attn2_patch"] = [call.before, *patches.get("attn2_patch", [])]
-        if call.inserts:
-            patches["attn2_output_patch"] = [call.after, *patches.get("attn2_output_patch", [])]
-        options["patches"] = patches
-        return executor(x, timesteps, context, y, control, options, **kwargs)
+    def untraced(self) -> Any:
+        """The same function each time, from the moment on that something is compiled."""
+        if self._apart is None and (found := _untraced(self)) is not self:
+            self._apart = found
+        return self._apart or self
 
 
 @dataclass(eq=False)
@@ -106,7 +59,13 @@ class Session:
     _calls: dict[Any, _Call] = field(default_factory=dict[Any, Any])
 
     def call(self, unet: Any, ids: tuple[tuple[int, Any], ...], x: Tensor) -> _Call:
-        """What a UNet call with these rows needs; the same rows come back in every step."""
+        """What a UNet call with these rows needs; the same rows come back in every step.
+
+        Args:
+            unet: The module.
+            ids: Numbers and areas of the rows.
+            x: A tensor of the device and type it computes in.
+        """
         place = (id(unet), x.device, x.dtype)
         if place not in self._models:
             self._models[place] = self._made(unet, x)
@@ -177,24 +136,29 @@ class _Call:
         kept: list[tuple[Any, Any]] = []
         try:
             for module, update in self._model.linears:
+                own = _forwards.setdefault(module, _Forward())
                 kept.append((module, module.__dict__.get("forward")))
-                module.forward = self._with_update(module.forward, update)
+                own.plain, own.added = module.forward, partial(self._added, update)
+                module.forward = own.untraced()
             yield
         finally:
             self._query = None
             for module, forward in reversed(kept):
+                _forwards[module].plain = _forwards[module].added = None
                 if forward is None:
                     del module.forward
                 else:
                     module.forward = forward
 
-    def _with_update(self, forward: Any, update: LayerUpdate) -> Any:
-        def projected(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            out = forward(x, *args, **kwargs)
-            # A foreign node may call the projection for a batch of its own.
-            return out + update(x, self._now) if len(x) == len(self._now) else out
+    def patches(self, others: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+        """Attention patches with ours first, so that other packs see the layer-wise context."""
+        own = {"attn2_patch": self.before, "attn2_output_patch": self.after}
+        firsts = {name: [_untraced(each), *others.get(name, [])] for name, each in own.items()}
+        return {**others, **firsts}
 
-        return projected
+    def _added(self, update: LayerUpdate, x: Tensor, out: Tensor) -> Tensor:
+        # A foreign node may call the projection for a batch of its own.
+        return out + update(x, self._now) if len(x) == len(self._now) else out
 
     def before(self, n: Tensor, context: Tensor, value: Tensor, extra: Mapping[str, Any]) -> Any:
         """`attn2_patch`: every row reads its own version of the prompt in this layer."""
@@ -244,6 +208,11 @@ def _place(path: str) -> tuple[Any, ...]:
     middle = parts[0] == "middle_block"
     # The middle block counts as number 0 whatever its place in the sequence.
     return (_PLACES[parts[0]], 0 if middle else int(parts[1]), int(parts[-2]))
+
+
+def _untraced(function: Any) -> Any:
+    """A function that a compiled UNet calls as it is: what it does differs from call to call."""
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
 
 
 def _cut(masks: Tensor, area: Sequence[int]) -> Tensor:

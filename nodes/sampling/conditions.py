@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy.conds import CONDRegular
 from torch import Tensor
 
 from ...cidm_core.concept import Concept
+from ...cidm_core.config import SampleConfig
 from ...cidm_core.errors import HostError, PromptError
 from ...cidm_core.sampling.plan import Slot
+from ...cidm_core.sampling.slots import SlotTable, Weights
+from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
+from ..host import comfy as host
 from ..host.model import ModelFacts
-from .text import PROMPT_KEY, ConceptPrompt
+from .prompts import PROMPT_KEY, TRACES, ConceptPrompt, RowCond, prompt_in
 
 REQUEST = "cidm_row"  # key of a `RowRequest` in a conditioning's options
 
@@ -54,33 +57,9 @@ class CondRows:
     slots: tuple[Slot, ...]
 
 
-class RowCond(CONDRegular):
-    """The number of a row, travelling with its conditioning through ComfyUI's batching.
-
-    The batch gets a tuple of (number, area) instead of a tensor, which would have to come back
-    from the GPU to be read.
-    """
-
-    KEY = "cidm_rows"
-
-    def __init__(self, ids: tuple[tuple[int, Any], ...]) -> None:
-        super().__init__(ids)
-
-    def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> RowCond:
-        cut = None if area is None else tuple(area)
-        return RowCond(tuple((number, cut) for number, _area in self.cond) * batch_size)
-
-    def can_concat(self, other: Any) -> bool:
-        return isinstance(other, RowCond)
-
-    def concat(self, others: Sequence[RowCond]) -> tuple[tuple[int, Any], ...]:
-        return (*self.cond, *(each for other in others for each in other.cond))
-
-    def size(self) -> list[int]:
-        return [len(self.cond)]
-
-
-def rows_of(conds: dict[str, list[dict[str, Any]]], facts: ModelFacts) -> CondRows:
+def rows_of(
+    conds: Mapping[str, Sequence[dict[str, Any]]], facts: ModelFacts, config: SampleConfig
+) -> CondRows:
     """Number the conditionings of a guider and say what each number means.
 
     Unconditional conditionings get the weights of the picture's, as if these were merged into
@@ -89,130 +68,136 @@ def rows_of(conds: dict[str, list[dict[str, Any]]], facts: ModelFacts) -> CondRo
     Args:
         conds: ComfyUI's conditionings by role; each gets its `RowCond`.
         facts: The model that samples.
+        config: Of the bank that was applied to it.
 
     Raises:
-        PromptError: If a prompt was encoded for another model, was changed by a node that does
-            not know of concepts, or none was encoded with the taught CLIP.
+        PromptError: If a prompt was encoded for another model, or was changed by a node that does
+            not know of concepts.
+        HostError: If one was encoded without a bank; of a negative prompt the user is only told.
+        FamilyError: If a concept does not fit the model.
     """
-    prompts = {id(c): _prompt_of(c, facts) for listed in conds.values() for c in listed}
-    _check_any(conds)
-    table = _Slots(facts)
-    shared = table.mean([prompts[id(c)] for c in conds.get("positive", ())])
+    if config.strength:  # at 0 the bare model is meant
+        check_encoded(conds)
+    made = _Rows(facts, conds.get("positive", ()))
     rows: list[CondRow] = []
     for role, listed in conds.items():
         for cond in listed:
-            prompt = prompts[id(cond)]
-            weights = shared if prompt is None or "negative" in role else table.by_name(prompt)
-            request: RowRequest | None = cond.get(REQUEST)
-            if request is not None:
-                weights = table.weights_by(request.weighed_by, shared)
-            slot = table.add(prompt.named if prompt else "", prompt and prompt.text, weights)
-            given = request.inserts if request else ()
-            inserts = [(table.entry(text, by, shared), region) for text, by, region in given]
-            rows.append(CondRow(slot, tuple(inserts)))
-            number = RowCond(((len(rows) - 1, None),))
+            number = RowCond(((len(rows), None),))
+            rows.append(made.row(role, cond))
             cond["model_conds"] = {**cond.get("model_conds", {}), RowCond.KEY: number}
-    return CondRows(tuple(rows), *table.finish())
+    concepts, slots = made.table.finish()
+    check_fit(concepts, facts, allow_other_base=config.allow_other_base)
+    return CondRows(tuple(rows), concepts, slots)
 
 
-class _Slots:
-    """Collects texts and weights; concepts get their column when all are known."""
+class _Rows:
+    """Makes the rows of a sampling run.
 
-    def __init__(self, facts: ModelFacts) -> None:
+    Args:
+        facts: The model that samples.
+        picture: Conditionings of the picture, whose weights act where nothing else is said.
+    """
+
+    def __init__(self, facts: ModelFacts, picture: Sequence[Mapping[str, Any]]) -> None:
         self._facts = facts
-        self._concepts: dict[str, Concept] = {}
-        self._held: list[tuple[str, TextContext | None, Mapping[str, Tensor]]] = []
+        self.table = SlotTable(len(facts.layers))
+        self._shared = self.table.weigh([p for c in picture if (p := _prompt_of(c, facts))])
 
-    def by_name(self, prompt: ConceptPrompt) -> dict[str, Tensor]:
-        """Concept name -> weights (layers); the concepts become known."""
-        for concept in prompt.concepts:
-            self._concepts.setdefault(concept.name, concept)
-        return {c.name: prompt.weights[:, i] for i, c in enumerate(prompt.concepts)}
+    def row(self, role: str, cond: Mapping[str, Any]) -> CondRow:
+        prompt = _prompt_of(cond, self._facts)
+        request: RowRequest | None = cond.get(REQUEST)
+        weights = self._shared
+        if request is not None:
+            weights = self._weights(request.weighed_by)
+        elif prompt is not None and "negative" not in role:
+            weights = self.table.weigh([prompt])
+        slot = self._slot(prompt, prompt and prompt.text, weights)
+        given = request.inserts if request else ()
+        return CondRow(slot, tuple((self._inserted(text, by), u) for text, by, u in given))
 
-    def mean(self, prompts: Sequence[ConceptPrompt | None]) -> dict[str, Tensor]:
-        """Weights of the picture as a whole: the mean of its prompts."""
-        held = [self.by_name(prompt) for prompt in prompts if prompt is not None]
-        names = dict.fromkeys(name for weights in held for name in weights)
-        zero = torch.zeros(len(self._facts.layers))
-        return {
-            name: torch.stack([weights.get(name, zero) for weights in held]).mean(0)
-            for name in names
-        }
+    def _weights(self, entries: Sequence[CondEntry]) -> Weights:
+        """The weights of prompts that act together; the picture's without one."""
+        found = [p for c, o in entries if (p := _prompt_of({"cross_attn": c, **o}, self._facts))]
+        return self.table.weigh(found) if found else self._shared
 
-    def weights_by(
-        self, entries: Sequence[CondEntry], shared: Mapping[str, Tensor]
-    ) -> Mapping[str, Tensor]:
-        """The mean weights of the entries' prompts; the picture's without one."""
-        prompts = [prompt for prompt in map(self._prompt, entries) if prompt is not None]
-        return self.mean(prompts) if prompts else shared
-
-    def entry(
-        self, text: CondEntry, weighed_by: Sequence[CondEntry], shared: Mapping[str, Tensor]
-    ) -> int:
+    def _inserted(self, entry: CondEntry, weighed_by: Sequence[CondEntry]) -> int:
         """The slot of an entry that a region puts into another's cross-attention."""
-        prompt = self._prompt(text)
-        context = prompt.text if prompt else TextContext(text[0].float(), None, Spans())
-        weights = self.weights_by(weighed_by, shared) if prompt else shared
-        return self.add(prompt.named if prompt else "", context, weights)
+        prompt = _prompt_of({"cross_attn": entry[0], **entry[1]}, self._facts)
+        if prompt is None:
+            return self._slot(None, TextContext(entry[0].float(), None, Spans()), self._shared)
+        return self._slot(prompt, prompt.text, self._weights(weighed_by))
 
-    def add(self, named: str, text: TextContext | None, weights: Mapping[str, Tensor]) -> int:
-        self._held.append((named, text, weights))
-        return len(self._held) - 1
+    def _slot(
+        self, prompt: ConceptPrompt | None, text: TextContext | None, weights: Weights
+    ) -> int:
+        named, own = (prompt.named, prompt.concepts) if prompt else ("", {})
+        return self.table.add(named, text, weights, own)
 
-    def finish(self) -> tuple[tuple[Concept, ...], tuple[Slot, ...]]:
-        """The concepts, and every slot with its weights (layers, concepts)."""
-        names = list(self._concepts)
-        slots: list[Slot] = []
-        for named, text, weights in self._held:
-            table = torch.zeros(len(self._facts.layers), len(names))
-            for name, column in weights.items():
-                table[:, names.index(name)] = column
-            slots.append(Slot(named, text, table, table))
-        return tuple(self._concepts.values()), tuple(slots)
 
-    def _prompt(self, entry: CondEntry) -> ConceptPrompt | None:
-        return _prompt_of({"cross_attn": entry[0], **entry[1]}, self._facts)
+def check_encoded(conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Refuse prompts that no CLIP with a bank has encoded; of negative ones only tell.
+
+    Raises:
+        HostError: Naming the prompts.
+    """
+    texts = {role: [c for c in listed if _says(c)] for role, listed in conds.items()}
+    strange = [r for r, listed in texts.items() if not all(PROMPT_KEY in c for c in listed)]
+    if not strange:
+        return
+    names = ", ".join(map(_role_in_words, strange))
+    said = (
+        f"A concept bank is applied to the model, but its CLIP did not encode {names}: concept "
+        "words mean nothing there. Connect the CLIP output of Apply Concept Bank to all text "
+        "encode nodes."
+    )
+    if all("negative" in role for role in strange):
+        host.warn(said)
+    else:
+        raise HostError(said)
+
+
+def _says(cond: Mapping[str, Any]) -> bool:
+    text = cond.get("cross_attn")
+    return text is not None and bool(text.any())
+
+
+def _role_in_words(role: str) -> str:
+    kind = "negative" if "negative" in role else "positive"
+    number = role.split("_")[1] if role.startswith("region_") else ""
+    return f"the {kind} prompt" + (f" of region {int(number) + 1}" if number else "")
 
 
 def _prompt_of(cond: Mapping[str, Any], facts: ModelFacts) -> ConceptPrompt | None:
     """The concept prompt of a conditioning, if it is still the one that was encoded."""
-    prompt: ConceptPrompt | None = cond.get(PROMPT_KEY)
-    if prompt is None:
-        return None
-    if prompt.layers != facts.names:
+    prompt = prompt_in(cond)
+    if prompt is not None and prompt.layers != facts.names:
         raise PromptError(
             f"A prompt ({prompt.named or 'without concept words'}) was encoded for a model of "
             f"{len(prompt.layers)} cross-attention layers, this one has {len(facts.names)}. Take "
             "MODEL and CLIP from the same Apply Concept Bank node."
         )
     now = cond.get("cross_attn")
-    if now is prompt.plain or (now is not None and _same(now, prompt.plain)):
+    if now is None or not now.any():
+        return None  # emptied on purpose
+    if prompt is not None and _same(now, prompt.plain):
         return prompt
-    if not prompt.named or now is None or not now.any():
-        return None  # nothing is lost: no concept was named, or the prompt was emptied on purpose
+    section = facts.family.encoders[0].max_tokens
+    lost = (prompt and prompt.named) or TRACES.found_in(now, prompt and prompt.plain, section)
+    if not lost:
+        return None  # none of its texts named a concept
     raise PromptError(
-        f"The conditioning of the prompt with {prompt.named} was changed by "
+        f"The conditioning of the prompt with {lost} was changed by "
         f"{_changer(now, prompt)}, which drops what its concept words mean in each layer. Put both "
         "texts into one CLIP Text Encode node, or join them with Conditioning (Combine)."
     )
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.to(b), b)
+    return a is b or (a.shape == b.shape and torch.equal(a.to(b), b))
 
 
-def _changer(now: Tensor, prompt: ConceptPrompt) -> str:
-    length = prompt.plain.shape[1]
-    if now.shape[1] > length and _same(now[:, :length], prompt.plain):
+def _changer(now: Tensor, prompt: ConceptPrompt | None) -> str:
+    length = prompt.plain.shape[1] if prompt else 0
+    if now.shape[1] > length and (prompt is None or _same(now[:, :length], prompt.plain)):
         return "Conditioning (Concat)"
     return "Conditioning (Average) or another node that computes with it"
-
-
-def _check_any(conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    texts = [c for listed in conds.values() for c in listed if c.get("cross_attn") is not None]
-    if texts and not any(PROMPT_KEY in c for c in texts):
-        raise HostError(
-            "A concept bank is applied to the model, but none of the prompts was encoded with its "
-            "CLIP, so no concept can take part. Connect the CLIP output of Apply Concept Bank to "
-            "the text encode nodes."
-        )

@@ -25,31 +25,10 @@ from ...cidm_core.sampling.encoder_updates import changes_encoder, encoder_delta
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
 from ..host.model import ModelFacts, encoder_key
+from .prompts import TRACES, ConceptPrompt, identity
 from .tokens import Binding, Expanded, HostTokens, phrase_of, spans_of, word_of
 
-PROMPT_KEY = "cidm_prompt"  # key of a `ConceptPrompt` in a conditioning's options
 _ENCODERS = {"l": "text_encoder", "g": "text_encoder_2"}  # ComfyUI's name -> ours
-
-
-@dataclass(frozen=True, eq=False)
-class ConceptPrompt:
-    """What a conditioning says about concepts.
-
-    Attributes:
-        named: What of its text called a concept, for messages.
-        text: The prompt as cross-attention reads it, float32.
-        plain: The conditioning as it left the text encoder, (1, tokens, dim).
-        concepts: Concepts that can take part.
-        weights: psi(M) of Eq. 3, (layers, concepts).
-        layers: diffusers paths of the cross-attention layers.
-    """
-
-    named: str
-    text: TextContext
-    plain: Tensor
-    concepts: tuple[Concept, ...]
-    weights: Tensor
-    layers: tuple[str, ...]
 
 
 class _Held(Mapping[str, Concept]):
@@ -137,7 +116,10 @@ class ConceptText:
         single = len(text.states) == 1
         plain = encoded if single else text.states.mean(0, keepdim=True).to(encoded)
         called = ", ".join(dict.fromkeys(encoding.called))
-        return ConceptPrompt(called, text, plain, concepts, weights, self.facts.names)
+        known = {identity(self.bank, concept): concept for concept in concepts}
+        words = [place for at in text.spans.triggers.values() for place in at]
+        TRACES.remember(called, plain, words, self.facts.family.encoders[0].max_tokens)
+        return ConceptPrompt(called, text, plain, known, weights, self.facts.names)
 
     def triggers_of(self, clip: Any, concepts: Sequence[Concept]) -> TextContext:
         """The triggers of some concepts, encoded in one prompt; kept for the next time."""
@@ -226,7 +208,7 @@ class _KnowsConcepts:
         )
         prompt = self.concept_text.prompt(self, encoding, found["cond"])
         if return_dict:
-            return {**found, "cond": prompt.plain, PROMPT_KEY: prompt}
+            return {**found, "cond": prompt.plain, **prompt.options()}
         return (prompt.plain, found["pooled_output"]) if return_pooled else prompt.plain
 
     def encode_from_tokens_scheduled(self, tokens: HostTokens, *args: Any, **kwargs: Any) -> Any:
@@ -234,7 +216,7 @@ class _KnowsConcepts:
         result: list[list[Any]] = []
         for encoded, options in encoding.clip.stock_scheduled(encoding.tokens, *args, **kwargs):
             prompt = self.concept_text.prompt(self, encoding, encoded)
-            result.append([prompt.plain, {**options, PROMPT_KEY: prompt}])
+            result.append([prompt.plain, {**options, **prompt.options()}])
         return result
 
 

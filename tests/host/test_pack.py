@@ -12,6 +12,7 @@ IDS = {
     f"CIDM_{name}"
     for name in (
         "ApplyConceptBank",
+        "BakeConcepts",
         "ConceptInfo",
         "ConceptRegion",
         "ConceptRegions",

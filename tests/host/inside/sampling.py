@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 torch.set_grad_enabled(False)
 Region = pack("cidm_core.regions").Region
 apply, guider_node = pack("nodes.sampling.apply"), pack("nodes.regions.guider")
-RegionPrompt, attend = pack("nodes.host.sockets").RegionPrompt, pack("nodes.sampling.attend")
+RegionPrompt, banked = pack("nodes.host.sockets").RegionPrompt, pack("nodes.sampling.banked")
 model, clip, vae = pack("nodes.mini.load").LoadMiniModel.execute().args
 facts = pack("nodes.host.model").model_facts(model)
 bank = concepts.bank(facts)
@@ -263,5 +263,5 @@ found["left behind"] = [
 after = model.model.state_dict()
 found["weights changed"] = [k for k, v in before.items() if not torch.equal(v, after[k])]
 found["bare again"] = differ(plain, draw(stock_positive, stock_negative, bare=model))
-found["options left"] = [k for k in taught.model_options["transformer_options"] if k == attend.KEY]
+found["options left"] = [k for k in taught.model_options["transformer_options"] if k == banked.KEY]
 report(found)

@@ -1,0 +1,62 @@
+"""Slots of prompts that were encoded apart, perhaps with concepts of several banks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..concept import Concept
+from ..text import TextContext
+from .plan import Slot
+
+ConceptId = tuple[str, ...]
+"""What tells a concept from all others: bank, name, and when it was stored there."""
+Concepts = Mapping[ConceptId, Concept]
+Weights = Mapping[ConceptId, Tensor]  # (layers,) for each concept
+
+
+class Weighed(Protocol):
+    """A prompt with the weights of its concepts."""
+
+    @property
+    def concepts(self) -> Concepts: ...
+    @property
+    def weights(self) -> Tensor: ...  # (layers, concepts)
+
+
+class SlotTable:
+    """Collects texts and weights; concepts get their column when all are known."""
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self._concepts: dict[ConceptId, Concept] = {}
+        self._held: list[tuple[str, TextContext | None, Weights, Concepts]] = []
+
+    def weigh(self, prompts: Sequence[Weighed]) -> Weights:
+        """The mean weights of some prompts, which act together."""
+        columns = [dict(zip(p.concepts, p.weights.unbind(1), strict=True)) for p in prompts]
+        for prompt in prompts:
+            self._concepts |= prompt.concepts
+        names = dict.fromkeys(name for each in columns for name in each)
+        zero = torch.zeros(self._layers)
+        return {n: torch.stack([each.get(n, zero) for each in columns]).mean(0) for n in names}
+
+    def add(self, prompt: str, text: TextContext | None, weights: Weights, own: Concepts) -> int:
+        """The number of a new slot, whose words call the concepts `own`."""
+        self._held.append((prompt, text, weights, own))
+        return len(self._held) - 1
+
+    def finish(self) -> tuple[tuple[Concept, ...], tuple[Slot, ...]]:
+        """The concepts, and every slot with its weights (layers, concepts)."""
+        places = {name: i for i, name in enumerate(self._concepts)}
+        slots: list[Slot] = []
+        for prompt, text, weights, own in self._held:
+            table = torch.zeros(self._layers, len(places))
+            for name, column in weights.items():
+                table[:, places[name]] = column
+            owners = {t: places[n] for n, c in own.items() if n in places for t in c.triggers}
+            slots.append(Slot(prompt, text, table, table, owners))
+        return tuple(self._concepts.values()), tuple(slots)
