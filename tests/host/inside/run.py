@@ -48,7 +48,7 @@ def serve():
 
 
 def _alone(command, out, seconds):
-    """In a fork: the script, and then no more; taking ComfyUI down takes longer than most of them."""
+    """In a fork: the script, and no more; taking ComfyUI down takes longer than most of them."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with its parent
     with open(out, "wb") as file:
