@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from .errors import CidmError
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
 RECIPES = ("ours", "paper", "released")
+_MOST_SEED = 2**53
 KINDS = ("object", "style", "human")
 """What a concept can be."""
 
@@ -89,20 +90,24 @@ class Settings:
                 raise CidmError(f"{f.name} is {found}.")
 
     @classmethod
-    def from_dict(
-        cls: type[AnySettings], values: Mapping[str, object], **given: object
-    ) -> AnySettings:
-        """Build from plain values, such as a family's, overridden by what was given.
+    def from_dict(cls: type[AnySettings], values: Mapping[str, object]) -> AnySettings:
+        """Build from plain values.
 
         Raises:
             CidmError: If a name is no setting, or a value is out of its limits.
         """
-        values = {**values, **given}
         known = {f.name for f in fields(cls)}
         if unknown := sorted(values.keys() - known):
             names = ", ".join(sorted(known))
             raise CidmError(f"Unknown setting {', '.join(unknown)}. Known are: {names}.")
         return cls(**values)
+
+    @classmethod
+    def for_family(
+        cls: type[AnySettings], values: Mapping[str, object], **given: object
+    ) -> AnySettings:
+        """A family's own values, overridden by what was given."""
+        return cls.from_dict({**values, **given})
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -132,7 +137,7 @@ class TrainConfig(Settings):
         0,
         "The same seed and the same inputs give the same concept.",
         low=0,
-        high=2**53,
+        high=_MOST_SEED,
         advanced=False,
     )
     resolution_px: int | None = setting(
@@ -172,21 +177,33 @@ class SampleConfig(Settings):
     guidance_scale: float = setting(
         7.5, "Scale of classifier-free guidance.", low=0.0, high=100.0, advanced=False
     )
-    seed: int = setting(0, "Seed of the starting noise.", low=0, high=2**53, advanced=False)
+    seed: int = setting(0, "Seed of the starting noise.", low=0, high=_MOST_SEED, advanced=False)
     negative_prompt: str = setting("", "What the picture should not show.", advanced=False)
     num_images: int = setting(1, "Pictures per prompt.", low=1, high=256, advanced=False)
     width_px: int | None = setting(
-        None, "Width of the picture. By default it is the family's.", low=8, high=8192
+        None,
+        "Width of the picture. By default it is the family's, or that of the start picture's "
+        "shape.",
+        low=8,
+        high=8192,
     )
     height_px: int | None = setting(
-        None, "Height of the picture. By default it is the family's.", low=8, high=8192
+        None,
+        "Height of the picture. By default it is the family's, or that of the start picture's "
+        "shape.",
+        low=8,
+        high=8192,
     )
     scheduler: str = setting(
         "dpmpp_2m",
         "The sampler, or the class name of a diffusers scheduler.",
     )
-    denoise: float = setting(
-        1.0, "How much of a start picture is redrawn; 0 redraws nothing.", low=0.0, high=1.0
+    denoise: float | None = setting(
+        None,
+        "How much of a start picture is redrawn; 0 redraws nothing. By default 0.6, and all of it "
+        "where a mask says.",
+        low=0.0,
+        high=1.0,
     )
     # The paper says nothing of the encoding; the released code has no regions.
     recipe: str = recipe_setting("weighing and regions")
@@ -252,3 +269,7 @@ class SampleConfig(Settings):
         None, "UNet rows per call. By default all, or fewer when memory is short.", low=1
     )
     allow_other_base: bool = setting(False, "Use concepts learned on another model of the family.")
+
+    def alone(self, number: int) -> SampleConfig:
+        """The settings that draw one of these pictures, counted from 0, by itself."""
+        return replace(self, seed=(self.seed + number) % (_MOST_SEED + 1), num_images=1)

@@ -64,6 +64,12 @@ def mask_of(pixels: Pixels, where: str, of_photo: str | None = None) -> Mask:
     return _values(from_pixels(pixels, where), where, of_photo)
 
 
+def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether a picture of one size can be a scaled one of the other, give or take a pixel."""
+    across, down = first[0] * second[1], first[1] * second[0]
+    return abs(across - down) <= max(0.02 * max(across, down), *first, *second)
+
+
 def _values(image: Image.Image, where: str, of_photo: str | None) -> Mask:
     if is_deep(image):
         return _unlabelled(deep_greys(image, where), where)

@@ -104,7 +104,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         raise CidmError("Give a CLIP model with --clip, or compare with each concept --alone.")
     clip = load_clip(args.clip, args.device) if args.clip else None
     base = chosen_base(args)
-    config = SampleConfig.from_dict(base.family.sampling, **given(args))
+    config = SampleConfig.for_family(base.family.sampling, **given(args))
     with ProgressBar(enabled=console.shows_progress) as bar:
         report = evaluate(
             base,

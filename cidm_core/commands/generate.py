@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import SampleConfig
@@ -31,7 +33,7 @@ examples:
 Boxes are x0,y0,x1,y1 as shares of the picture, from its upper left corner. A regions file is a
 JSON list of {"prompt": ..., "box": [x0, y0, x1, y1]} or {"prompt": ..., "mask": "file.png"}, each
 with an optional "negative". Several pictures are numbered: both-1.png, both-2.png ... PNG files
-carry prompt, seed and settings inside, under the key "cidm".
+carry inside, under the key "cidm", the prompt, seed and settings that draw this picture alone.
 """
 
 
@@ -85,28 +87,32 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         CidmError: Anything the user can mend.
     """
     from ..importers.region_list import read_region_file
-    from ..pictures.files import numbered, picture_path, save_picture
+    from ..pictures.files import save_picture
     from ..pictures.layout import layout_picture
     from ..regions import parse_region
 
-    SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
+    asked = SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
     regions = [parse_region(text) for text in args.region]
     if args.regions_json:
         regions += read_region_file(user_path(args.regions_json))
     image, mask = _read_start(args)
-    out = picture_path(args.out)
-    weights_file = picture_path(args.show_weights) if args.show_weights else None
-    layout_file = picture_path(args.show_layout) if args.show_layout else None
+    files, weights_file, layout_file = _outputs(args, asked.num_images)
 
     from ..bank import Bank
     from ..diffusers_host.pipeline import draw_plan, make_plan
+    from ..diffusers_host.start import settle
     from .progress_bar import ProgressBar
 
     bank = Bank(args.bank) if args.bank else {}
     base = chosen_base(args)
     if isinstance(bank, Bank):  # told also where the prompt names none of it
         bank.check(base, allow_other_base=True)
-    config = SampleConfig.from_dict(base.family.sampling, **given(args))
+    config = SampleConfig.for_family(base.family.sampling, **given(args))
+    drawing = settle(base, config, regions, image, mask)
+    if drawing.start and None in (config.width_px, config.height_px):
+        width, height = drawing.start.picture.size
+        console.note(f"picture  {width} x {height} px, in the shape of --image")
+    config, regions = drawing.config, drawing.regions
     plan = make_plan(base, bank, args.prompt, regions, config)
     for line in plan.describe().splitlines():
         (console.say if weights_file else console.note)(f"weights  {line}")
@@ -117,20 +123,42 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
             base,
             plan,
             config,
-            regions,
-            image,
-            mask,
+            drawing.start,
             on_step=lambda step, steps, _: bar.update(step, steps, verb="Drawing"),
         )
-    facts = _facts(args, config, regions, plan, base.name)
-    files = numbered(out, len(pictures))
+    facts = _facts(args, regions, plan, base.name)
     for i, (picture, path) in enumerate(zip(pictures, files, strict=True)):
-        save_picture(picture, path, {**facts, "seed": config.seed + i})
+        alone = config.alone(i)
+        save_picture(picture, path, {**facts, "seed": alone.seed, "settings": alone.to_dict()})
         console.say(str(path))
     if layout_file:
         shown = layout_picture(regions, *pictures[0].size, pictures[0])
         save_picture(shown, layout_file)
-    return {**facts, "files": files, "weights": _weights(plan)}
+    return {**facts, "settings": config.to_dict(), "files": files, "weights": _weights(plan)}
+
+
+def _outputs(args: argparse.Namespace, count: int) -> tuple[list[Path], Path | None, Path | None]:
+    """Files for the pictures, the weights and the layout.
+
+    Raises:
+        CidmError: If one of them is read here, or two are the same.
+    """
+    from ..pictures.files import numbered, picture_path
+
+    files = numbered(picture_path(args.out), count)
+    weights, layout = (
+        picture_path(name) if name else None for name in (args.show_weights, args.show_layout)
+    )
+    taken = [(flag, user_path(name)) for flag in ("image", "mask") if (name := vars(args)[flag])]
+    for path in [*files, *filter(None, (weights, layout))]:
+        for flag, other in taken:
+            both_exist = path.exists() and other.exists()
+            if path.samefile(other) if both_exist else path.resolve() == other.resolve():
+                raise CidmError(
+                    f"'{path}' would be written over '{other}' of --{flag}. Choose another file."
+                )
+        taken.append(("out", path))
+    return files, weights, layout
 
 
 def _read_start(args: argparse.Namespace) -> tuple[Image.Image | None, Any]:
@@ -145,9 +173,7 @@ def _read_start(args: argparse.Namespace) -> tuple[Image.Image | None, Any]:
     image = read_image(args.image)
     if not args.mask or args.mask == "regions":
         return image, args.mask
-    from torch import from_numpy
-
-    return image, from_numpy(read_mask(args.mask, HOLES))
+    return image, read_mask(args.mask, HOLES)
 
 
 def _weights_picture(plan: Plan) -> Image.Image:
@@ -178,7 +204,7 @@ def _weights(plan: Plan) -> list[dict[str, object]]:
 
 
 def _facts(
-    args: argparse.Namespace, config: SampleConfig, regions: list[Region], plan: Plan, model: str
+    args: argparse.Namespace, regions: Sequence[Region], plan: Plan, model: str
 ) -> dict[str, object]:
     from .. import __version__
 
@@ -193,6 +219,5 @@ def _facts(
         "concepts": [concept.name for concept in plan.concepts],
         "image": args.image,
         "mask": args.mask,
-        "settings": config.to_dict(),
         "version": __version__,
     }

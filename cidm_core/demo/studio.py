@@ -80,7 +80,7 @@ class Studio:
 
     def sampling(self, **given: object) -> SampleConfig:
         few: dict[str, object] = {"steps": 3} if self.quick else {}
-        return SampleConfig.from_dict(self.base.family.sampling, **few, **given)
+        return SampleConfig.for_family(self.base.family.sampling, **few, **given)
 
     def learn(self, look: Look, on_progress: Callable[[Progress], None] | None) -> DemoConcept:
         """Draw the photos, train, and draw the concept with what is learned so far.

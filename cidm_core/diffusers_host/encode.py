@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..as_text import warn_once
 from ..calls import Name, find_calls
 from ..concept import Concept
 from ..errors import PromptError
@@ -58,6 +59,7 @@ def tokenise(
     phrases: Iterable[str] = (),
     *,
     weighted: bool = False,
+    quiet: bool = False,
 ) -> Tokens:
     """Token ids with one placeholder per concept word, cut and padded to `max_tokens`.
 
@@ -70,10 +72,10 @@ def tokenise(
         max_tokens: What the encoder reads, start and end included.
         phrases: Plain words whose tokens are to be found as well.
         weighted: Whether `(word:1.2)` is a weight, as in prompts, or text, as in captions.
+        quiet: Do not tell of plain text beyond the limit, which is cut as everywhere in the field.
 
     Raises:
-        PromptError: If a concept word lies beyond the token limit. Plain text beyond it is cut
-            with a warning, as everywhere in the field.
+        PromptError: If a concept word lies beyond the token limit.
     """
     plain_names = [(canonical(phrase),) for phrase in phrases]
     stretches = stretches_of(canonical(text)) if weighted else [(canonical(text), 1.0)]
@@ -101,8 +103,8 @@ def tokenise(
                 f"Concept word {word!r} is token {position} of the prompt, but the text encoder "
                 f"reads {room - 1}. Move it nearer to the start, or shorten {text[:60]!r}..."
             )
-    if len(ids) > room:
-        logger.warning("Prompt cut after %d tokens: %r", room - 1, text[:80])
+    if len(ids) > room and not quiet:
+        warn_once(logger, f"Prompt cut after {room - 1} tokens: {text!r}")
     ids, weights = ids[:room], weights[:room]
     padding = max_tokens - 1 - len(ids)
     read = {word: tuple(p for p in at if p < room) for word, at in triggers.items()}
@@ -130,7 +132,8 @@ def encode(base: Base, prompts: Sequence[str], embeddings: Embeddings | None = N
 
     Args:
         base: The model whose text encoders are used.
-        prompts: Each distinct prompt is encoded once, however often it is listed.
+        prompts: Each distinct prompt is encoded once, however often it is listed. What is cut
+            of them is not told of: a run looks at its captions again and again.
         embeddings: Rows of the concept words, word -> encoder -> (layers or 1, dim); they may
             require gradients.
 
@@ -138,7 +141,7 @@ def encode(base: Base, prompts: Sequence[str], embeddings: Embeddings | None = N
         PromptError: If a concept word lies beyond the token limit.
     """
     distinct = list(dict.fromkeys(prompts))
-    found = encode_texts(base, distinct, embeddings or {})
+    found = encode_texts(base, distinct, embeddings or {}, quiet=True)
     contexts = torch.stack([text.states.expand(len(base.layers), -1, -1) for text in found])
     if len(distinct) == len(prompts):
         return contexts
@@ -154,6 +157,7 @@ def encode_texts(
     phrases: Sequence[str] = (),
     *,
     weighted: bool = False,
+    quiet: bool = False,
 ) -> list[TextContext]:
     """Each prompt as cross-attention reads it, as for `encode`; further arguments: `tokenise`."""
     names = [(word,) for word in embeddings] if names is None else list(names)
@@ -162,7 +166,9 @@ def encode_texts(
     for index, row in enumerate(base.family.encoders):
         tokenizer = base.tokenizers[index]
         tokens = [
-            tokenise(tokenizer, text, names, row.max_tokens, phrases, weighted=weighted)
+            tokenise(
+                tokenizer, text, names, row.max_tokens, phrases, weighted=weighted, quiet=quiet
+            )
             for text in prompts
         ]
         spans = spans or [each.spans for each in tokens]

@@ -154,14 +154,15 @@ def check_words(base: Base, words: Sequence[str]) -> None:
         )
 
 
-def check_caption(base: Base, caption: str, words: Sequence[str]) -> None:
-    """Make sure that every encoder reads the concept words of a caption.
+def check_caption(base: Base, caption: str, words: Sequence[str], *, quiet: bool = False) -> None:
+    """Make sure that every encoder reads the concept words of a caption; tell what is cut of it.
 
     Raises:
         PromptError: If one lies beyond the token limit.
     """
     for row, tokenizer in zip(base.family.encoders, base.tokenizers, strict=True):
-        tokenise(tokenizer, caption, [(word,) for word in words], row.max_tokens)
+        names = [(word,) for word in words]
+        tokenise(tokenizer, caption, names, row.max_tokens, quiet=quiet)
 
 
 def _task(base: Base, bank: Bank, lesson: Lesson, name: str | None) -> Task:

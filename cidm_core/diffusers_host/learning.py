@@ -112,7 +112,8 @@ class LearningHost:
         """Where words and phrases stand among the tokens of the first encoder."""
         tokenizer = self._base.tokenizers[0]
         names = [(word,) for word in self._words]
-        return tokenise(tokenizer, prompt, names, self._limit, self._phrases).spans.triggers
+        found = tokenise(tokenizer, prompt, names, self._limit, self._phrases, quiet=True)
+        return found.spans.triggers
 
     def _record(self, index: int, probabilities: Tensor) -> None:
         """Keep a layer's attention (batch, cells, tokens) to the concept words, if wanted."""

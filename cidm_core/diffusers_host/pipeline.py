@@ -7,23 +7,23 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from ..concept import Concept
 from ..config import SampleConfig
-from ..errors import HostError, RegionError
+from ..errors import HostError
+from ..images import Pixels
 from ..regions import Region
 from ..sampling.plan import Plan, build_plan
 from .base import Base
 from .encode import DiffusersEncoder
 from .prompt_weights import foreign_syntax
-from .sampler import OnStep, Start, sample
+from .sampler import sample
+from .schedulers import OnStep, Start
+from .start import StartPicture, picture_px, settle
 
 logger = logging.getLogger(__name__)
-
-REGIONS = "regions"  # as a mask: redraw where the regions are
 
 
 def make_plan(
@@ -40,7 +40,7 @@ def make_plan(
         RegionError: If a region is outside the picture or too small.
         FamilyError: If a concept was learned on another family, geometry or base.
     """
-    config = config or SampleConfig.from_dict(base.family.sampling)
+    config = config or SampleConfig.for_family(base.family.sampling)
     width, height = picture_px(base, config)
     cell = base.family.latent_px
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -64,8 +64,8 @@ def generate(
     prompt: str | Sequence[str],
     regions: Sequence[Region] = (),
     config: SampleConfig | None = None,
-    image: Image.Image | None = None,
-    mask: Tensor | Image.Image | str | None = None,
+    image: Pixels | None = None,
+    mask: Pixels | str | None = None,
     on_step: OnStep | None = None,
 ) -> list[Image.Image]:
     """Draw pictures with the concepts named in the prompts (CIDM sections 4.2 and 4.3).
@@ -76,9 +76,10 @@ def generate(
         prompt: One prompt, or several to draw side by side in one batch.
         regions: Where which prompt applies; needs a single prompt.
         config: Sampling settings; default: the family's.
-        image: A picture to start from; `config.denoise` says how much is redrawn.
-        mask: With `image`: (height, width) or a picture, 1 or white where to redraw;
-            "regions": where the regions are. The rest of the picture stays as it is.
+        image: A picture to start from, PIL picture, array or tensor; its shape is drawn unless
+            `config` says a size, and `config.denoise` says how much of it is redrawn.
+        mask: With `image`: white or 1 where to redraw, of the same kinds; "regions": where the
+            regions are. The rest of the picture stays as it is.
         on_step: Called after every step with step, steps and latents.
 
     Returns:
@@ -87,57 +88,36 @@ def generate(
     Raises:
         CidmError: Bad prompts, regions, sizes or models, each with what to do.
     """
-    config = config or SampleConfig.from_dict(base.family.sampling)
-    plan = make_plan(base, bank, prompt, regions, config)
-    return draw_plan(base, plan, config, regions, image, mask, on_step)
+    config = config or SampleConfig.for_family(base.family.sampling)
+    drawing = settle(base, config, regions, image, mask)
+    plan = make_plan(base, bank, prompt, drawing.regions, drawing.config)
+    return draw_plan(base, plan, drawing.config, drawing.start, on_step)
 
 
 def draw_plan(
     base: Base,
     plan: Plan,
     config: SampleConfig,
-    regions: Sequence[Region] = (),
-    image: Image.Image | None = None,
-    mask: Tensor | Image.Image | str | None = None,
+    start: StartPicture | None = None,
     on_step: OnStep | None = None,
 ) -> list[Image.Image]:
     """`config.num_images` pictures of each scene of a plan, scene by scene; see `generate`.
 
     Raises:
-        RegionError: If the mask is to be that of regions, and there are none.
         HostError: Bad sizes, memory ran out, or the picture is not finite.
     """
-    width, height = picture_px(base, config)
-    source = None if image is None else _fitted(image, width, height)
-    area = _area(mask, regions, source, (height, width))
-    start = None if source is None else _start(base, source, area)
+    begin = None
+    if start is not None:
+        cells = start.cells(base.family.latent_px)
+        mask = None if cells is None else cells.to(base.device)
+        begin = Start(encode_image(base, start.picture), mask)
     scenes = len(plan.scenes)
-    latents = sample(base, plan, _noise(base, config, scenes), config, start, on_step)
+    latents = sample(base, plan, _noise(base, config, scenes), config, begin, on_step)
     pictures = decode(base, latents)
-    if source is not None and area is not None:
-        pictures = [_paste(picture, source, area) for picture in pictures]
+    if start is not None:
+        pictures = [start.around(picture) for picture in pictures]
     # Pictures alternate between the scenes; hand them back scene by scene.
     return [pictures[i] for s in range(scenes) for i in range(s, len(pictures), scenes)]
-
-
-def picture_px(base: Base, config: SampleConfig) -> tuple[int, int]:
-    """(width, height) of the pictures.
-
-    Raises:
-        HostError: If a side is no multiple of the latent cell.
-        FamilyError: If they are too large for the model.
-    """
-    width = config.width_px or base.family.resolution_px
-    height = config.height_px or base.family.resolution_px
-    cell = base.family.latent_px
-    if width % cell or height % cell:
-        fit = f"{max(1, width // cell) * cell} x {max(1, height // cell) * cell}"
-        raise HostError(
-            f"Pictures of {base.family.name} need sides that are multiples of {cell} px; "
-            f"{width} x {height} was asked. Use {fit}."
-        )
-    base.family.check_size(width, height)
-    return width, height
 
 
 def _noise(base: Base, config: SampleConfig, scenes: int) -> Tensor:
@@ -146,54 +126,10 @@ def _noise(base: Base, config: SampleConfig, scenes: int) -> Tensor:
     cell = base.family.latent_px
     shape = (1, base.family.latent_channels, height // cell, width // cell)
     each = [
-        torch.randn(shape, generator=torch.Generator().manual_seed(config.seed + i))
+        torch.randn(shape, generator=torch.Generator().manual_seed(config.alone(i).seed))
         for i in range(config.num_images)
     ]
     return torch.cat(each).repeat_interleave(scenes, 0).to(base.device)
-
-
-def _fitted(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture at the drawn size, cropped around its centre rather than distorted."""
-    image = image.convert("RGB")
-    scale = max(width / image.width, height / image.height)
-    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    image = image.resize(size, Image.Resampling.LANCZOS)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def _area(
-    mask: Tensor | Image.Image | str | None,
-    regions: Sequence[Region],
-    source: Image.Image | None,
-    size: tuple[int, int],
-) -> Tensor | None:
-    """Where to redraw, (height, width) in pixels, 0..1."""
-    if mask is None:
-        return None
-    if source is None:
-        raise HostError("A mask needs a start picture. Give one, or leave the mask out.")
-    if isinstance(mask, str):
-        if mask != REGIONS or not regions:
-            raise RegionError(f"Mask {mask!r} needs regions. Draw one, or give a mask picture.")
-        return torch.stack([r.mask_at(*size, 0.0, 1) for r in regions]).amax(0)
-    # A region checks and scales a mask; its prompt is not read.
-    return Region("mask", mask=mask).mask_at(*size, 0.0, 1)
-
-
-def _start(base: Base, source: Image.Image, area: Tensor | None) -> Start:
-    latents = encode_image(base, source)
-    if area is None:
-        return Start(latents)
-    # A cell is redrawn as soon as any of its pixels is.
-    mask = F.max_pool2d(area[None, None], base.family.latent_px)[0, 0]
-    return Start(latents, mask.to(base.device))
-
-
-def _paste(picture: Image.Image, source: Image.Image, area: Tensor) -> Image.Image:
-    """Put back the photo's own pixels, which the autoencoder would change slightly."""
-    alpha = Image.fromarray((area.numpy() * 255).round().astype(np.uint8))
-    return Image.composite(picture, source, alpha)
 
 
 def encode_image(base: Base, image: Image.Image) -> Tensor:

@@ -18,7 +18,7 @@ from ..training.state import RunFolder
 from .base import Base
 from .learning import LearningHost
 from .pipeline import generate
-from .sampler import OnStep
+from .schedulers import OnStep
 
 Render = Callable[[Concept], Image.Image | Sequence[Image.Image]]
 OnPreview = Callable[[int, Sequence[Image.Image]], None]
@@ -43,7 +43,7 @@ def default_render(
         concepts = {name: bank[name] for name in found} | {concept.name: concept}
         side = config.resolution_px or base.family.resolution_px
         given = {"width_px": side, "height_px": side, "seed": config.seed, **sampling}
-        settings = SampleConfig.from_dict(base.family.sampling, **given)
+        settings = SampleConfig.for_family(base.family.sampling, **given)
         return generate(base, concepts, prompt, config=settings, on_step=on_step)
 
     return render

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-import diffusers
 import torch
 from torch import Tensor
 
@@ -22,52 +18,9 @@ from ..sampling.plan import Plan
 from ..sampling.regional import Insert, Inserts
 from .base import Base
 from .patches import Attached, CallRows, attach
+from .schedulers import OnStep, Start, make_scheduler, solve
 
 logger = logging.getLogger(__name__)
-
-OnStep = Callable[[int, int, Tensor], None]  # step from 1, steps, latents
-
-SCHEDULERS: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
-    {
-        "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-        "dpmpp_2m_karras": (
-            "DPMSolverMultistepScheduler",
-            {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
-        ),
-        "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-        "ddim": ("DDIMScheduler", {}),
-        "ddpm": ("DDPMScheduler", {}),
-        "euler": ("EulerDiscreteScheduler", {}),
-        "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
-        "heun": ("HeunDiscreteScheduler", {}),
-        "unipc": ("UniPCMultistepScheduler", {}),
-        "pndm": ("PNDMScheduler", {}),
-    }
-)
-
-
-def make_scheduler(base: Base, name: str) -> Any:
-    """A scheduler by short name or diffusers class name, with the model's noise schedule.
-
-    Raises:
-        HostError: If there is no such scheduler.
-    """
-    kind, extra = SCHEDULERS.get(name, (name, {}))
-    cls = getattr(diffusers, kind, None) if kind.endswith("Scheduler") else None
-    if cls is None or not hasattr(cls, "from_config"):
-        raise HostError(
-            f"No scheduler {name!r}. Use one of {', '.join(SCHEDULERS)}, or the name of a "
-            "diffusers scheduler class such as 'EulerDiscreteScheduler'."
-        )
-    return cls.from_config({**base.scheduler_config, **extra})
-
-
-@dataclass(frozen=True)
-class Start:
-    """A picture to start from: clean latents, and where to redraw (1) or keep (0) them."""
-
-    latents: Tensor  # (1, channels, height, width)
-    mask: Tensor | None = None  # (height, width)
 
 
 def sample(
@@ -84,58 +37,25 @@ def sample(
         base: The model.
         plan: What to draw; picture i belongs to scene `i % len(plan.scenes)`.
         noise: (pictures, channels, height, width), standard normal.
-        config: Steps, scheduler, execution, denoise.
+        config: Steps, scheduler, seed, execution, denoise.
         start: Latents of a picture to start from or to keep parts of.
         on_step: Called after every step; what it raises ends the sampling cleanly.
 
     Returns:
         (pictures, channels, height, width), float32.
     """
-    scheduler = make_scheduler(base, config.scheduler)
-    scheduler.set_timesteps(config.steps, device=base.device)
-    begin = round(len(scheduler.timesteps) * (1 - config.denoise)) if start else 0
-    timesteps = scheduler.timesteps[begin:]
-    if start is not None and not len(timesteps):
+    scheduler = make_scheduler(base.scheduler_config, config.scheduler)
+    denoise = 1.0 if start is None or config.denoise is None else config.denoise
+    if start is not None and denoise == 0:
         return start.latents.expand_as(noise).clone()
-    if hasattr(scheduler, "set_begin_index"):  # it may not find it: two timesteps may be one number
-        scheduler.set_begin_index(begin)
-    latents = _first(scheduler, noise, start, timesteps[:1], begin > 0)
-    options = _step_options(scheduler, config.seed)
+    # Picture n of every scene has the noise that it has alone.
+    seeds = [config.alone(i // len(plan.scenes)).seed + 1 for i in range(len(noise))]
     with torch.no_grad(), attach(base, plan, config.execution) as attached:
         size = (noise.shape[-2], noise.shape[-1])
         estimate = _Estimate(base, attached, len(noise), size, config)
-        for i, timestep in enumerate(timesteps):
-            eps = estimate(scheduler.scale_model_input(latents, timestep), timestep)
-            latents = scheduler.step(eps, timestep, latents, **options).prev_sample
-            if start is not None:
-                latents = _keep(scheduler, latents, start, noise, timesteps[i + 1 : i + 2])
-            if on_step is not None:
-                on_step(i + 1, len(timesteps), latents)
-    return latents
-
-
-def _first(
-    scheduler: Any, noise: Tensor, start: Start | None, timestep: Tensor, partial: bool
-) -> Tensor:
-    if start is None or not partial:
-        return noise * scheduler.init_noise_sigma
-    return scheduler.add_noise(start.latents.expand_as(noise), noise, timestep)
-
-
-def _keep(scheduler: Any, latents: Tensor, start: Start, noise: Tensor, timestep: Tensor) -> Tensor:
-    """Outside the mask, go on with the start picture at the present noise level."""
-    if start.mask is None:
-        return latents
-    known = start.latents.expand_as(noise)
-    if len(timestep):
-        known = scheduler.add_noise(known, noise, timestep)
-    return torch.lerp(known, latents, start.mask.to(latents).expand_as(latents))
-
-
-def _step_options(scheduler: Any, seed: int) -> dict[str, object]:
-    if "generator" not in inspect.signature(scheduler.step).parameters:
-        return {}
-    return {"generator": torch.Generator().manual_seed(seed + 1)}
+        return solve(
+            scheduler, estimate, noise, config.steps, seeds, denoise, start=start, on_step=on_step
+        )
 
 
 class _Estimate:
@@ -152,7 +72,7 @@ class _Estimate:
         self.base, self.attached = base, attached
         # As printed, the shares of Eq. 5 do not sum to 1: it holds for noise only.
         as_noise = config.region_mode == "literal" and base.prediction_type == "v_prediction"
-        a = make_scheduler(base, "ddpm").alphas_cumprod if as_noise else None
+        a = make_scheduler(base.scheduler_config, "ddpm").alphas_cumprod if as_noise else None
         self.signals = None if a is None else a.to(base.device)
         self.latent_size = latent_size
         plan = attached.plan

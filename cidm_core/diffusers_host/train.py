@@ -125,7 +125,10 @@ def _learn(
 ) -> Concept:
     base, config = job.base, job.config
     job.processes.wait()  # the main process may still be writing the state of a stopped run
-    state = job.folder.load(resume=resume)
+    state = job.folder.load(resume=resume) if job.folder.writes else None
+    job.processes.wait()  # it puts the state in its place before the others read it
+    if not job.folder.writes:
+        state = job.folder.load(resume=resume)
     job.processes.wait()  # nor may it go on before all have read it
     host = LearningHost(base, job.task.words, job.task.phrases)
     with ExitStack() as stack:
@@ -164,7 +167,7 @@ def _sources(job: Job, host: LearningHost, hooks: Hooks) -> PhotoSources:
         noise_offset=config.noise_offset,
         device=base.device,
         processes=job.processes,
-        check=lambda caption: check_caption(base, caption, job.task.words),
+        check=lambda caption: check_caption(base, caption, job.task.words, quiet=True),
     )
     return PhotoSources(photos, prior, draws)
 

@@ -60,7 +60,7 @@ def evaluate(
     """
     photos = photos or {}
     _check(bank, clip, photos, alone)
-    config = config or SampleConfig.from_dict(base.family.sampling)
+    config = config or SampleConfig.for_family(base.family.sampling)
     concepts = {name: bank[name] for name in bank if alone or photos.get(name)}
     asked = {name: prompts_for(concept, prompts) for name, concept in concepts.items()}
     total = sum(map(len, asked.values())) * config.num_images * (2 if alone else 1)

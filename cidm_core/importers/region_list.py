@@ -143,12 +143,14 @@ def _area(row: Any, size: tuple[int, int] | None, folder: Path | None) -> Area:
         known = ", ".join(sorted(_OWN))
         raise RegionError(f"it has {', '.join(unknown)}; known are {known}. Correct the name.")
     negative = row.get("negative")
+    if not isinstance(negative, str | None):
+        raise RegionError(f"its negative is {negative!r}; write text.")
     box = None
     if "box" in row:
         x0, y0, x1, y1 = (float(v) for v in _four(row["box"]))
         box = (x0, y0, x1, y1)
     mask = _mask(row["mask"], folder) if "mask" in row else None
-    return Area(box, mask, _text(row), None if negative is None else str(negative))
+    return Area(box, mask, _text(row), negative)
 
 
 def _mask(name: Any, folder: Path | None) -> Any:

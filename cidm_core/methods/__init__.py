@@ -30,7 +30,7 @@ def config_for(method: str, family: Family, **given: object) -> TrainConfig:
     Raises:
         CidmError: If the method or a setting is unknown, or a value is out of its limits.
     """
-    return method_called(method).Config.from_dict(family.training.get(method, {}), **given)
+    return method_called(method).Config.for_family(family.training.get(method, {}), **given)
 
 
 def adopted(method: str, config: TrainConfig) -> TrainConfig:

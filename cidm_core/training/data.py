@@ -20,7 +20,7 @@ from ..as_text import listed
 from ..concept import Subject
 from ..errors import PhotoError
 from ..images import Pixels, check_size, picture_of, read_image
-from ..masks import VISIBLE, mask_of, read_mask
+from ..masks import VISIBLE, mask_of, read_mask, same_shape
 from ..paths import user_path
 from ..words import new_words
 from .caption_files import clean
@@ -249,7 +249,7 @@ def _fitted(mask: NDArray[np.float32], size: tuple[int, int], where: str) -> NDA
         raise PhotoError(
             f"{where} is black everywhere. Paint the concept white, or remove the mask."
         )
-    if abs(width * size[1] - height * size[0]) > max(width * size[1], height * size[0]) * 0.02:
+    if not same_shape((width, height), size):
         raise PhotoError(
             f"{where} is {width} x {height} px, its photo {size[0]} x {size[1]} px: another shape. "
             "Make the mask from the photo itself."

@@ -90,7 +90,18 @@ class RunFolder:
             yield
 
     def load(self, *, resume: bool = True) -> State | None:
-        """The state of this very run, or None; any other, or an unwanted one, is moved aside."""
+        """The state of this very run, or None; any other, or an unwanted one, is moved aside.
+
+        So each run that was left has its own, which waits until it comes back. The main process
+        comes first, then the others.
+        """
+        state = self._load(resume)
+        if state is None and resume and self._files(self.run[:8])[0].exists():
+            self._move(self.run[:8], "")
+            state = self._load(resume)
+        return state
+
+    def _load(self, resume: bool) -> State | None:
         if not self.state_path.exists():
             return None
         if not resume:
@@ -104,17 +115,26 @@ class RunFolder:
         except (ValueError, KeyError, TypeError) as error:
             return self._move_aside("damaged", f"cannot be read ({error})")
         if run != self.run:
-            why = "is of a run with other photos, words, settings or concepts"
+            why = "is of a run with other photos, words, settings or concepts, and kept for it"
             return self._move_aside(run[:8], why)
         self.rows = read_log(self.folder, int(facts["step"]))
         return State(tensors, facts)
 
     def _move_aside(self, label: str, why: str) -> None:
-        if not self.writes:
-            return
-        target = self.state_path.with_name(f"state-{label}{_SUFFIX}")
-        logger.warning("The saved state '%s' %s; starting over.", self.state_path, why)
-        self.state_path.replace(target)
+        if self.writes:
+            logger.warning("The saved state '%s' %s; starting over.", self.state_path, why)
+            self._move("", label)
+
+    def _move(self, label: str, to: str) -> None:
+        """Rename a run's log and state; "" are the names of the run that goes on."""
+        pairs = zip(self._files(label), self._files(to), strict=True)
+        for path, target in reversed(list(pairs)):
+            if self.writes and path.exists():
+                path.replace(target)
+
+    def _files(self, label: str) -> tuple[Path, Path]:
+        paths = self.state_path, self.log_path
+        return tuple(p.with_stem(f"{p.stem}-{label}") if label else p for p in paths)  # type: ignore[return-value]
 
     def open_log(self) -> None:
         """Rewrite the log to the rows that count: those before the step resumed from."""
@@ -156,7 +176,8 @@ class RunFolder:
             from ..pictures.files import save_picture
             from ..pictures.losses import loss_picture
 
-            self.state_path.unlink(missing_ok=True)
+            for path in (self.state_path, self._files(self.run[:8])[0]):
+                path.unlink(missing_ok=True)
             save_picture(loss_picture(self.rows, title), self.folder / "loss.png")
         except Exception:
             # The concept is safe; a picture of its loss is only decoration.

@@ -136,7 +136,7 @@ class Bench:
             **self.sizes.sampling,
             **system,
         }
-        return SampleConfig.from_dict(self.base.family.sampling, **overrides)
+        return SampleConfig.for_family(self.base.family.sampling, **overrides)
 
     def draw(
         self, system: System, learned: Sequence[Concept], index: int, prompts: int, images: int

@@ -13,7 +13,8 @@ from PIL import Image
 from cidm_core.concept import Concept
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.base import Base
-from cidm_core.diffusers_host.pipeline import generate, picture_px
+from cidm_core.diffusers_host.pipeline import generate
+from cidm_core.diffusers_host.start import picture_px
 from cidm_core.errors import CidmError
 from cidm_core.regions import Region
 

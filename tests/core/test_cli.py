@@ -411,6 +411,7 @@ def test_generate_writes_pictures_that_tell_how_they_were_made(tiny_folder, bank
     inside = json.loads(second.info["cidm"])
     assert (inside["prompt"], inside["seed"]) == (prompt, 6)
     assert inside["settings"]["steps"] == 2
+    assert (inside["settings"]["seed"], inside["settings"]["num_images"]) == (6, 1)
     assert inside["regions"][1]["prompt"] == "<ink1>"
     assert Image.open(charts["weights"]).width == 760
     assert Image.open(charts["layout"]).width > 480
@@ -440,6 +441,46 @@ def test_generate_plans_once_and_draws_what_the_library_draws(
     regions = [Region("a <ink1>", box=(0, 0, 0.5, 1))]
     (drawn,) = pipeline.generate(tiny_base, bank, prompt, regions, config, photo, "regions")
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(drawn))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["--image", "picture.png"],
+            "written over 'picture.png' of --image",
+        ),
+        (
+            ["--image=link.png", "--out=./picture.png"],
+            "written over 'link.png' of --image",
+        ),
+        (["--image=p.png", "--mask=picture.png"], "'picture.png' of --mask"),
+        (["--image=p-2.png", "--out=p.png", "--num-images=2"], "'p-2.png' of --image"),
+        (["--image=p.png", "--show-layout=p.png"], "'p.png' of --image"),
+        (["--show-weights=picture.png"], "'picture.png' of --out"),
+    ],
+)
+def test_generate_never_writes_over_what_it_reads(words, says, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("picture.png", "p.png", "p-2.png"):
+        Image.new("RGB", (32, 32)).save(name)
+    os.link("picture.png", "link.png")
+    before = Path("picture.png").read_bytes()
+    assert main(["generate", "--prompt", "a dog", *words]) == FAILED
+    assert says in capsys.readouterr().err
+    assert Path("picture.png").read_bytes() == before
+
+
+def test_generate_draws_in_the_shape_of_the_start_picture(tiny_folder, tmp_path, capsys):
+    Image.effect_noise((192, 64), 90).save(tmp_path / "wide.png")
+    words = ["generate", "--model", str(tiny_folder), "--prompt", "a dog", "--steps", "2"]
+    words += ["--image", str(tmp_path / "wide.png"), "--height", "64"]
+    assert main([*words, "--out", str(tmp_path / "out.png")]) == OK
+    assert "picture  192 x 64 px, in the shape of --image" in capsys.readouterr().err
+    with Image.open(tmp_path / "out.png") as drawn:
+        assert drawn.size == (192, 64)
+        settings = json.loads(drawn.text["cidm"])["settings"]
+    assert (settings["width_px"], settings["height_px"], settings["denoise"]) == (192, 64, 0.6)
 
 
 def test_generate_edits_a_photo_inside_a_mask_only(tiny_folder, bank, photos, tmp_path):
@@ -476,6 +517,8 @@ def test_generate_edits_a_photo_inside_a_mask_only(tiny_folder, bank, photos, tm
         ('[{"prompt": "a", "box": 3}]', "Region 1"),
         ('[{"prompt": "a", "box": [0, 0, 1, 1]}, {"prompt": "b"}]', "Region 2"),
         ('[{"prompt": "a", "mask": "none.png"}]', "none.png"),
+        ('[{"prompt": "a", "box": [0, 0, 1, 1], "negative": 5}]', "its negative is 5; write text"),
+        ('[{"prompt": 5, "box": [0, 0, 1, 1]}]', "Region 1 of 1: it has no prompt"),
         ("[" * 100_000, "no JSON"),
     ],
 )

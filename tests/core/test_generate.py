@@ -10,6 +10,7 @@ from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
 from cidm_core.diffusers_host.patches import attach, layer_size
 from cidm_core.diffusers_host.pipeline import encode_image, generate, make_plan
+from cidm_core.diffusers_host.schedulers import SCHEDULERS, Start
 from cidm_core.errors import HostError
 from cidm_core.regions import Region
 
@@ -207,7 +208,7 @@ def test_merged_is_refused_where_rows_differ(tiny_base, concepts):
         latents(tiny_base, concepts, PROMPT, TWO, execution="merged")
 
 
-@pytest.mark.parametrize("name", [*sampler.SCHEDULERS, "DEISMultistepScheduler"])
+@pytest.mark.parametrize("name", [*SCHEDULERS, "DEISMultistepScheduler"])
 def test_schedulers(tiny_base, concepts, name):
     out = latents(tiny_base, concepts, "a <v1> <w1>", scheduler=name, steps=4)
     assert torch.isfinite(out).all()
@@ -233,7 +234,7 @@ def photo():
 
 
 def test_image_to_image_keeps_more_with_less_denoise(tiny_base, concepts, photo):
-    start = sampler.Start(encode_image(tiny_base, photo.resize((64, 64))))
+    start = Start(encode_image(tiny_base, photo.resize((64, 64))))
     far, near = (
         latents(tiny_base, concepts, "a <v1> <w1>", start=start, denoise=d, steps=10)
         for d in (0.9, 0.2)

@@ -229,6 +229,26 @@ def test_other_settings_do_not_go_on_from_the_state(tmp_path, caplog):
     same_concept(other, learn(tmp_path / "b", given={"steps": 3, "seed": 1}))
 
 
+def test_each_of_several_settings_goes_on_from_its_own_state(tmp_path, whole, given, caplog):
+    """A, then B, then A again: nothing of A was lost, its log neither."""
+    bank, other = bank_with_old(tmp_path), {**given, "seed": 6}
+    for settings in (given, other):
+        with pytest.raises(Stopped):
+            learn(bank, given=settings, should_stop=stop_after(3))
+    assert "kept for it" in caplog.text
+    steps = []
+    with pytest.raises(Stopped):
+        learn(bank, given=given, should_stop=stop_after(2), on_progress=lambda e: steps.append(e))
+    assert [e.step for e in steps if e.phase == "learning"] == [4, 5]
+    with pytest.raises(Stopped):
+        learn(bank, given=other, should_stop=stop_after(1), on_progress=lambda e: steps.append(e))
+    assert steps[-1].step == 4
+    same_concept(learn(bank, given=given), whole[0])
+    assert rows_of(bank) == whole[1]
+    folder = bank.path / ".runs" / "dog"
+    assert len(list(folder.glob("state-*.cidm"))) == 1  # the other one's
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -243,11 +263,13 @@ def test_other_settings_do_not_go_on_from_the_state(tmp_path, caplog):
 def test_other_inputs_do_not_go_on_from_the_state(tmp_path, change):
     with pytest.raises(Stopped):
         learn(tmp_path, given={"steps": 2}, should_stop=stop_after(1))
-    with pytest.raises(Stopped):
-        learn(tmp_path, given={"steps": 2}, should_stop=lambda: True, **change)
     steps = []
-    learn(tmp_path, given={"steps": 2}, on_progress=lambda e: steps.append((e.phase, e.step)))
-    # The change came in between and began its own run; the first state was moved aside.
+    learn(
+        tmp_path,
+        given={"steps": 2},
+        on_progress=lambda e: steps.append((e.phase, e.step)),
+        **change,
+    )
     assert ("learning", 1) in steps
 
 

@@ -757,6 +757,15 @@ class TestUpFront:
             learn(tmp_path, kind="thing")
 
 
+def test_a_caption_that_is_cut_is_told_of_once(tmp_path, caplog):
+    """However often it is looked at, and in whatever order its parts stand."""
+    texts = ["a dog, " + ", ".join(f"detail {letter}{i}" for i in range(30)) for letter in "ab"]
+    taught = [Photo.from_image(photos()[0].image, text) for text in [*texts, texts[0], "a dog"]]
+    learn(tmp_path, photos=taught, given={"steps": 8, "variants": 1})
+    cut = [record.message for record in caplog.records if "cut" in record.message]
+    assert [("detail a0" in text, "detail b0" in text) for text in cut] == [(1, 0), (0, 1)]
+
+
 def test_a_unet_with_a_lora_is_refused_and_left_alone(tmp_path, monkeypatch):
     base = small_base()
     base.unet.peft_config = {"theirs": object()}

@@ -137,7 +137,7 @@ def picture(banks: Path, photos: Path, prompt: str | list[str], given: dict) -> 
         bank,
         prompt,
         regions,
-        SampleConfig.from_dict(mini_sd().family.sampling, **settings),
+        SampleConfig.for_family(mini_sd().family.sampling, **settings),
         image=Image.open(photos / MASKED / "1.png") if image else None,
         mask=Image.open(photos / MASKED / "1_mask.png") if mask is True else mask,
         on_step=lambda _step, _steps, latents: seen.append(latents.clone()),

@@ -97,7 +97,7 @@ def test_one_word_chooses_weights_encoding_and_regions(recipe):
 def test_a_single_setting_goes_before_the_recipe(name, value):
     given, alone = SampleConfig(recipe="released", **{name: value}), SampleConfig(recipe="released")
     assert given == dataclasses.replace(alone, **{name: value}) != alone
-    sampling = SampleConfig.from_dict({"recipe": "released", "steps": 9}, **{name: value})
+    sampling = SampleConfig.for_family({"recipe": "released", "steps": 9}, **{name: value})
     assert getattr(sampling, name) == value
 
 
@@ -136,7 +136,7 @@ def test_a_family_s_values_are_defaults_that_the_user_can_override(family):
         config = config_for(method, family)
         assert all(getattr(config, key) == value for key, value in values.items())
     assert config_for("cidm", family, steps=11).steps == 11
-    sampling = SampleConfig.from_dict(family.sampling, guidance_scale=2.0)
+    sampling = SampleConfig.for_family(family.sampling, guidance_scale=2.0)
     assert sampling.guidance_scale == 2.0
 
 
