@@ -198,7 +198,7 @@ def overhead():
 
 def first_step():
     """From Apply Concept Bank to the end of the first UNet call, with few and many concepts."""
-    model, clip, _ = of_pack("nodes.mini.load").LoadMiniModel.execute().args
+    model, clip, _ = of_pack("nodes.mini.load").LoadMiniModel.execute().args[:3]
     facts = of_pack("nodes.host.model").model_facts(model)
     apply = of_pack("nodes.sampling.apply")
     settings = {"weights": "gate", "top_k": 4, "strength": 1.0, "encoding": "per_task"}

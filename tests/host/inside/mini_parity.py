@@ -19,7 +19,7 @@ def gap(a, b):
 @torch.inference_mode()
 def main(out):
     start = time.perf_counter()
-    model, clip, vae = mini.LoadMiniModel.execute().result
+    model, clip, vae = mini.LoadMiniModel.execute().result[:3]
     seconds = time.perf_counter() - start
     base = core.load_base("mini-sd", device="cpu", dtype="fp32")
     tokenizer, encoder = base.tokenizers[0], base.text_encoders[0]

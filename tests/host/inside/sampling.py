@@ -21,7 +21,7 @@ torch.set_grad_enabled(False)
 Region = pack("cidm_core.regions").Region
 apply, guider_node = pack("nodes.sampling.apply"), pack("nodes.regions.guider")
 RegionPrompt, banked = pack("nodes.host.sockets").RegionPrompt, pack("nodes.sampling.banked")
-model, clip, vae = pack("nodes.mini.load").LoadMiniModel.execute().args
+model, clip, vae = pack("nodes.mini.load").LoadMiniModel.execute().args[:3]
 facts = pack("nodes.host.model").model_facts(model)
 bank = concepts.bank(facts)
 SIGMAS, CFG = (8.0, 1.0, 0.0), 3.0

@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 torch.set_grad_enabled(False)
 Region, RegionPrompt = pack("cidm_core.regions").Region, pack("nodes.host.sockets").RegionPrompt
 Guider = pack("nodes.regions.guider").RegionalNoiseGuider
-model, clip, _ = pack("nodes.mini.load").LoadMiniModel.execute().args
+model, clip, _ = pack("nodes.mini.load").LoadMiniModel.execute().args[:3]
 bank = concepts.bank(pack("nodes.host.model").model_facts(model))
 taught, words = pack("nodes.sampling.apply").ApplyConceptBank.execute(model, clip, bank).args
 NOISE, SIGMAS, CFG = random(1, 8, 8, 8, seed=7), (8.0, 4.0, 0.5, 0.2, 0.0), 3.0
