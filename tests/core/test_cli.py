@@ -210,7 +210,7 @@ def test_a_wrong_command_line_is_code_2(words, capsys):
         (["bank", "import", "{tmp}/x.pth", "--bank", "{tmp}/b"], "Give class_words"),
         (
             ["bank", "import", "{tmp}/x.pth", "--bank", "{tmp}/b", "--class-words", "dog"],
-            "Give the model it was learned on",
+            "x.pth: cannot be read",
         ),
         (["train", "--bank", "{tmp}/b"], "--photos is missing"),
         (["train", "--bank", "{tmp}/b", "--photos", "x", "--words", "<a>"], "--class-words"),
