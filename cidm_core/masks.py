@@ -28,6 +28,7 @@ Mask = NDArray[np.float32]  # (height, width) in 0..1
 
 VISIBLE = "what is visible counts as white"
 HOLES = "its holes count as white"
+_WHITE = np.float32(255)
 _LABELS = 16  # more than so many greys are no labels
 _TINT = 32  # two channels of a colour differ by more than this
 
@@ -80,14 +81,14 @@ def _values(image: Image.Image, where: str, of_photo: str | None) -> Mask:
     has_holes = bool((alpha < 255).any())
     is_photo = _is_photo(seen, has_holes)
     if is_photo and (seen == seen[0]).all():
-        return np.where(paint, alpha, 0).astype(np.float32) / 255
+        return np.where(paint, alpha, 0).astype(np.float32) / _WHITE
     if is_photo and has_holes:
         return _from_photo(alpha, where, of_photo)
     if is_photo:
         warn_once(logger, f"{where} is a picture in colours; its brightness is taken as the mask.")
     black = Image.new("RGBA", image.size, "black")
     grey = Image.alpha_composite(black, rgba).convert("RGB").convert("L")
-    return _unlabelled(np.asarray(grey, dtype=np.float32) / 255, where)
+    return _unlabelled(np.asarray(grey, dtype=np.float32) / _WHITE, where)
 
 
 def _is_photo(seen: NDArray[np.uint8], has_holes: bool) -> bool:
@@ -108,8 +109,8 @@ def _from_photo(alpha: NDArray[np.uint8], where: str, of_photo: str | None) -> M
             "elsewhere."
         )
     warn_once(logger, f"{where} is a photo with transparent parts: {of_photo}.")
-    visible = alpha.astype(np.float32) / 255
-    return 1 - visible if of_photo == HOLES else visible
+    wanted = 255 - alpha if of_photo == HOLES else alpha
+    return wanted.astype(np.float32) / _WHITE
 
 
 def _unlabelled(values: Mask, where: str) -> Mask:

@@ -152,7 +152,8 @@ class Photo:
         values = None
         if mask is not None:
             values = mask_of(mask, "Mask in memory", VISIBLE)
-            values = np.rint(values * 255) / np.float32(255)  # as a mask file keeps it
+            white = np.float32(255)
+            values = np.rint(values * white) / white  # as a mask file keeps it
             values = _fitted(values, picture.size, "Mask in memory")
         return cls(None, clean(caption, "Caption"), None, picture, values)
 

@@ -69,9 +69,8 @@ def masks_in(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
     owners = _owners_of(pictures)
     named: dict[Path, str] = {}
     for file in (f for f in files if f.suffix.lower() in SUFFIXES):
-        match = _MASK.fullmatch(file.stem)
-        is_plain = owners(file.stem) or match is None
-        named[file] = file.stem if is_plain else match[1] or match[2]
+        match = None if owners(file.stem) else _MASK.fullmatch(file.stem)
+        named[file] = (match[1] or match[2]) if match else file.stem
     found = _by_owner(pictures, named, "Masks")
     if not found:
         raise PhotoError(
