@@ -81,14 +81,14 @@ def _values(image: Image.Image, where: str, of_photo: str | None) -> Mask:
     has_holes = bool((alpha < 255).any())
     is_photo = _is_photo(seen, has_holes)
     if is_photo and (seen == seen[0]).all():
-        return np.where(paint, alpha, 0).astype(np.float32) / _WHITE
+        return _share(np.where(paint, alpha, 0))
     if is_photo and has_holes:
         return _from_photo(alpha, where, of_photo)
     if is_photo:
         warn_once(logger, f"{where} is a picture in colours; its brightness is taken as the mask.")
     black = Image.new("RGBA", image.size, "black")
     grey = Image.alpha_composite(black, rgba).convert("RGB").convert("L")
-    return _unlabelled(np.asarray(grey, dtype=np.float32) / _WHITE, where)
+    return _unlabelled(_share(np.asarray(grey)), where)
 
 
 def _is_photo(seen: NDArray[np.uint8], has_holes: bool) -> bool:
@@ -110,7 +110,12 @@ def _from_photo(alpha: NDArray[np.uint8], where: str, of_photo: str | None) -> M
         )
     warn_once(logger, f"{where} is a photo with transparent parts: {of_photo}.")
     wanted = 255 - alpha if of_photo == HOLES else alpha
-    return wanted.astype(np.float32) / _WHITE
+    return _share(wanted)
+
+
+def _share(greys: NDArray[np.uint8]) -> Mask:
+    """Greys of 0 to 255 as 0 to 1."""
+    return (greys.astype(np.float32) / _WHITE).astype(np.float32, copy=False)
 
 
 def _unlabelled(values: Mask, where: str) -> Mask:

@@ -154,6 +154,7 @@ class Photo:
             values = mask_of(mask, "Mask in memory", VISIBLE)
             white = np.float32(255)
             values = np.rint(values * white) / white  # as a mask file keeps it
+            values = values.astype(np.float32, copy=False)
             values = _fitted(values, picture.size, "Mask in memory")
         return cls(None, clean(caption, "Caption"), None, picture, values)
 

@@ -175,7 +175,8 @@ def content_key(
         config: Sampling.
         judged: Encoders, and the concept asked for.
     """
-    settings = {**_GONE, **config.to_dict(), "num_images": 0}
+    # The benchmark draws from pure noise, where the open default of `denoise` is all of it.
+    settings = {**_GONE, **config.to_dict(), "num_images": 0, "denoise": config.denoise or 1.0}
     del settings["recipe"]  # a word for values that are there
     shares = [[[round(w, _DIGITS) for w in layer] for layer in prompt] for prompt in weights]
     held = [digest(concept) for concept in concepts]

@@ -33,7 +33,7 @@ Bake = pack("nodes.sampling.bake").BakeConcepts
 Load = pack("nodes.mini.load").LoadMiniModel
 NOISE, SIGMAS, CFG = random(1, 8, 8, 8, seed=7), (8.0, 1.0, 0.0), 3.0
 FOLDER = Path(tempfile.mkdtemp())
-model, clip, vae = Load.execute().args
+model, clip, vae = Load.execute().args[:3]
 facts = facts_of(model)
 bank = concepts.bank(facts)
 taught, words = Apply.execute(model, clip, bank).args
