@@ -14,6 +14,7 @@ from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.diffusers_host.pipeline import make_plan
+from cidm_core.diffusers_host.schedulers import SCHEDULERS, make_scheduler
 from cidm_core.errors import HostError
 from cidm_core.regions import Region
 
@@ -101,8 +102,8 @@ def test_the_last_timestep_of_ztsnr_is_noise_alone(mark):
     theirs = DDPMScheduler.from_config({**V, "rescale_betas_zero_snr": True}).alphas_cumprod
     ours = DDPMScheduler.from_config(base.scheduler_config).alphas_cumprod
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-3)
-    for name in sampler.SCHEDULERS:
-        scheduler = sampler.make_scheduler(base, name)
+    for name in SCHEDULERS:
+        scheduler = make_scheduler(base.scheduler_config, name)
         scheduler.set_timesteps(10)
         assert int(scheduler.timesteps[0]) == 999, name
 
@@ -113,7 +114,7 @@ def signal_at(base, timestep):
     return torch.lerp(a[low], a[min(low + 1, 999)], float(timestep) - low)
 
 
-@pytest.mark.parametrize("name", sampler.SCHEDULERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("schedule", [V, WITHOUT_SIGNAL], ids=["plain", "ztsnr"])
 def test_every_sampler_reads_v_as_v(tiny_base, monkeypatch, name, schedule):
     base = replace(tiny_base, scheduler_config=dict(schedule))

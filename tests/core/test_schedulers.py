@@ -88,11 +88,9 @@ def test_the_kept_part_is_kept_and_the_other_redrawn(name):
         assert (found - other)[..., 2:].abs().max() < LEFT_OVER, (steps, denoise)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", sorted({*SCHEDULERS} - {"heun", "pndm"}))  # these were wrong
 def test_shares_of_many_steps_begin_where_they_did(name):
     """The very timesteps of a slice, for samplers of one call per step."""
-    if name in ("heun", "pndm"):
-        pytest.skip("these were wrong")
     for steps, denoise in itertools.product((5, 10, 20, 50), (0.3, 0.5, 0.6, 0.75, 1.0)):
         scheduler = scheduler_of("sd", name)
         timesteps = begin(scheduler, steps, denoise, torch.device("cpu"))
