@@ -19,6 +19,11 @@ _HALF_TAG = re.compile(r"(?<=<)\s*([\w-]+)|([\w-]+)\s*(?=>)")
 _FULL_WIDTH = str.maketrans("\uff1c\uff1e", "<>")
 
 
+def name_of(words: Name, class_words: str) -> Name:
+    """What calls a subject: its words; without any, its class words as one phrase."""
+    return words or (" ".join(canonical(class_words).split()),)
+
+
 @dataclass(frozen=True)
 class Call:
     """A name in a text: where each of its words stands in the canonical text, (start, end)."""

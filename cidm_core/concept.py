@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .calls import Name
+from .calls import Name, name_of
 from .config import KINDS as KINDS
 from .errors import ConceptError
 from .updates import TEXT_SIDE, LowRank, Update, ValueResidual
-from .words import canonical, parse_words
+from .words import parse_words
 
 _PATH = re.compile(r"(?:text_encoder(?:_2)?|down_blocks|mid_block|up_blocks)\.[A-Za-z0-9_.]{1,200}")
 
@@ -43,7 +43,7 @@ class Subject:
     @property
     def triggers(self) -> tuple[str, ...]:
         """What calls it in a prompt: its words; without any, its class words as one phrase."""
-        return self.words or (" ".join(canonical(self.class_words).split()),)
+        return name_of(self.words, self.class_words)
 
 
 @dataclass(frozen=True)

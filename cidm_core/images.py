@@ -60,7 +60,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         PhotoError: If the file is missing, damaged, of another format, too large, or too small.
     """
-    return _rgb(*decode(path, "Photo"))
+    return _rgb(*decode_file(path, "Photo"))
 
 
 def picture_of(pixels: Pixels, where: str) -> Image.Image:
@@ -108,7 +108,7 @@ def from_pixels(pixels: Pixels, where: str) -> Image.Image:
     if isinstance(pixels, Image.Image):
         try:
             pixels.load()
-        except Exception as error:  # as in `decode`
+        except Exception as error:  # as in `decode_file`
             raise PhotoError(f"{where} is damaged or cut off ({error}).") from error
         return _upright(pixels, where)
     return Image.fromarray(_bytes(as_array(pixels, where), where))
@@ -181,7 +181,7 @@ def check_size(size: tuple[int, int], where: str) -> None:
         )
 
 
-def decode(path: str | os.PathLike[str], what: str) -> tuple[Image.Image, str]:
+def decode_file(path: str | os.PathLike[str], what: str) -> tuple[Image.Image, str]:
     """The first frame of a picture file as it is stored, upright, and its name for messages."""
     path = user_path(path)
     where = f"{what} '{path}'"

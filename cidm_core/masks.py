@@ -14,7 +14,7 @@ from .errors import PhotoError
 from .images import (
     Pixels,
     as_array,
-    decode,
+    decode_file,
     deep_greys,
     from_pixels,
     is_deep,
@@ -35,7 +35,7 @@ _TINT = 32  # two channels of a colour differ by more than this
 
 def read_mask(path: str | os.PathLike[str], of_photo: str | None = None) -> Mask:
     """Read a mask file; see `mask_of`."""
-    return _values(*decode(path, "Mask"), of_photo)
+    return _values(*decode_file(path, "Mask"), of_photo)
 
 
 def mask_of(pixels: Pixels, where: str, of_photo: str | None = None) -> Mask:
@@ -115,7 +115,7 @@ def _from_photo(alpha: NDArray[np.uint8], where: str, of_photo: str | None) -> M
 
 def _share(greys: NDArray[np.uint8]) -> Mask:
     """Greys of 0 to 255 as 0 to 1."""
-    return (greys.astype(np.float32) / _WHITE).astype(np.float32, copy=False)
+    return np.divide(greys, _WHITE, dtype=np.float32)
 
 
 def _unlabelled(values: Mask, where: str) -> Mask:

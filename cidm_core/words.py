@@ -1,4 +1,4 @@
-"""Concept words inside text: finding, splitting and replacing them on token boundaries.
+"""Concept words inside text: finding and replacing them on token boundaries.
 
 The released code binds words with `str.replace`, which also hits `v1` inside `v10`
 (methods note 12); here a word only matches where neither neighbour continues it.
@@ -108,21 +108,6 @@ def contains(text: str, word: str) -> bool:
     """Whether the word stands in the text on token boundaries."""
     text, word = canonical(text), canonical(word)
     return word in text and pattern([word]).search(text) is not None
-
-
-def split(text: str, words: Iterable[str]) -> list[str]:
-    """Cut text into pieces so that every concept word is a piece of its own.
-
-    Joining the pieces gives the normalised text back.
-    """
-    text = canonical(text)
-    pieces: list[str] = []
-    start = 0
-    for match in pattern(words).finditer(text):
-        pieces += [text[start : match.start()], match.group()]
-        start = match.end()
-    pieces.append(text[start:])
-    return [piece for piece in pieces if piece]
 
 
 def replace(text: str, mapping: Mapping[str, str]) -> str:

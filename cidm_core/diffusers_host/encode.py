@@ -23,7 +23,7 @@ from ..sampling.encoder_updates import changing, encoder_deltas
 from ..text import Spans, TextContext
 from ..words import canonical
 from .base import Base, changed_weights
-from .prompt_weights import apply_weights, stretches_of
+from .prompt_weights import apply_weights, foreign_syntax, stretches_of
 
 logger = logging.getLogger(__name__)
 
@@ -106,11 +106,11 @@ def tokenise(
     if len(ids) > room and not quiet:
         warn_once(logger, f"Prompt cut after {room - 1} tokens: {text!r}")
     ids, weights = ids[:room], weights[:room]
-    padding = max_tokens - 1 - len(ids)
+    padding = [tokenizer.pad_token_id] * (room - len(ids))
     read = {word: tuple(p for p in at if p < room) for word, at in triggers.items()}
     spans = Spans(read, tuple(position for position in plain if position < room))
-    ids += [tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]
-    return Tokens(ids, positions, spans, [*weights, *[1.0] * (max_tokens - len(weights))])
+    weights += [1.0] * (max_tokens - len(weights))
+    return Tokens([*ids, tokenizer.eos_token_id, *padding], positions, spans, weights)
 
 
 def _pieces(
@@ -249,6 +249,8 @@ class DiffusersEncoder:
         groups: dict[tuple[str, ...], list[str]] = {}
         named = {concept.name: concept for concept in concepts}
         for text in prompts:
+            for syntax in foreign_syntax(text):
+                logger.warning("%s in the prompt %r is taken as plain words here.", syntax, text)
             names = tuple(concept.name for concept in changing(text, concepts))
             groups.setdefault(names, []).append(text)
         embeddings = embeddings_of(concepts)

@@ -56,7 +56,7 @@ def prepare(base: Base, bank: Bank, lesson: Lesson, name: str | None, processes:
     side = size_px(config, base)
     share_of(config.batch_size, processes)
     lesson.check()
-    check_words(base, [word for each in lesson.subjects for word in each.subject.words])
+    refuse_ordinary_words(base, [word for each in lesson.subjects for word in each.subject.words])
     task = _task(base, bank, lesson, name)
     photos, prior = lesson.photo_sets()
     for photo in (*photos, *prior):
@@ -132,7 +132,7 @@ def find_taught(
     return None
 
 
-def check_words(base: Base, words: Sequence[str]) -> None:
+def refuse_ordinary_words(base: Base, words: Sequence[str]) -> None:
     """Make sure that the words to be taught do not take ordinary ones away.
 
     Raises:

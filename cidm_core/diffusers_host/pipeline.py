@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,12 +17,9 @@ from ..regions import Region
 from ..sampling.plan import Plan, build_plan
 from .base import Base
 from .encode import DiffusersEncoder
-from .prompt_weights import foreign_syntax
 from .sampler import sample
 from .schedulers import OnStep, Start
 from .start import StartPicture, picture_px, settle
-
-logger = logging.getLogger(__name__)
 
 
 def make_plan(
@@ -43,14 +39,10 @@ def make_plan(
     config = config or SampleConfig.for_family(base.family.sampling)
     width, height = picture_px(base, config)
     cell = base.family.latent_px
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    for text in (*prompts, config.negative_prompt, *(region.prompt for region in regions)):
-        for syntax in foreign_syntax(text):
-            logger.warning("%s in the prompt %r is taken as plain words here.", syntax, text)
     return build_plan(
         DiffusersEncoder(base, config.strength),
         bank,
-        prompts,
+        [prompt] if isinstance(prompt, str) else list(prompt),
         regions,
         config,
         base,

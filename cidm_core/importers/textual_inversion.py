@@ -16,7 +16,7 @@ from ..families import FAMILIES
 from ..storage.names import default_name
 from ..words import parse_words
 
-METHOD = "textual_inversion"
+_METHOD = "textual_inversion"
 _MOST = 8  # tensors; a LoRA has hundreds
 _A1111, _KOHYA = "string_to_param", "emb_params"
 _ENCODERS = ("clip_l", "clip_g", "t5xxl")  # keys of models with several text encoders
@@ -104,7 +104,7 @@ def concept_of(
             layers=layers,
             updates={},
             rows={encoder.name: rows[:, None]},
-            method=METHOD,
+            method=_METHOD,
             facts={"imported": path.name},
         )
     except ConceptError as caught:

@@ -15,7 +15,7 @@ from .plan import Slot
 ConceptId = tuple[str, ...]
 """What tells a concept from all others: bank, name, and when it was stored there."""
 Concepts = Mapping[ConceptId, Concept]
-Weights = Mapping[ConceptId, Tensor]  # (layers,) for each concept
+ConceptWeights = Mapping[ConceptId, Tensor]  # (layers,) for each concept
 
 
 class Weighed(Protocol):
@@ -33,9 +33,9 @@ class SlotTable:
     def __init__(self, layers: int) -> None:
         self._layers = layers
         self._concepts: dict[ConceptId, Concept] = {}
-        self._held: list[tuple[str, TextContext | None, Weights, Concepts]] = []
+        self._held: list[tuple[str, TextContext | None, ConceptWeights, Concepts]] = []
 
-    def weigh(self, prompts: Sequence[Weighed]) -> Weights:
+    def weigh(self, prompts: Sequence[Weighed]) -> ConceptWeights:
         """The mean weights of some prompts, which act together."""
         columns = [dict(zip(p.concepts, p.weights.unbind(1), strict=True)) for p in prompts]
         for prompt in prompts:
@@ -44,7 +44,9 @@ class SlotTable:
         zero = torch.zeros(self._layers)
         return {n: torch.stack([each.get(n, zero) for each in columns]).mean(0) for n in names}
 
-    def add(self, prompt: str, text: TextContext | None, weights: Weights, own: Concepts) -> int:
+    def add(
+        self, prompt: str, text: TextContext | None, weights: ConceptWeights, own: Concepts
+    ) -> int:
         """The number of a new slot, whose words call the concepts `own`."""
         self._held.append((prompt, text, weights, own))
         return len(self._held) - 1

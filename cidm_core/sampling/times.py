@@ -2,19 +2,19 @@
 
 from collections.abc import Iterable
 
-Span = tuple[float, float]
-ALWAYS: Span = (0.0, 1.0)
+Phase = tuple[float, float]
+ALWAYS: Phase = (0.0, 1.0)
 
 
-def meet(a: Span, b: Span) -> Span | None:
+def meet(a: Phase, b: Phase) -> Phase | None:
     """The time that two spans share; None if there is none, or only a moment."""
     start, end = max(a[0], b[0]), min(a[1], b[1])
     return (start, end) if start < end else None
 
 
-def gaps(spans: Iterable[Span]) -> list[Span]:
+def gaps(spans: Iterable[Phase]) -> list[Phase]:
     """The times in which none of the spans is."""
-    found: list[Span] = []
+    found: list[Phase] = []
     covered = 0.0
     for start, end in sorted(spans):
         if start > covered:

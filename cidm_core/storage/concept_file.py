@@ -37,9 +37,9 @@ from .tensor_file import pack, read, unpack
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_VALUE = 1e4  # Trained weights stay below 10; larger ones are damage, not learning.
-OWN = f"{UNET_PREFIX}cidm_"  # starts the names of what is no LoRA's
-_ROWS = f"{OWN}tokens_"
-_VALUES = f"{OWN}values_"
+OWN_PREFIX = f"{UNET_PREFIX}cidm_"  # starts the names of what is no LoRA's
+_ROWS = f"{OWN_PREFIX}tokens_"
+_VALUES = f"{OWN_PREFIX}values_"
 
 
 def concept_to_bytes(concept: Concept) -> bytes:

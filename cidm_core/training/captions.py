@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from .. import words as concept_words
-from ..calls import Name, as_written, find_calls, is_called, stray_tags
+from ..calls import as_written, find_calls, is_called, name_of, stray_tags
 from ..concept import KINDS
 from ..errors import PhotoError
 
@@ -90,20 +90,12 @@ def bind(
     (`replace_mapping` of the public options).
     """
     caption = concept_words.canonical(" ".join(caption.split()))
-    if not words or is_called(caption, [_name(words, class_words)]):
+    if not words or is_called(caption, [name := concept_words.parse_words(words)]):
         return caption
-    if not mapping:
-        mapping = {class_words: " ".join(concept_words.parse_words(words))}
+    mapping = mapping or {class_words: as_written(name)}
     return concept_words.replace(
         caption, {" ".join(k.split()): v for k, v in mapping.items() if k.strip()}
     )
-
-
-def _name(words: str | Sequence[str], class_words: str) -> Name:
-    """What calls the concept: all of its words in order; without any, its class words."""
-    if words:
-        return concept_words.parse_words(words)
-    return (concept_words.canonical(" ".join(class_words.split())),)
 
 
 def bind_all(
@@ -123,7 +115,7 @@ def bind_all(
         PhotoError: If none of the written captions names the concept, which means wrong class
             words, or if one holds some of its words and not all in order.
     """
-    name = _name(words, class_words)
+    name = name_of(concept_words.parse_words(words) if words else (), class_words)
     trigger = as_written(name)
     bound = [bind(caption, words, class_words, mapping) or trigger for caption in captions]
     for caption in bound:

@@ -152,9 +152,8 @@ class Photo:
         values = None
         if mask is not None:
             values = mask_of(mask, "Mask in memory", VISIBLE)
-            white = np.float32(255)
-            values = np.rint(values * white) / white  # as a mask file keeps it
-            values = values.astype(np.float32, copy=False)
+            white = np.float32(255)  # as a mask file keeps it
+            values = np.divide(np.rint(values * white), white, dtype=np.float32)
             values = _fitted(values, picture.size, "Mask in memory")
         return cls(None, clean(caption, "Caption"), None, picture, values)
 

@@ -176,7 +176,8 @@ def content_key(
         judged: Encoders, and the concept asked for.
     """
     # The benchmark draws from pure noise, where the open default of `denoise` is all of it.
-    settings = {**_GONE, **config.to_dict(), "num_images": 0, "denoise": config.denoise or 1.0}
+    denoise = 1.0 if config.denoise is None else config.denoise
+    settings = {**_GONE, **config.to_dict(), "num_images": 0, "denoise": denoise}
     del settings["recipe"]  # a word for values that are there
     shares = [[[round(w, _DIGITS) for w in layer] for layer in prompt] for prompt in weights]
     held = [digest(concept) for concept in concepts]

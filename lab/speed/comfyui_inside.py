@@ -109,7 +109,7 @@ def conditioning(facts, concepts, seed):
     encoded = of_pack("cidm_core.text")
     held = encoded.TextContext(held, None, encoded.Spans())
     bank = SimpleNamespace(path="none")  # of concepts that no file holds
-    known = {prompts.identity(bank, concept): concept for concept in concepts}
+    known = {prompts.concept_id(bank, concept): concept for concept in concepts}
     prompt = prompts.ConceptPrompt(names, held, plain, known, weights, facts.names)
     return [[plain, prompt.options()]]
 

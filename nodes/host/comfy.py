@@ -19,12 +19,12 @@ from comfy_api.latest import ComfyAPISync, io
 from comfy_execution.utils import get_executing_context
 
 from ...cidm_core.errors import HostError
-from ...cidm_core.storage.concept_file import OWN
+from ...cidm_core.storage.concept_file import OWN_PREFIX
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BANKS = "concept_banks"
 
@@ -129,7 +129,7 @@ def inputs_asked(cls: Any) -> dict[str, Any]:
 
 def say_less_of_rows() -> None:
     """Keep the host's LoRA loader from counting up what it rightly leaves aside in our files."""
-    start = f"lora key not loaded: {OWN}"
+    start = f"lora key not loaded: {OWN_PREFIX}"
     logging.getLogger().addFilter(lambda record: not record.getMessage().startswith(start))
 
 
@@ -149,7 +149,7 @@ def say_on_node(text: str, node_id: object) -> None:
 
 def warn(text: str) -> None:
     """Tell the user in the log, and on the node that runs."""
-    log.warning("%s", text)
+    logger.warning("%s", text)
     running = get_executing_context()
     say_on_node(text, running and running.node_id)
 

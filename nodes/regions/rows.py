@@ -12,15 +12,15 @@ from typing import Any
 
 from ...cidm_core.errors import RegionError
 from ...cidm_core.sampling.layout import GLOBAL, Scene
-from ...cidm_core.sampling.times import ALWAYS, Span, gaps, meet
+from ...cidm_core.sampling.times import ALWAYS, Phase, gaps, meet
 from ..sampling.conditions import REQUEST, CondEntry, RowRequest
 
 _PLACE = ("area", "mask", "mask_strength", "set_area_to_bounds", "strength")
 _CONTROL = ("control", "control_apply_to_uncond")
 _MOST = 64  # conditionings of a row
 
-Insert = tuple[CondEntry, Sequence[CondEntry], int]
-Choice = tuple[Span, float, tuple[Insert, ...]]
+_Insert = tuple[CondEntry, Sequence[CondEntry], int]
+_Choice = tuple[Phase, float, tuple[_Insert, ...]]
 
 
 class SceneRows:
@@ -71,7 +71,7 @@ class SceneRows:
                 )
         return [_row(entry, *choice) for entry, choice in rows]
 
-    def _choices(self, slot: int, region: int) -> list[Choice]:
+    def _choices(self, slot: int, region: int) -> list[_Choice]:
         """What regional attention may put in for a region: its entries, or nothing meanwhile."""
         text, weighed_by = self._slots[slot]
         entries = self._texts[text]
@@ -80,7 +80,7 @@ class SceneRows:
                 f"Region {region + 1} has {len(entries)} conditionings, some with a mask or an "
                 "area of their own. Make a region of each, or switch regional_attention off."
             )
-        found: list[Choice] = [(gap, 1.0, ()) for gap in gaps(map(_time, entries))]
+        found: list[_Choice] = [(gap, 1.0, ()) for gap in gaps(map(_time, entries))]
         for entry in entries:
             put = ((entry, self._by(weighed_by, text, entry), region),)
             strength = entry[1].get("strength", 1.0) if len(entries) > 1 else 1.0
@@ -109,7 +109,7 @@ class SceneRows:
         ]
 
 
-def _time(entry: CondEntry) -> Span:
+def _time(entry: CondEntry) -> Phase:
     """When a conditioning acts, of itself and by the schedule of its CLIP's hooks."""
     options = entry[1]
     own = options.get("start_percent", 0.0), options.get("end_percent", 1.0)
@@ -117,7 +117,7 @@ def _time(entry: CondEntry) -> Span:
     return max(own[0], clip[0]), min(own[1], clip[1])
 
 
-def _during(entries: Iterable[CondEntry], span: Span) -> Iterator[CondEntry]:
+def _during(entries: Iterable[CondEntry], span: Phase) -> Iterator[CondEntry]:
     """What acts in a span, and no longer than that."""
     for entry in entries:
         now = meet(_time(entry), span)
@@ -142,13 +142,13 @@ def _placed(entry: CondEntry) -> bool:
     return "area" in entry[1] or "mask" in entry[1]
 
 
-def _both(a: Choice, b: Choice) -> Choice | None:
+def _both(a: _Choice, b: _Choice) -> _Choice | None:
     """Two things put into a row while both act."""
     span = meet(a[0], b[0])
     return span and (span, a[1] * b[1], (*a[2], *b[2]))
 
 
-def _row(entry: CondEntry, span: Span, strength: float, put: tuple[Insert, ...]) -> CondEntry:
+def _row(entry: CondEntry, span: Phase, strength: float, put: tuple[_Insert, ...]) -> CondEntry:
     """A conditioning of the picture with what is put into it at one time."""
     (now,) = _during([entry], span)
     if strength != 1.0:

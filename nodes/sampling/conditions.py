@@ -13,7 +13,7 @@ from ...cidm_core.concept import Concept
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.errors import HostError, PromptError
 from ...cidm_core.sampling.plan import Slot
-from ...cidm_core.sampling.slots import SlotTable, Weights
+from ...cidm_core.sampling.slots import ConceptWeights, SlotTable
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
 from ..host import comfy as host
@@ -115,7 +115,7 @@ class _Rows:
         given = request.inserts if request else ()
         return CondRow(slot, tuple((self._inserted(text, by), u) for text, by, u in given))
 
-    def _weights(self, entries: Sequence[CondEntry]) -> Weights:
+    def _weights(self, entries: Sequence[CondEntry]) -> ConceptWeights:
         """The weights of prompts that act together; the picture's without one."""
         found = [p for c, o in entries if (p := _prompt_of({"cross_attn": c, **o}, self._facts))]
         return self.table.weigh(found) if found else self._shared
@@ -128,7 +128,7 @@ class _Rows:
         return self._slot(prompt, prompt.text, self._weights(weighed_by))
 
     def _slot(
-        self, prompt: ConceptPrompt | None, text: TextContext | None, weights: Weights
+        self, prompt: ConceptPrompt | None, text: TextContext | None, weights: ConceptWeights
     ) -> int:
         named, own = (prompt.named, prompt.concepts) if prompt else ("", {})
         return self.table.add(named, text, weights, own)

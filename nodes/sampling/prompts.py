@@ -78,7 +78,7 @@ def prompt_in(options: Mapping[str, Any]) -> ConceptPrompt | None:
     )
 
 
-def identity(bank: Bank, concept: Concept) -> ConceptId:
+def concept_id(bank: Bank, concept: Concept) -> ConceptId:
     """What a conditioning calls a concept, which is found again by it while somebody holds it."""
     found = os.path.abspath(bank.path), concept.name, concept.created
     _known[found] = concept

@@ -25,7 +25,7 @@ from ...cidm_core.sampling.encoder_updates import changes_encoder, encoder_delta
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
 from ..host.model import ModelFacts, encoder_key
-from .prompts import TRACES, ConceptPrompt, identity
+from .prompts import TRACES, ConceptPrompt, concept_id
 from .tokens import Binding, Expanded, HostTokens, phrase_of, spans_of, word_of
 
 _ENCODERS = {"l": "text_encoder", "g": "text_encoder_2"}  # ComfyUI's name -> ours
@@ -116,7 +116,7 @@ class ConceptText:
         single = len(text.states) == 1
         plain = encoded if single else text.states.mean(0, keepdim=True).to(encoded)
         called = ", ".join(dict.fromkeys(encoding.called))
-        known = {identity(self.bank, concept): concept for concept in concepts}
+        known = {concept_id(self.bank, concept): concept for concept in concepts}
         words = [place for at in text.spans.triggers.values() for place in at]
         TRACES.remember(called, plain, words, self.facts.family.encoders[0].max_tokens)
         return ConceptPrompt(called, text, plain, known, weights, self.facts.names)

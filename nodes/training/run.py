@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...cidm_core.families import Family
     from ...cidm_core.training.data import Photo
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _PREVIEW_STEPS = 20  # enough to judge by, and less waiting than the family's number
 
 
@@ -88,7 +88,7 @@ def learn(
     model, clip, _ = sockets
     notes = lora_notes(model, clip)
     for note in notes:
-        log.warning("%s", note)
+        logger.warning("%s", note)
     concept = _find(order, bank, model)
     if concept is not None:
         notes.append(f"'{concept.name}' was learned from these very inputs before; not repeated.")
@@ -111,7 +111,7 @@ def _learn(
         with torch.inference_mode(False), base_of(*sockets, precision_of(order.settings)) as base:
             return _train(base, order, bank, reporter)
     except Stopped as stopped:
-        log.info("%s", stopped)
+        logger.info("%s", stopped)
         reporter.say_stopped()
         return None
     except BaseException as error:

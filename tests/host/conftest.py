@@ -57,12 +57,8 @@ def base(tmp_path_factory, checkpoint):
 @pytest.fixture(scope="session")
 def server(base):
     """The running host; see `server.Server`."""
-    running = host.Server(base)
-    try:
-        running.wait()
+    with host.running(base) as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture(scope="session")

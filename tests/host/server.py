@@ -271,6 +271,17 @@ class Server:
         return [self.picture(shown) for shown in result.outputs[str(node)]["images"]]
 
 
+@contextmanager
+def running(base: Path) -> Iterator[Server]:
+    """A host that answers, ended at the end."""
+    server = Server(base)
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
 def in_host(script: Path | str, *args: object, timeout: int = 240) -> Any:
     """Run a script with ComfyUI's python and modules; return the JSON it printed last.
 

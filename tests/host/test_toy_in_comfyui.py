@@ -43,12 +43,8 @@ def server(tmp_path_factory):
             assert text.count(before) == 1, before
             text = text.replace(before, after)
         (pack / file).write_text(text)
-    running = host.Server(base)
-    try:
-        running.wait()
+    with host.running(base) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def node(class_type, **inputs):

@@ -179,12 +179,8 @@ def run(pack: Path, photos: Path, bank: Path, taught: Path) -> tuple[dict[str, T
             shutil.copytree(bank, base / "models" / "concept_banks" / name)
         (base / "custom_nodes").mkdir()
         server.link(base / "custom_nodes" / server.PACK, pack)
-        host = server.Server(base)
-        try:
-            host.wait()
+        with server.running(base) as host:
             result = host.run(graph.nodes, timeout=600)
-        finally:
-            host.stop()
         if result.status != "success":
             raise RuntimeError(f"ComfyUI: {result.status}: {result.error}\n{host.log_text()}")
         shutil.copytree(base / "models" / "concept_banks" / "node", taught)

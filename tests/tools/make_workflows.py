@@ -24,19 +24,15 @@ FOLDER, BLUEPRINTS = host.ROOT / "workflows", host.ROOT / "subgraphs"
 
 def main(wanted: str = "") -> None:
     """Make those whose title has the word in it."""
-    running = host.Server(Path(tempfile.mkdtemp()))
-    try:
-        running.wait()
+    with host.running(Path(tempfile.mkdtemp())) as server:
         page = Page()
-        page.open(running, **{"Comfy.VueNodes.Enabled": False})
+        page.open(server, **{"Comfy.VueNodes.Enabled": False})
         for make in workflows.ALL:
             workflow = make()
             if wanted.lower() in workflow.title.lower():
                 write(page, workflow)
         write_blueprint(page)
         page.stop()
-    finally:
-        running.stop()
 
 
 def write(page: Page, workflow: workflows.Workflow) -> None:

@@ -13,12 +13,20 @@ from cidm_core.words import (
     parse_words,
     pattern,
     replace,
-    split,
 )
 
 # Letters whose case or composition is odd: dotted I, long s, Kelvin, sigmas, caron on J, hangul.
 ODD = "aA<>_-'. 1\u0130\u0131\u017f\u212a\u00b5\u03bc\u03c2\u03c3\u03a3J\u030c\u00e9\u1100\u1161"
 odd_text = st.one_of(st.text(max_size=30), st.text(ODD, max_size=30))
+
+
+def split(text, words):
+    """The canonical text cut where the pattern finds words."""
+    text, pieces, start = canonical(text), [], 0
+    for match in pattern(words).finditer(text):
+        pieces += [text[start : match.start()], match.group()]
+        start = match.end()
+    return [piece for piece in (*pieces, text[start:]) if piece]
 
 
 def is_word(text):

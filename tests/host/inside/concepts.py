@@ -62,3 +62,17 @@ def sample(guider, noise, sigmas, sampler="euler", **options):
         disable_pbar=True,
         **options,
     )
+
+
+def differ(a, b):
+    """The largest difference of two tensors."""
+    return float((a - b).abs().max())
+
+
+def error_of(function, *args, **kwargs):
+    """What a call ends with: the error in words, or None."""
+    try:
+        function(*args, **kwargs)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -59,6 +59,11 @@ def _alone(command, out, seconds):
     try:
         run(*command)
         status = 0
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+        else:
+            status = end.code or 0
     except BaseException:
         traceback.print_exc()
     finally:

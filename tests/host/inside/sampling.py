@@ -11,7 +11,7 @@ import comfy.sd
 import comfy_extras.nodes_model_advanced as advanced
 import concepts
 import torch
-from concepts import encode, plain_guider, random
+from concepts import differ, encode, error_of, plain_guider, random
 from inside import pack, report
 
 import nodes as stock
@@ -58,18 +58,6 @@ def regional(positive, count=2, bare=None, negative=None, noise=NOISE, settings=
         bare or taught, positive, negative or NEGATIVE, regions, CFG, **given
     ).args[0]
     return concepts.sample(guider, noise, SIGMAS, **options)
-
-
-def error_of(function, *args, **kwargs):
-    try:
-        function(*args, **kwargs)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def differ(a, b):
-    return float((a - b).abs().max())
 
 
 @contextmanager

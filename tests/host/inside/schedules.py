@@ -4,7 +4,7 @@ import comfy.controlnet
 import comfy.patcher_extension
 import concepts
 import torch
-from concepts import encode, random
+from concepts import differ, encode, error_of, random
 from inside import pack, report
 
 import nodes as stock
@@ -55,18 +55,6 @@ def draw(positive=PICTURE, regions=(ONE, TWO), mode="attention and noise", negat
     settings["region_weights"] = "per_region"
     made = Guider.execute(taught, positive, negative, placed, CFG, **settings)
     return concepts.sample(made.args[0], NOISE, SIGMAS)
-
-
-def differ(a, b):
-    return float((a - b).abs().max())
-
-
-def error_of(function, *args, **kwargs):
-    try:
-        function(*args, **kwargs)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
 
 
 found = {name: {} for name in ("halves", "order", "strength", "region halves", "region order")}

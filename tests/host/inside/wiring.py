@@ -15,7 +15,7 @@ import concepts
 import folder_paths
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from concepts import encode, plain_guider, random
+from concepts import differ, encode, error_of, plain_guider, random
 from inside import pack, report
 
 import nodes as stock
@@ -69,22 +69,10 @@ def regional(*args, **kwargs):
     return concepts.sample(guider(*args, **kwargs), NOISE, SIGMAS)
 
 
-def error_of(function, *args, **kwargs):
-    try:
-        function(*args, **kwargs)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
 def told(function, *args, **kwargs):
     """What a function gives, and what it said meanwhile."""
     said.clear()
     return function(*args, **kwargs), list(said)
-
-
-def differ(a, b):
-    return float((a - b).abs().max())
 
 
 one = draw()
