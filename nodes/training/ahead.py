@@ -24,11 +24,13 @@ def check_prompts_after(prompt: Mapping[str, Any], node: str, bank: Bank) -> Non
     Raises:
         PromptError: If a word is neither in the bank nor about to be taught.
     """
-    teaching = ("CIDM_TrainConcept", "CIDM_ImportConcept")
-    taught = [each["inputs"].get("words") for each in prompt.values() if _kind(each) in teaching]
-    if not all(isinstance(words, str) for words in taught):
+    trained = [each["inputs"].get("words") for each in _of_kind(prompt, "CIDM_TrainConcept")]
+    imported = [each["inputs"].get("words") for each in _of_kind(prompt, "CIDM_ImportConcept")]
+    if not all(isinstance(words, str) for words in (*trained, *imported)):
         return
-    names = [parse_words(text) for text in taught if text.strip()]
+    if not all(words.strip() for words in imported):
+        return  # they are those of the file
+    names = [parse_words(text) for text in (*trained, *imported) if text.strip()]
     callers = callers_of(bank) | dict.fromkeys(names, "")
     for title, text in _prompts_after(prompt, node):
         try:
@@ -49,6 +51,10 @@ def _prompts_after(prompt: Mapping[str, Any], node: str) -> list[tuple[str, str]
         for text in each["inputs"].values()
         if isinstance(text, str)
     ]
+
+
+def _of_kind(prompt: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
+    return [each for each in prompt.values() if _kind(each) == kind]
 
 
 def _sources(node: Mapping[str, Any]) -> set[str]:

@@ -348,6 +348,12 @@ def found(in_host, checkpoint):
     return in_host(Path(__file__).parent / "inside" / "training.py", checkpoint)
 
 
+def test_words_that_only_an_imported_file_knows_are_not_called_wrong(found):
+    unread, known = found["ahead"]
+    assert unread is None
+    assert "<fox>" in known
+
+
 def test_afterwards_the_host_is_as_before(found):
     assert found["same_weights"]
     assert found["patches"] == 0

@@ -14,11 +14,12 @@ import inside
 import torch
 from comfy.taesd.taesd import TAESD
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+from concepts import error_of
 
 keep = torch.inference_mode()  # as the host runs nodes
 keep.__enter__()
 node = inside.pack("nodes.training.train").TrainConcept
-methods = inside.pack("nodes.training.methods")
+methods, ahead = inside.pack("nodes.training.methods"), inside.pack("nodes.training.ahead")
 METHOD_ONLY = {"precision", "lr_lora", "lr_tokens", "batch_size", "gradient_checkpointing"}
 base, progress = inside.pack("nodes.host.base"), inside.pack("nodes.training.progress")
 Bank = inside.pack("cidm_core.bank").Bank
@@ -115,6 +116,16 @@ with torch.inference_mode(False):
     with base.base_of(model, clip, vae, "fp32") as without:
         found["lora_left_out"] = all(map(torch.equal, one, without.unet.parameters()))
 del patched, one, with_lora, without
+
+# Prompts further on in the graph, where a file may bring words that only it knows.
+found["ahead"] = []
+for words in ("", "<cat1> <cat2>"):
+    graph = {
+        "file": {"class_type": "CIDM_ImportConcept", "inputs": {"words": words}},
+        "train": {"class_type": "CIDM_TrainConcept", "inputs": {"words": "<dog1> <dog2>"}},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["train", 0], "text": "<fox>"}},
+    }
+    found["ahead"].append(error_of(ahead.check_prompts_after, graph, "train", bank))
 
 # Runs that end early.
 failing = Bank(folder / "failing")
