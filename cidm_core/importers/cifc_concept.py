@@ -64,7 +64,7 @@ def read_pth(
         BankError: If the file is missing, no plain weights or of another layout.
     """
     path = user_path(path)
-    origin, row = path.name, _single_encoder(family, path.name)
+    origin, row = path.name, single_encoder(family, path.name)
     if not 0 < scale <= 100:
         raise BankError(f"The scale is {scale}; give a number above 0, such as 1.0 or 0.8.")
     params = _params(load_table(path), origin)
@@ -91,7 +91,12 @@ def read_pth(
         raise BankError(f"{origin}: {caught}") from caught
 
 
-def _single_encoder(family: str, origin: str) -> Family:
+def single_encoder(family: str, origin: str) -> Family:
+    """A family whose models have one text encoder.
+
+    Raises:
+        BankError: If it is unknown or has several.
+    """
     row = FAMILIES.get(family)
     if row is None or len(row.encoders) != 1:
         known = ", ".join(key for key, value in FAMILIES.items() if len(value.encoders) == 1)

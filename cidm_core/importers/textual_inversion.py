@@ -12,9 +12,9 @@ from torch import Tensor
 from ..checkpoints.weights import open_weights
 from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError, HostError
-from ..families import FAMILIES
 from ..storage.names import default_name
-from ..words import parse_words
+from ..words import bracketed, new_words
+from .cifc_concept import single_encoder
 
 _METHOD = "textual_inversion"
 _MOST = 8  # tensors; a LoRA has hundreds
@@ -77,17 +77,13 @@ def concept_of(
     Raises:
         BankError: If the vectors are of another kind of model, or their number is not the words'.
     """
-    encoder = FAMILIES[family].encoders[0]
-    rows = (
-        torch.cat(list(vectors.values()))
-        if len({v.shape[1] for v in vectors.values()}) == 1
-        else None
-    )
-    if rows is None or rows.shape[1] != encoder.dim or set(vectors) & set(_ENCODERS):
+    encoder = single_encoder(family, path.name).encoders[0]
+    if {v.shape[1] for v in vectors.values()} != {encoder.dim} or set(vectors) & set(_ENCODERS):
         raise BankError(
             f"{path.name} is a textual inversion of another kind of model ({_described(vectors)}); "
             f"{family} reads words {encoder.dim} wide. Use one that was made for {family}."
         )
+    rows = torch.cat(list(vectors.values()))
     words = list(words) or _words(vectors, path)
     if len(words) != len(rows):
         raise BankError(
@@ -95,7 +91,13 @@ def concept_of(
             "were given. Give a word for each, or none to have them made."
         )
     try:
-        chosen = parse_words(words)
+        chosen = new_words(words)
+        if plain := [word for word in chosen if not bracketed(word)]:
+            right = " ".join(word if bracketed(word) else f"<{word}>" for word in chosen)
+            raise ConceptError(
+                f"{plain[0]!r} may be a word that prompts use for other things. Give words in "
+                f"angle brackets: {right!r}."
+            )
         return Concept(
             name=default_name(chosen, class_words),
             subjects=(Subject(chosen, class_words, kind),),

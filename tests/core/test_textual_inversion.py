@@ -111,6 +111,7 @@ def test_those_of_other_models_are_named(save, tiny_base, tmp_path, name, table,
     [
         ({"words": "<a>"}, "of 2 vectors, and 1 words were given"),
         ({"words": "<a> <a>"}, "repeat"),
+        ({"words": "my toy"}, "in angle brackets: '<my> <toy>'"),
         ({"class_words": ""}, "Give class_words"),
         ({"model": None}, "x.safetensors is a textual inversion; it does not tell its base model"),
     ],
