@@ -112,7 +112,12 @@ class Bank(Mapping[str, Concept]):
             raise BankError(f"{caught}{note}") from caught
 
     def add(
-        self, concept: Concept, preview: Image | None = None, *, allow_other_base: bool = False
+        self,
+        concept: Concept,
+        preview: Image | None = None,
+        *,
+        allow_other_base: bool = False,
+        replaces: Entry | None = None,
     ) -> Concept:
         """Store a concept as the last one learned: completely, or not at all.
 
@@ -120,23 +125,27 @@ class Bank(Mapping[str, Concept]):
             concept: What to store; `index` and `created` are set here.
             preview: A picture to put beside it.
             allow_other_base: Accept a concept of another model of the same family.
+            replaces: The concept whose place in the order and whose file it takes, in one step;
+                until then the old file is whole. If it was removed meanwhile, there is no loss.
 
         Returns:
             The concept as a later look-up gives it.
 
         Raises:
-            BankError: If its name or a word is taken, the values cannot be stored, or the system
-                refuses to write.
+            BankError: If its name or a word is taken, the one it replaces was changed meanwhile,
+                the values cannot be stored, or the system refuses to write.
             FamilyError: If it does not fit the bank's other concepts.
         """
         picture = None if preview is None else _png(preview)
         concept = replace(concept, name=clean_name(concept.name))
         with self._locked():
-            entries = self.entries()
+            old = self._still(replaces) if replaces else None
+            entries = [entry for entry in self.entries() if entry is not old]
             check_new(concept, entries)
             check_fit(entries, concept, allow_other_base=allow_other_base)
-            target = self.file_for(concept.name)
-            index = 1 + max((entry.index for entry in entries), default=-1)
+            target = old.path if old else self.file_for(concept.name)
+            last = max((entry.index for entry in entries), default=-1)
+            index = old.index if old else last + 1
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
             data = concept_to_bytes(replace(concept, index=index, created=created))
             # Nothing is written that could not be read.
@@ -229,6 +238,16 @@ class Bank(Mapping[str, Concept]):
             f"Bank '{self.name}' has no concept {name!r}; it holds {known}. Train it, or correct "
             "the name."
         )
+
+    def _still(self, wanted: Entry) -> Entry | None:
+        """A concept that is to be replaced; None if it was removed meanwhile."""
+        found = next((entry for entry in self.entries() if entry.name == wanted.name), None)
+        if found and found != wanted:
+            raise BankError(
+                f"Concept {wanted.name!r} was changed by another program meanwhile, and stays as "
+                "it is now. Look at it; to replace that one, do the same again."
+            )
+        return found
 
     def _taken(self) -> dict[str, str]:
         """Whatever lies in the folder, by the key that tells file names apart."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .bank import Bank
     from .storage.record import Entry
 
+_UNTOLD = ("base_name", "taught", "inputs", "start")  # told elsewhere, or names for programs
 _FIRST = ("steps", "rank", "lr_tokens", "lr_lora", "seed", "resolution_px", "precision")
 
 
@@ -80,12 +81,12 @@ def described(entry: Entry) -> dict[str, str]:
         "model": f"{entry.facts.get('base_name') or entry.base[:24]} ({entry.family})",
         "method": f"{entry.method}, {len(entry.layers)} layers{rank}",
     }
-    texts |= {key: value for key, value in entry.facts.items() if key != "base_name"}
+    texts |= {key: value for key, value in entry.facts.items() if key not in _UNTOLD}
     settings = sorted(entry.config.items(), key=lambda item: item[0] not in _FIRST)
-    chosen = [f"{key} {_text(value)}" for key, value in settings if value not in ("", None)]
+    chosen = [f"{key} {as_words(value)}" for key, value in settings if value not in ("", None)]
     texts["settings"] = ", ".join(chosen) or None
     texts["file"] = entry.path.name
-    return {key.replace("_", " "): _text(value) for key, value in texts.items()}
+    return {key.replace("_", " "): as_words(value) for key, value in texts.items()}
 
 
 def record(entry: Entry) -> dict[str, object]:
@@ -103,11 +104,12 @@ def record(entry: Entry) -> dict[str, object]:
     }
 
 
-def _text(value: object) -> str:
+def as_words(value: object) -> str:
+    """A setting or fact as people are shown it."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(each)}" for key, each in value.items())
+        return ", ".join(f"{key} {as_words(each)}" for key, each in value.items())
     return "-" if value is None else str(value)
 
 

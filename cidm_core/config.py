@@ -19,6 +19,12 @@ RECIPES = ("ours", "paper", "released")
 _MOST_SEED = 2**53
 KINDS = ("object", "style", "human")
 """What a concept can be."""
+AGAIN = ("refuse", "replace", "go_on")
+"""What can be done about words that are taught already."""
+AGAIN_HELP = (
+    "For words that a concept of the bank has already: put the new one in its place once it is "
+    "complete (replace), or learn on from the taught one (go_on)"
+)
 
 
 def setting(

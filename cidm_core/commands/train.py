@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..config import AGAIN_HELP
 from ..errors import CidmError
 from ..training.presets import PRESET_HELP, PRESETS
 from .console import Console
@@ -33,6 +34,7 @@ examples:
   cidm train --model sd15.safetensors --bank bank --photos photos/ink --words "<ink1> <ink2>" \\
       --class-words "ink painting" --kind style --preset low-vram
   cidm train --bank bank --photos photos/cat --options options/cat.yml      options of the CIFC code
+  cidm train --bank bank --photos more/dog --words "<dog1> <dog2>" --class-words dog --again go-on
   accelerate launch --num_processes 2 -m cidm_core train --bank bank ...    two GPUs or processes
 
 Captions stand in dog1.txt beside dog1.jpg, or where --captions says. The class words in a caption
@@ -129,6 +131,12 @@ def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: Method
         "--preset", choices=tuple(PRESETS), help=f"Settings for a kind of card: {PRESET_HELP}."
     )
     what.add_argument(
+        "--again",
+        choices=("replace", "go-on"),
+        type=lambda text: text.replace("_", "-"),  # as the API and the node have it
+        help=f"{AGAIN_HELP.replace('_', '-')}. Without it they are refused, with what differs.",
+    )
+    what.add_argument(
         "--no-resume", action="store_true", help="Start over even if a state of this run is there."
     )
 
@@ -212,10 +220,13 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
             on_progress=bar,
             mapping=request.mapping,
             resume=not args.no_resume,
+            again=(args.again or "refuse").replace("-", "_"),
         )
     seconds = time.monotonic() - started
     path = next(entry.path for entry in bank.entries() if entry.name == concept.name)
-    console.say(f"Learned {concept.trigger!r} as {concept.name!r} in {duration(seconds)}: {path}")
+    earlier = concept.facts.get("earlier_steps")
+    time_taken = duration(seconds) + (f", after {earlier} earlier steps" if earlier else "")
+    console.say(f"Learned {concept.trigger!r} as {concept.name!r} in {time_taken}: {path}")
     console.note(
         f"Try: cidm generate --model {args.model} --bank {args.bank} "
         f'--prompt "a photo of a {concept.trigger}" --out picture.png'

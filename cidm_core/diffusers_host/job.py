@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..bank import Bank
 from ..concept import Concept
 from ..config import TrainConfig
-from ..errors import ConceptError
+from ..errors import ConceptError, TrainingError
 from ..methods import method_called
 from ..methods.base import MakeMethod, Task
-from ..storage.compatibility import check_new
+from ..storage.compatibility import check_fit, check_new
 from ..storage.names import clean_name, default_name, file_stem
+from ..storage.record import Entry
+from ..training.again import GO_ON, REFUSE, Others, mark_of, marks, refusal, steps_of, taught_before
 from ..training.data import Photo, TrainingSubject
 from ..training.lesson import Lesson, Model, settled, size_px
 from ..training.processes import Processes, share_of
@@ -38,15 +40,19 @@ class Job:
     photos: Sequence[Photo]
     prior: Sequence[Photo]
     task: Task
+    others: Others
     config: TrainConfig
     size_px: int
     processes: Processes
     folder: RunFolder
     make: MakeMethod
-    taught: str  # names photos, words, settings and model, but not the bank's other concepts
+    facts: Mapping[str, object]  # what is known of the concept before it is learned
+    replaces: Entry | None
 
 
-def prepare(base: Base, bank: Bank, lesson: Lesson, name: str | None, processes: Processes) -> Job:
+def prepare(
+    base: Base, bank: Bank, lesson: Lesson, name: str | None, again: str, processes: Processes
+) -> Job:
     """Check all of the input, cheap things first.
 
     Raises:
@@ -57,13 +63,22 @@ def prepare(base: Base, bank: Bank, lesson: Lesson, name: str | None, processes:
     share_of(config.batch_size, processes)
     lesson.check()
     refuse_ordinary_words(base, [word for each in lesson.subjects for word in each.subject.words])
-    task = _task(base, bank, lesson, name)
+    taught = taught_before(bank, lesson, name, again)
+    others = Others(bank, taught and taught.name)
+    task = _task(base, bank, others, lesson, name, taught)
     photos, prior = lesson.photo_sets()
     for photo in (*photos, *prior):
         check_caption(base, photo.caption, task.words)
-    taught = lesson.inputs(base, photos, prior)
-    old = [(entry.name, entry.index, entry.created) for entry in bank.entries()]
-    run = run_id(config.to_dict(), **taught, old=old)
+    inputs = lesson.inputs(base, photos, prior)
+    before: dict[str, object] = {}
+    if taught and again == REFUSE:
+        raise refusal(taught, lesson, base, inputs)
+    if taught and again == GO_ON:
+        task = replace(task, start=_start(base, bank, lesson, taught.name))
+        before = {"start": mark_of(taught), "earlier_steps": steps_of(taught)}
+        inputs["start"] = before["start"]
+    old = [(entry.name, entry.index, entry.created) for entry in others.entries]
+    run = run_id(config.to_dict(), **inputs, old=old)
     folder = RunFolder(folder_of(bank, task.name), run, writes=processes.rank == 0)
     return Job(
         base=base,
@@ -71,12 +86,20 @@ def prepare(base: Base, bank: Bank, lesson: Lesson, name: str | None, processes:
         photos=photos,
         prior=prior,
         task=task,
+        others=others,
         config=config,
         size_px=side,
         processes=processes,
         folder=folder,
         make=lesson.make or method_called(lesson.method),
-        taught=run_id(config.to_dict(), **taught),
+        facts={
+            "photos": len(photos),
+            "base_name": base.name,
+            "taught": run_id(config.to_dict(), **inputs),
+            "inputs": marks(inputs),
+            **before,
+        },
+        replaces=taught,
     )
 
 
@@ -96,6 +119,7 @@ def find_taught(
     subjects: Sequence[TrainingSubject] = (),
     prior: Sequence[Photo] = (),
     make: MakeMethod | None = None,
+    again: str = REFUSE,
     **first: Any,
 ) -> Concept | None:
     """The bank's concept that these very inputs of `train_concept` have taught, if there is one.
@@ -112,6 +136,7 @@ def find_taught(
         subjects: Further subjects.
         prior: Prior pictures.
         make: Instead of the method.
+        again: Whether the concept was to be taught again; with "go_on" one counts that has gone on.
         first: Words and kind of the photos, as `TrainingSubject` has them.
 
     Raises:
@@ -127,6 +152,8 @@ def find_taught(
     for entry in bank.entries():
         if entry.subjects == asked and named in (None, entry.name) and "taught" in entry.facts:
             inputs = lesson.inputs(base, *lesson.photo_sets())
+            if again == GO_ON:
+                inputs["start"] = entry.facts.get("start")
             if entry.facts["taught"] == run_id(lesson.config.to_dict(), **inputs):
                 return bank[entry.name]
     return None
@@ -165,10 +192,14 @@ def check_caption(base: Base, caption: str, words: Sequence[str], *, quiet: bool
         tokenise(tokenizer, caption, names, row.max_tokens, quiet=quiet)
 
 
-def _task(base: Base, bank: Bank, lesson: Lesson, name: str | None) -> Task:
+def _task(
+    base: Base, bank: Bank, others: Others, lesson: Lesson, name: str | None, taught: Entry | None
+) -> Task:
     subjects = tuple(each.subject for each in lesson.subjects)
-    bank.check(base)
-    if name is None:
+    check_fit(others.entries, base)
+    if taught is not None:
+        name = taught.name
+    elif name is None:
         words = [word for subject in subjects for word in subject.words]
         class_words = " and ".join(subject.class_words for subject in subjects)
         made = default_name(words, class_words) if words else clean_name(class_words)
@@ -176,6 +207,20 @@ def _task(base: Base, bank: Bank, lesson: Lesson, name: str | None) -> Task:
     task = Task(clean_name(name), subjects, base.family.name, base.fingerprint, base.layers)
     # An empty concept stands in for the one to come: what the bank would refuse is refused now.
     empty = task.concept(lesson.method, lesson.config, {}, {}, {})
-    check_new(empty, bank.entries())
-    bank.file_for(task.name)
+    check_new(empty, others.entries)
+    if taught is None:
+        bank.file_for(task.name)
     return task
+
+
+def _start(base: Base, bank: Bank, lesson: Lesson, name: str) -> Concept:
+    """The taught concept, if learning can go on from it."""
+    check = getattr(lesson.make or method_called(lesson.method), "check_start", None)
+    if check is None:
+        raise TrainingError(
+            f"The method {lesson.method} cannot go on from a taught concept. Replace it instead."
+        )
+    start = bank[name]
+    check_fit([start], base)
+    check(start, lesson.config)
+    return start

@@ -39,7 +39,8 @@ def default_render(
 
     def render(concept: Concept) -> list[Image.Image]:
         prompt = config.preview_prompt or concept.trigger
-        found = named([prompt], bank.callers())
+        # If the bank holds an earlier one of this name, it is the one that is taught again.
+        found = [name for name in named([prompt], bank.callers()) if name != concept.name]
         concepts = {name: bank[name] for name in found} | {concept.name: concept}
         side = config.resolution_px or base.family.resolution_px
         given = {"width_px": side, "height_px": side, "seed": config.seed, **sampling}

@@ -51,6 +51,7 @@ def train_concept(
     preview: Render | None = None,
     mapping: Mapping[str, str] | None = None,
     resume: bool = True,
+    again: str = "refuse",
     make: MakeMethod | None = None,
     processes: Processes | None = None,
 ) -> Concept:
@@ -82,6 +83,9 @@ def train_concept(
         preview: Makes those pictures. Default: `generate` with the concept as learned so far.
         mapping: Replacements in captions instead of class words by words.
         resume: Go on from a saved state of this very run if there is one.
+        again: For words that the bank's concept has already: "refuse", and say what differs;
+            "replace" it once the new one is complete (until then the old file stays as it is, the
+            place in the order always); "go_on" from its words and weights, if the method can.
         make: Builds the method instead of the one named. Its repr belongs to the run's name:
             what it shows must say all that matters, and be the same in the next process.
         processes: Those that share this run. Default: all of `accelerate launch`; `Alone()` learns
@@ -91,21 +95,22 @@ def train_concept(
         The concept as stored.
 
     Raises:
-        BankError: Name or words are taken, or the bank cannot be written.
+        BankError: Name or words are taken, there is nothing to go on from, or the bank cannot be
+            written.
         CidmError: The method is unknown, or the settings are of another one.
         ConceptError: The words cannot be used.
         FamilyError: The bank's concepts were learned on another model.
         HostError: The machine cannot do what was asked, or memory ran out.
         PhotoError: A photo or caption cannot be used.
         PromptError: A caption's concept word lies beyond the text encoder's limit.
-        TrainingError: The method cannot teach this, loss or gradients stay NaN, or (`Stopped`) the
-            caller stopped the run.
+        TrainingError: The method cannot teach this, or go on from what was taught; loss or
+            gradients stay NaN; or (`Stopped`) the caller stopped the run.
     """
     processes = processes or LaunchedProcesses(base.device)
     first = TrainingSubject(photos, words, class_words, kind, mapping)
     config = settled(config, method, base)
     lesson = Lesson((first, *subjects), prior, method, config, make)
-    job = prepare(base, bank, lesson, name, processes)
+    job = prepare(base, bank, lesson, name, again, processes)
     render = preview or default_render(base, bank, job.config)
     hooks = Hooks(on_progress, should_stop) if processes.rank == 0 else Hooks()
     try:
@@ -134,7 +139,7 @@ def _learn(
     with ExitStack() as stack:
         sources = _sources(job, host, hooks)
         stack.enter_context(base.parked_vae())
-        method = job.make(job.task, config, job.bank.values(), host)
+        method = job.make(job.task, config, job.others.values(), host)
         stack.enter_context(
             host.attached(method.updates, checkpointing=config.gradient_checkpointing)
         )
@@ -158,7 +163,9 @@ def _sources(job: Job, host: LearningHost, hooks: Hooks) -> PhotoSources:
         )
         return CachedPhotos(latents, held, draws)
 
-    photos = cached(job.photos, "look", "concept", 0)
+    # Going on draws other noise than what was learned from.
+    after = f" after {earlier}" if (earlier := job.facts.get("earlier_steps")) else ""
+    photos = cached(job.photos, "look", f"concept{after}", 0)
     prior = cached(job.prior, "prior look", "prior", len(job.photos)) if job.prior else None
     draws = Draws(
         seed=config.seed,
@@ -180,14 +187,12 @@ def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
             "final_loss": final_loss(job.folder.rows),
             "seconds": round(loop.seconds, 1),
             "skipped": loop.skipped,
-            "photos": len(job.photos),
-            "base_name": job.base.name,
-            "taught": job.taught,
+            **job.facts,
             "version": __version__,
         }
         try:
             picture = previews.last or job.photos[0].image
-            stored = job.bank.add(method.result(facts), picture)
+            stored = job.bank.add(method.result(facts), picture, replaces=job.replaces)
         except BaseException:
             job.folder.save(loop.state())
             raise

@@ -25,13 +25,17 @@ Demand = Literal["needed", "optional", "unused"]
 
 @dataclass(frozen=True)
 class Task:
-    """The concept to be learned and the model it is learned on (see `Concept`)."""
+    """The concept to be learned and the model it is learned on (see `Concept`).
+
+    `start` is a taught concept of the same words that learning goes on from.
+    """
 
     name: str
     subjects: tuple[Subject, ...]
     family: str
     base: str
     layers: tuple[CrossAttention, ...]
+    start: Concept | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -274,6 +278,9 @@ class MethodClass(MakeMethod, Protocol):
         words: Whether subjects have words of their own.
         prior: Whether it learns from prior pictures as well.
         several: Whether it teaches several subjects at once.
+
+    If learning can go on from a taught concept (`Task.start`), it has a static method
+    `check_start(start, config)` besides, which refuses those that do not fit.
     """
 
     @property

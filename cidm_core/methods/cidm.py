@@ -6,6 +6,7 @@ equations are in `ops.consolidation`; where paper and released code differ: docs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..config import TrainConfig, recipe_setting, setting
+from ..errors import TrainingError
+from ..families import PROJECTIONS
 from ..ops.consolidation_model import CommonSubspace, Orthogonality, Projection
 from ..ops.diffusion import attention_loss, masked_mse
 from ..ops.schedules import linear_decay
@@ -125,9 +128,13 @@ class Cidm:
         self._tokens: dict[str, Group] = {}
         for encoder, class_rows in host.embeddings(task.subjects[0].class_words).items():
             rows = self._first_tokens(class_rows, generator(config.seed, "tokens", encoder))
+            if task.start is not None:
+                rows = task.start.rows[encoder].expand_as(rows)
             self._tokens[encoder] = Group(f"tokens.{encoder}", {"rows": rows.to(host.device)})
         held: dict[str, Tensor] = {}
-        factors = self._first_factors(generator(config.seed, "lora"))
+        factors = dict(self._first_factors(generator(config.seed, "lora")))
+        if task.start is not None:
+            factors |= {path: (pair.down, pair.up) for path, pair in task.start.low_rank.items()}
         for path, (down, up) in factors.items():
             held |= {f"{path}.down": down.to(host.device), f"{path}.up": up.to(host.device)}
         self._lora = Group("lora", held)
@@ -141,6 +148,28 @@ class Cidm:
         self._projection: Projection | None = None
         if len(old):
             self._consolidate()
+
+    @staticmethod
+    def check_start(start: Concept, config: CidmConfig) -> None:
+        """Whether learning can go on from a taught concept.
+
+        Raises:
+            TrainingError: If it has other ranks, or changes layers that are not learned here.
+        """
+        known = {f"{layer}.{projection}" for layer in start.layers for projection in PROJECTIONS}
+        alpha = config.alpha or float(config.rank)
+        for path, update in start.updates.items():
+            if path not in known or not isinstance(update, LowRank):
+                raise TrainingError(
+                    f"Learning cannot go on from {start.name!r}: it changes {path}, which CIDM "
+                    "does not learn. Replace it instead."
+                )
+            if update.rank != config.rank or not math.isclose(update.alpha, alpha, rel_tol=1e-6):
+                raise TrainingError(
+                    f"Learning cannot go on from {start.name!r}: it has rank {update.rank} and "
+                    f"alpha {update.alpha:g}, asked for are rank {config.rank} and alpha "
+                    f"{alpha:g}. Give the same, or replace it instead."
+                )
 
     def _first_tokens(self, class_rows: Tensor, source: torch.Generator) -> Tensor:
         """Where the tokens of an encoder start, (words, layers, dim)."""

@@ -27,7 +27,7 @@ FORMAT = "2"
 LOG_NAME = "log.jsonl"
 # No ending of model files: programs that search the folder must not list it as a LoRA.
 _SUFFIX = ".cidm"
-_COSMETIC = ("save_every", "preview_every", "preview_prompt")
+COSMETIC = ("save_every", "preview_every", "preview_prompt")
 LogRow = dict[str, Any]
 
 
@@ -36,7 +36,7 @@ def run_id(config: Mapping[str, object], **inputs: object) -> str:
 
     Settings that only decide what is shown or saved do not count.
     """
-    settings = {key: value for key, value in config.items() if key not in _COSMETIC}
+    settings = {key: value for key, value in config.items() if key not in COSMETIC}
     text = json.dumps([FORMAT, settings, inputs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -587,7 +587,28 @@ def test_train_adds_a_concept_and_says_what_next(tiny_folder, photos, tmp_path, 
     assert len((runs / "log.jsonl").read_text().splitlines()) == 4
     assert Image.open(runs / "loss.png").width == 760
     assert train(tiny_folder, photos, tmp_path / "bank") == FAILED
-    assert "overlap" in capsys.readouterr().err
+    assert "What differs: rank 2, now 4." in capsys.readouterr().err
+
+
+def test_the_same_words_again_are_refused_replaced_or_gone_on_from(
+    tiny_folder, photos, tmp_path, capsys
+):
+    teach = ["train", "--model", str(tiny_folder), "--bank", str(tmp_path / "bank")]
+    teach += ["--photos", str(photos), "--words", "<dog1> <dog2>", "--class-words", "dog"]
+    teach += ["--resolution", "64", "--variants", "1", "--quiet"]
+    assert main([*teach, "--steps", "1"]) == OK
+    capsys.readouterr()
+    assert main([*teach, "--steps", "2"]) == FAILED
+    said = capsys.readouterr().err
+    assert "What differs: steps 1, now 2." in said
+    assert "on the command line --again" in said
+    bank = Bank(tmp_path / "bank")
+    assert main([*teach, "--steps", "2", "--again", "replace"]) == OK
+    assert bank["dog"].facts["steps"] == 2
+    assert main([*teach, "--steps", "3", "--again", "go-on"]) == OK
+    assert ", after 2 earlier steps: " in capsys.readouterr().out
+    assert (bank["dog"].facts["steps"], bank["dog"].facts["earlier_steps"]) == (3, 2)
+    assert list(bank) == ["dog"]
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
