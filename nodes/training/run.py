@@ -39,10 +39,11 @@ class Order:
     preset: str
     method: str
     settings: Mapping[str, object]
+    again: str
 
     def call(self, family: Family) -> dict[str, Any]:
         """Words, name, method and its settings, as `train_concept` takes them."""
-        names = ("words", "class_words", "kind", "name", "method")
+        names = ("words", "class_words", "kind", "name", "method", "again")
         config = config_of(self.method, self.settings, self.preset, family)
         return {**{name: getattr(self, name) for name in names}, "config": config}
 
@@ -81,7 +82,7 @@ def learn(
         CidmError: Anything the user can mend.
     """
     from ...cidm_core.diffusers_host.job import folder_of
-    from ...cidm_core.training.state import read_log
+    from ...cidm_core.training.state import final_loss, read_log
 
     # A wrong number is told before anything is unloaded.
     method_called(order.method).Config.from_dict(order.settings)
@@ -97,7 +98,10 @@ def learn(
         concept = _learn(order, bank, sockets, reporter)
     if concept is None:
         host.interrupt()
-    return LearnedConcept(concept, read_log(folder_of(bank, concept.name)), notes)
+    rows = read_log(folder_of(bank, concept.name))
+    if final_loss(rows) != concept.facts.get("final_loss"):  # of another run, since cancelled
+        rows = []
+    return LearnedConcept(concept, rows, notes)
 
 
 def _learn(

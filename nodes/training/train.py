@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...cidm_core.concept import KINDS
+from ...cidm_core.config import AGAIN, AGAIN_HELP, KINDS
 from ...cidm_core.errors import CidmError, ConceptError
 from ...cidm_core.training.presets import PRESET_HELP
 from ..host import comfy as host
@@ -40,7 +40,18 @@ class TrainConcept(io.ComfyNode):
             ],
             is_input_list=True,  # photos of different sizes come as a list
             is_output_node=True,
-            inputs=[*_sockets(), *_concept(), *MethodInputs(_DEFAULT).inputs(ON_THE_NODE)],
+            inputs=[
+                *_sockets(),
+                *_concept(),
+                *MethodInputs(_DEFAULT).inputs(ON_THE_NODE),
+                io.Combo.Input(
+                    "again",
+                    options=list(AGAIN),
+                    default=AGAIN[0],
+                    optional=True,
+                    tooltip=f"{AGAIN_HELP}. With refuse the message says what differs.",
+                ),
+            ],
             outputs=_outputs(),
         )
 
@@ -78,6 +89,7 @@ class TrainConcept(io.ComfyNode):
         masks: list[Any] | None = None,
         name: Sequence[str] = ("",),
         method: Sequence[MethodChoice] = (),
+        again: Sequence[str] = (AGAIN[0],),
         **settings: list[Any],
     ) -> io.NodeOutput:
         """Learn; see `train_run.learn`.
@@ -105,6 +117,7 @@ class TrainConcept(io.ComfyNode):
             preset=preset[0],
             method=chosen.method,
             settings={**chosen.settings, **MethodInputs(chosen.method).asked(shown_here)},
+            again=again[0],
         )
         reporter = Reporter(cls.hidden.unique_id, words[0])
         learned = learn(order, bank[0], (model[0], clip[0], vae[0]), reporter)
@@ -139,8 +152,10 @@ def _output(cls: type[io.ComfyNode], bank: Any, learned: Any, reporter: Any) -> 
     reporter.leave(picture)
     curve = to_tensor(picture)
     loss, seconds = facts.get("final_loss"), float(facts.get("seconds") or 0)
+    earlier = facts.get("earlier_steps")
     text = "\n".join([
         f"Learned '{concept.trigger}' as '{concept.name}' in {duration(seconds)}"
+        + (f", after {earlier} earlier steps" if earlier else "")
         + (f", loss {loss:.4f}." if isinstance(loss, float) else "."),
         *learned.notes,
         listing(bank),

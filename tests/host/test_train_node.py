@@ -163,6 +163,26 @@ def test_the_same_graph_again_repeats_nothing(server, learned):
     assert bank_of(server, "whole")["dog"].created == before
 
 
+def test_the_same_words_again(server, photos):
+    """Refused with what differs; replaced in place; gone on from once, and no further."""
+    assert server.run(training("again", steps=2)).status == "success"
+    bank = bank_of(server, "again")
+    said = message(server.run(training("again", steps=3)))
+    assert "The words '<dog1> <dog2>' are those of concept 'dog'" in said
+    assert "What differs: steps 2, now 3." in said
+    assert server.run(training("again", steps=3, again="replace")).status == "success"
+    assert [(e.name, e.index, e.facts["steps"]) for e in bank.entries()] == [("dog", 0, 3)]
+    further = training("again", steps=2, again="go_on")
+    assert server.run(further).status == "success"
+    held = bank["dog"]
+    assert (held.facts["steps"], held.facts["earlier_steps"]) == (2, 3)
+    further["after"] = node("PreviewAny", source=["train", 4])
+    result = server.run(further)  # the bank has changed, so the node runs again
+    assert result.status == "success"
+    assert same(bank["dog"], held)
+    assert "not repeated" in texts(result)
+
+
 def test_cancel_keeps_the_state_and_the_same_graph_goes_on(server, photos):
     """Cancelled twice on the way, the concept is bit for bit that of an uninterrupted run."""
     steps = 40
