@@ -56,7 +56,8 @@ class LoadConceptBank(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, bank: str | None = None) -> bool | str:
         """Names are checked here, so that a bank made after the page was loaded is found too."""
-        new_name = host.inputs_asked(cls).get("new_name", "")
+        asked = host.inputs_asked(cls)
+        new_name = None if asked is None else asked.get("new_name", "")
         if bank is None or new_name is None:  # linked, known only when it runs
             return True
         return passes(lambda: bank_folder(bank, new_name))
@@ -139,7 +140,7 @@ class RemoveConcept(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool | str:
-        confirm = host.inputs_asked(cls).get("confirm")
+        confirm = (host.inputs_asked(cls) or {}).get("confirm")
         # None: linked, known only when it runs
         return name is None or confirm is None or passes(lambda: _check_twice(name, confirm))
 

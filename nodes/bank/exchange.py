@@ -67,7 +67,8 @@ class ImportConcept(io.ComfyNode):
         """Files are looked up here, so that one copied in after the page was loaded is found."""
         if file is None:  # linked, known only when it runs
             return True
-        words = host.inputs_asked(cls).get("class_words", "")
+        asked = host.inputs_asked(cls)
+        words = None if asked is None else asked.get("class_words", "")
         words = "known later" if words is None else words
         return passes(lambda: check_class_words(_chosen(file), words))
 

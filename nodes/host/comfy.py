@@ -8,7 +8,8 @@ import gc
 import html
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -100,7 +101,8 @@ def node_id_of(cls: Any) -> object:
     return getattr(getattr(cls, "hidden", None), "unique_id", None)
 
 
-_asked: dict[str, Any] = {}  # the prompt that came in last
+# The prompt of the request that is answered; several can be checked at a time.
+_asked: ContextVar[Mapping[str, Any]] = ContextVar("asked")
 
 
 def remember_prompts() -> None:
@@ -108,8 +110,7 @@ def remember_prompts() -> None:
     from server import PromptServer
 
     def remember(request: dict[str, Any]) -> dict[str, Any]:
-        _asked.clear()
-        _asked.update(request.get("prompt") or {})
+        _asked.set(request.get("prompt") or {})
         return request
 
     server = getattr(PromptServer, "instance", None)
@@ -117,14 +118,17 @@ def remember_prompts() -> None:
         server.add_on_prompt_handler(remember)
 
 
-def inputs_asked(cls: Any) -> dict[str, Any]:
+def inputs_asked(cls: Any) -> dict[str, Any] | None:
     """All inputs of the node that is being checked; None for a link, whose value comes later.
 
     The host shows what a check complains of once for each input that the check names, so ours
-    name one and look the others up here.
+    name one and look the others up here. None if the prompt did not come by the host's server.
     """
-    inputs = _asked.get(str(node_id_of(cls)), {}).get("inputs", {})
-    return {name: None if isinstance(value, list) else value for name, value in inputs.items()}
+    node = _asked.get({}).get(str(node_id_of(cls)))
+    if node is None:
+        return None
+    inputs = node.get("inputs", {}).items()
+    return {name: None if isinstance(value, list) else value for name, value in inputs}
 
 
 def say_less_of_rows() -> None:

@@ -58,7 +58,10 @@ class TrainConcept(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, photo_folder: Any = None) -> bool | str:
         """What can be known before running."""
-        asked = {**host.inputs_asked(cls), "photo_folder": first_of(photo_folder)}
+        asked = host.inputs_asked(cls)
+        if asked is None:
+            return True
+        asked["photo_folder"] = first_of(photo_folder)
         return passes(lambda: _check(asked))
 
     @classmethod
