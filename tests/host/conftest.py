@@ -18,12 +18,14 @@ CHECKPOINT = "sd15-random.safetensors"
 
 
 def pytest_collection_modifyitems(items):
+    """The host's tests first, and those of the browser together: an open page is never at rest."""
     reason = host.absent()
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.host)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
+    items.sort(key=lambda item: (HERE not in item.path.parents, "page" in item.fixturenames))
 
 
 @pytest.fixture(scope="session")
@@ -62,16 +64,15 @@ def server(base):
 
 
 @pytest.fixture(scope="session")
-def page(server):
-    """A tab of headless Chromium on the server's frontend, classic canvas; see `browser.page`."""
+def page():
+    """A tab of headless Chromium; see `browser.page`."""
     if reason := tab.absent():
         pytest.skip(reason)
-    opened = tab.Page()
+    started = tab.Page()
     try:
-        opened.open(server, **{"Comfy.VueNodes.Enabled": False, "Comfy.Minimap.Visible": False})
-        yield opened
+        yield started
     finally:
-        opened.stop()
+        started.stop()
 
 
 @pytest.fixture(scope="session")

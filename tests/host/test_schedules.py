@@ -56,7 +56,7 @@ def test_a_region_of_two_texts_is_weighed_by_both(found):
 
 
 def test_prompts_that_take_turns_cost_no_more_rows(found):
-    assert found["rows"] == [4, 4, 4, 4]
+    assert found["rows"] == [4, 4]
 
 
 @pytest.mark.parametrize("mode", MODES)

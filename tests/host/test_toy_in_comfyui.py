@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import server as host
+from PIL import Image
 
 from cidm_core.bank import Bank
 
 NODE = 'class MethodToy(MethodNode):\n    method, label = "toy", "Toy"\n\n\n'
+SCRIPT = Path(__file__).parent / "inside" / "execute.py"
 TOY = host.ROOT / "tests" / "toy_method.py"
 EDITS = {
     "cidm_core/methods/__init__.py": [
@@ -24,14 +28,11 @@ EDITS = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A host whose pack has one more method."""
-    base = tmp_path_factory.mktemp("toy")
-    pack = base / "pack"
+@pytest.fixture
+def pack(tmp_path):
+    """The pack with one more method."""
+    pack = tmp_path / "pack"
     pack.mkdir()
-    (base / "custom_nodes").mkdir()
-    host.link(base / "custom_nodes" / host.PACK, pack)
     shutil.copy(host.ROOT / "__init__.py", pack)
     for folder in ("cidm_core", "nodes", "web", "locales"):
         shutil.copytree(host.ROOT / folder, pack / folder)
@@ -43,15 +44,14 @@ def server(tmp_path_factory):
             assert text.count(before) == 1, before
             text = text.replace(before, after)
         (pack / file).write_text(text)
-    with host.running(base) as running:
-        yield running
+    return pack
 
 
 def node(class_type, **inputs):
     return {"class_type": class_type, "inputs": inputs}
 
 
-def test_it_is_learned_and_drawn(server):
+def test_it_is_learned_and_drawn(in_host, pack, tmp_path):
     def draw(model, clip, prefix):
         drawn = {
             f"{prefix}positive": node("CLIPTextEncode", clip=clip, text="a cat on grass"),
@@ -100,10 +100,12 @@ def test_it_is_learned_and_drawn(server):
         "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
     }
     prompt |= draw(["apply", 0], ["apply", 1], "with") | draw(["load", 0], ["load", 1], "without")
-    result = server.run(prompt)
-    assert result.status == "success", result.error and result.error.get("exception_message")
-    concept = Bank(server.base / "models" / "concept_banks" / "toys")["cat"]
+    shown = in_host(SCRIPT, pack, tmp_path, json.dumps(prompt))
+    concept = Bank(tmp_path / "models" / "concept_banks" / "toys")["cat"]
     assert (concept.method, concept.words, concept.triggers) == ("toy", (), ("cat",))
     assert all(update.vector.any() for update in concept.updates.values())
-    [ours], [bare] = (server.pictures(result, name) for name in ("with", "without"))
+    ours, bare = (
+        Image.open(tmp_path / "output" / shown[name]["images"][0]["filename"])
+        for name in ("with", "without")
+    )
     assert ours.tobytes() != bare.tobytes()

@@ -22,13 +22,25 @@ LEARN, SECOND, INPAINT, STYLE, CHECK, TRIAL = (
 
 @pytest.fixture(scope="module")
 def prompts(page, server):
-    """API format of each workflow, unchanged, as the frontend makes it."""
+    """API format of each workflow, unchanged, and of the blueprint among nodes of the core."""
     photos_for(server.base)
+    page.open(server, **{"Comfy.VueNodes.Enabled": False})
     found = {}
     for name, path in WORKFLOWS.items():
         canvas.open_workflow(page, json.loads(path.read_text()), name)
         found[name] = canvas.to_prompt(page)
+    widgets = {"region_prompts": DOG_AND_CAT, "steps": 2}
+    for path in BLUEPRINTS:
+        assert not canvas.open_workflow(page, offered(server, path.stem), path.stem)
+        found[path.stem] = canvas.with_nodes_around(page, copy.deepcopy(AROUND), widgets)
+    page.leave()  # a page that is open is never at rest
     return found
+
+
+def offered(server, name):
+    """A blueprint as the host gives it to the page."""
+    keys = {each["name"]: key for key, each in server.get("/global_subgraphs").items()}
+    return json.loads(server.get(f"/global_subgraphs/{keys[name]}")["data"])
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +152,10 @@ def test_the_app_shows_inputs_that_exist():
 
 
 @pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
-def test_the_blueprint_is_offered_and_draws(path, page, server, learned):
-    offered = {each["name"]: key for key, each in server.get("/global_subgraphs").items()}
-    data = json.loads(server.get(f"/global_subgraphs/{offered[path.stem]}")["data"])
-    assert data["definitions"]["subgraphs"][0]["name"] == path.stem
-    assert not canvas.open_workflow(page, data, path.stem)
-    around = copy.deepcopy(AROUND)
-    prompt = canvas.with_nodes_around(page, around, {"region_prompts": DOG_AND_CAT, "steps": 2})
-    pictures = check(server, server.run(prompt))
+def test_the_blueprint_is_offered_and_draws(path, prompts, server, learned):
+    (subgraph,) = offered(server, path.stem)["definitions"]["subgraphs"]
+    assert subgraph["name"] == path.stem
+    pictures = check(server, server.run(prompts[path.stem]))
     # The mini model's photos, the regions' layout where it is made and outside, and the picture.
     assert len(pictures) == 4
 

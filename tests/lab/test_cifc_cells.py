@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from bank_samples import make_concept
+from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -176,6 +177,7 @@ def test_what_stands_in_the_boxes():
 
 
 @given(st.integers(0, 50), st.integers(1, 60))
+@few
 def test_spread_is_even_and_starts_at_the_first(count, wanted):
     chosen = spread(count, wanted)
     assert len(chosen) == min(count, wanted)

@@ -115,7 +115,7 @@ def test_one_lora_goes_on_from_task_to_task(tmp_path):
 
 def test_a_concept_of_other_settings_is_not_taken_for_the_one_asked(tmp_path):
     _learn("plain", tmp_path, TASKS[0])
-    with pytest.raises(BankError, match="already"):
+    with pytest.raises(BankError, match="What differs: steps 2, now 3"):
         learn_task(small_base(), LEARNERS["plain"], tmp_path, TASKS[0], config(steps=3))
 
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -110,7 +111,7 @@ def test_eq3_psi_by_hand():
     ),
     st.sampled_from([1e-6, 1.0, 1e6]),
 )
-@settings(max_examples=50, deadline=None, derandomize=True)
+@few
 def test_eq3_psi_equals_the_formula_at_any_scale(values, scale):
     m = np.array(values)
     paper = m**2 / np.sqrt((m**4).sum())

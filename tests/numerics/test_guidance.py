@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -87,7 +88,7 @@ def test_eq5_literal_leaves_a_tenth_outside_and_partition_leaves_all():
 
 
 @given(st.integers(1, 4), st.floats(0, 1), st.integers(0, 99))
-@settings(max_examples=50, deadline=None, derandomize=True)
+@few
 def test_eq5_partition_weights_sum_to_one(count, alpha, seed):
     masks = torch.rand(count, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
     masks[masks < 0.3] = 0  # some pixels in no region

@@ -9,7 +9,7 @@ preset hold the same model. Tensors are made and written one by one.
 
 tiny  SD 1.5 family, but 32 and 64 wide, one layer per block, a text encoder of one layer
 slim  the blocks of SD 1.5 and its 16 cross-attention layers, 32 and 64 wide
-mini  the family of mini-sd (diffusers layout only)
+mini  the family of mini-sd, but 32 wide (diffusers layout only)
 host  the smallest that ComfyUI loads as SD 1.5: one level 320 wide, 4 cross-attention layers
 l16   all 16 cross-attention layers of SD 1.5, every level 320 wide (ComfyUI loads it as SD 1.5)
 full  the real geometry, 1.07 billion parameters, 2.1 GB in fp16
@@ -100,7 +100,7 @@ PRESETS = {
     },
     "mini": {
         "unet": {
-            **unet_config((96, 96), (1, 1), 1),
+            **unet_config((32, 32), (1, 1), 1),
             "in_channels": 8,
             "out_channels": 8,
             "cross_attention_dim": 128,

@@ -6,6 +6,7 @@ import unicodedata
 
 import pytest
 import torch
+from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +78,7 @@ def test_a_folder_is_no_caption(tmp_path):
 
 
 @given(st.text(max_size=300))
+@few
 def test_clean_is_one_visible_line_and_idempotent(text):
     found = clean(text, "Caption")
     assert clean(found, "Caption") == found
@@ -163,6 +165,7 @@ def test_a_class_word_among_the_concept_words_does_not_count_as_the_concept():
 
 
 @given(plain)
+@few
 def test_bound_captions_keep_no_class_word(caption):
     bound = bind(caption, DOG, "dog")
     assert bind(bound, DOG, "dog") == bound
@@ -171,6 +174,7 @@ def test_bound_captions_keep_no_class_word(caption):
 
 
 @given(st.lists(plain, max_size=6))
+@few
 def test_bind_all_leaves_no_caption_without_the_concept(captions):
     try:
         bound = bind_all(captions, DOG, "dog")
@@ -228,6 +232,7 @@ def test_a_variant_keeps_the_first_part_and_shuffles_the_others():
 
 
 @given(plain, st.sampled_from(sorted(TEMPLATES)), st.integers(0, 99))
+@few
 def test_variants_lose_no_part_and_repeat_with_the_seed(caption, kind, seed):
     variant = caption_variant(caption, kind, rng(seed))
     assert variant == caption_variant(caption, kind, rng(seed))

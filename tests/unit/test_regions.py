@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from examples import few
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.testing import assert_close
@@ -13,7 +14,6 @@ from torch.testing import assert_close
 from cidm_core.errors import RegionError
 from cidm_core.regions import Region, masks_at, parse_region
 
-few = settings(max_examples=30, deadline=None, derandomize=True)
 CELL = 1 / 16
 
 

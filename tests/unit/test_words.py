@@ -1,6 +1,7 @@
 import re
 
 import pytest
+from examples import few
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -141,11 +142,13 @@ def test_overlap_counts_on_token_boundaries(words, taken, found):
 
 @example("J\u030c")
 @given(odd_text)
+@few
 def test_normalising_twice_changes_nothing(text):
     assert canonical(canonical(text)) == canonical(text)
 
 
 @given(odd_text, st.lists(odd_word, max_size=4))
+@few
 def test_pieces_join_to_the_text_and_words_stand_alone(text, words):
     pieces = split(text, words)
     assert "".join(pieces) == canonical(text)
@@ -155,6 +158,7 @@ def test_pieces_join_to_the_text_and_words_stand_alone(text, words):
 
 
 @given(odd_text, st.dictionaries(odd_word, st.just("@"), max_size=4))
+@few
 def test_replace_agrees_with_split(text, mapping):
     known = {canonical(word) for word in mapping}
     expected = "".join("@" if piece in known else piece for piece in split(text, mapping))
@@ -162,6 +166,7 @@ def test_replace_agrees_with_split(text, mapping):
 
 
 @given(odd_word)
+@few
 def test_a_word_between_spaces_is_always_found(word):
     assert contains(f"# {canonical(word)} #", word)
     assert split(f"# {canonical(word)} #", [word]) == ["# ", canonical(word), " #"]

@@ -42,6 +42,7 @@ class Page:
     """
 
     def __init__(self, width: int = 1600, height: int = 900) -> None:
+        self._shown: tuple[str, dict[str, Any]] = ("", {})
         self._process = subprocess.Popen(
             ["node", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -59,10 +60,19 @@ class Page:
         return answer["value"]
 
     def open(self, server: Any, **settings: Any) -> None:
-        """The frontend of a server, with settings of its own, ready for use."""
-        server.post("/api/settings", {"Comfy.TutorialCompleted": True, **settings})
+        """The frontend of a server, ready for use; as it is, if it has these settings already."""
+        wanted = server.url, {"Comfy.TutorialCompleted": True, **self._shown[1], **settings}
+        if wanted == self._shown:
+            return
+        self._shown = wanted
+        server.post("/api/settings", wanted[1])
         self._do("goto", url=server.url)
         self.wait(READY, timeout=60)
+
+    def leave(self) -> None:
+        """The frontend is closed, until it is opened again."""
+        self._shown = ("", {})
+        self._do("goto", url="about:blank")
 
     def evaluate(self, code: str, value: Any = None) -> Any:
         """Result of a javascript function of one plain value; promises are awaited."""

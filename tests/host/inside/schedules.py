@@ -16,7 +16,7 @@ Guider = pack("nodes.regions.guider").RegionalNoiseGuider
 model, clip, _ = pack("nodes.mini.load").LoadMiniModel.execute().args[:3]
 bank = concepts.bank(pack("nodes.host.model").model_facts(model))
 taught, words = pack("nodes.sampling.apply").ApplyConceptBank.execute(model, clip, bank).args
-NOISE, SIGMAS, CFG = random(1, 8, 8, 8, seed=7), (8.0, 4.0, 0.5, 0.2, 0.0), 3.0
+NOISE, SIGMAS, CFG = random(1, 8, 8, 8, seed=7), (10.0, 0.5, 0.0), 3.0
 BOXES = ((0.0, 0.0, 0.5, 0.75), (0.5, 0.0, 1.0, 0.75))
 PICTURE, OTHER = encode(words, "a <v11> <v12> and a <v21> <v22>"), encode(words, "a <v31> <v32>")
 ONE, TWO = encode(words, "a <v11> <v12>"), encode(words, "a <v21> <v22>")
