@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 
 from cidm_core.bank import Bank
 from cidm_core.config import SampleConfig
@@ -34,7 +35,7 @@ from .measure import (
     verdict,
     write,
 )
-from .models import SAMPLE_PROMPT, make_base, random_concept
+from .models import SAMPLE_PROMPT, UNETS, make_base, random_concept
 
 _CONFIG = SampleConfig(width_px=512, height_px=512)
 _TIMING = (
@@ -82,9 +83,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rank", type=int, default=1, help="of the concepts; default 1")
     options, command = parse(parser, argv)
     sizes = [1, 3] if options.quick else [10, 100, 1000]
-    base = make_base("tiny" if options.quick else "narrow")
-    # Concepts of SD 1.5's own widths; a plan never looks at those of the UNet.
-    model = base if options.quick else replace(base, layers=FAMILIES["SD15"].layers)
+    model = make_base("tiny" if options.quick else "narrow")
+    if not options.quick:
+        # SD 1.5's own widths without its weights: a plan asks for shapes, and runs no layer.
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**UNETS["full"])
+        model = replace(model, unet=unet, layers=FAMILIES["SD15"].layers)
     with tempfile.TemporaryDirectory() as folder:
         banks, adding = {}, {}
         for size in sizes:
@@ -92,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
             banks[size] = bank
             adding[str(size)] = {"first_ms": seconds[0] * 1e3, "last_ms": min(seconds[-5:]) * 1e3}
         with torch.no_grad():
-            report(options, command, base, banks, adding)
+            report(options, command, model, banks, adding)
 
 
 def report(options, command: str, base: Base, banks: dict[int, Bank], adding: dict) -> None:

@@ -19,6 +19,7 @@ VOCABULARY = 49408  # CLIP's table
 UNETS = {
     "small": unet_config((64, 128, 256, 256), (1, 1, 1, 0), 2),  # a fifth of SD 1.5: 37.5 M
     "narrow": unet_config((32, 32, 32, 32), (1, 1, 1, 0), 2),
+    "full": unet_config((320, 640, 1280, 1280), (1, 1, 1, 0), 2),  # only where no weights are made
     "tiny": unet_config((32, 64), (1, 1), 1),  # seven layers only
 }
 RANK = 4

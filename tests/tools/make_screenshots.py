@@ -42,10 +42,19 @@ SET = """(values) => {
   });
 }"""
 RUN = "() => document.querySelector('[data-testid=\"queue-button\"]').click()"
-FIT = """([left, top, scale]) => {
+# The whole graph, below and beside what lies on top of the canvas; and its size in pixels.
+FIT = """({ width, height, at }) => {
+  const nodes = app.graph.nodes.filter((node) => node.type !== "ImageScaleBy");
+  const boxes = [...app.graph.groups, ...nodes].map((each) => [...each.pos, ...each.size]);
+  const left = Math.min(...boxes.map((box) => box[0])) - 10;
+  const top = Math.min(...boxes.map((box) => box[1])) - 40;
+  const wide = Math.max(...boxes.map((box) => box[0] + box[2])) + 10 - left;
+  const high = Math.max(...boxes.map((box) => box[1] + box[3])) + 10 - top;
+  const scale = Math.min(1, width / wide, height / high);
   app.canvas.ds.scale = scale;
-  app.canvas.ds.offset = [-left, -top];
+  app.canvas.ds.offset = [at[0] / scale - left, at[1] / scale - top];
   app.canvas.setDirty(true, true);
+  return [wide * scale, high * scale];
 }"""
 # A 32-pixel picture is shown as sharp squares, not as the browser blurs it.
 ENLARGE = """() => {
@@ -58,7 +67,8 @@ ENLARGE = """() => {
   const decode = app.graph.nodes.find((n) => n.type === "VAEDecode");
   const larger = LiteGraph.createNode("ImageScaleBy");
   app.graph.add(larger);
-  larger.pos = [decode.pos[0] + 220, decode.pos[1]];
+  larger.flags.collapsed = true;
+  larger.pos = [save.pos[0], save.pos[1] + save.size[1] + 100];
   larger.widgets.find((each) => each.name === "upscale_method").value = "nearest-exact";
   larger.widgets.find((each) => each.name === "scale_by").value = 8;
   decode.connect(0, larger, 0);
@@ -82,19 +92,19 @@ def show(page: Page, word: str, values: list[tuple[str, str, str, Any]]) -> None
     page.evaluate(SET, values)
 
 
-def shoot(
-    page: Page, name: str, view: tuple[float, float, float], height: int, seconds: float
-) -> None:
+def shoot(page: Page, name: str, seconds: float) -> None:
     """Run what is shown, and take the picture when it is done."""
+    view = {"width": 1520, "height": 830, "at": [70, 110]}
     page.evaluate(FIT, view)
     page.evaluate(RUN)
     page.wait("() => window.ended !== null", timeout=seconds)
     if error := page.evaluate("() => window.ended"):
         raise RuntimeError(error)
-    time.sleep(3)
+    time.sleep(6)
     page.evaluate(CLOSE)
+    width, height = page.evaluate(FIT, view)
     time.sleep(1)
-    page.shot(IMAGES / f"{name}.png", x=64, y=40, width=1536, height=height)
+    page.shot(IMAGES / f"{name}.png", x=70, y=110, width=width, height=height)
 
 
 def main() -> None:
@@ -104,7 +114,7 @@ def main() -> None:
         running = host.Server(base)
         shutil.copytree(demo / "bank", base / "models" / "concept_banks" / "my_bank")
         running.wait()
-        page = Page(1600, 1000)
+        page = Page(1620, 1010)
         page.open(running, **{"Comfy.VueNodes.Enabled": True, "Comfy.Minimap.Visible": False})
         try:
             regions(page)
@@ -124,7 +134,7 @@ def regions(page: Page) -> None:
     ]
     show(page, "in its box", values)
     page.evaluate(ENLARGE)
-    shoot(page, "comfyui-regions", (500, -60, 0.9), 830, 120)
+    shoot(page, "comfyui-regions", 120)
 
 
 def weights(page: Page) -> None:
@@ -134,12 +144,12 @@ def weights(page: Page) -> None:
     text = "a <harbour1> <harbour2> of a <tia1> <tia2>"
     page.evaluate(SET, [("CLIPTextEncode", str(first), "text", text)])
     page.evaluate(ENLARGE)
-    shoot(page, "comfyui-scenes", (520, -60, 1.0), 560, 120)
+    shoot(page, "comfyui-scenes", 120)
 
 
 def learning(page: Page) -> None:
     show(page, "Try it", [("CIDM_LoadConceptBank", "", "new_name", "try_it")])
-    shoot(page, "comfyui-learning", (240, -60, 1.0), 800, 400)
+    shoot(page, "comfyui-learning", 400)
 
 
 if __name__ == "__main__":

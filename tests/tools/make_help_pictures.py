@@ -1,0 +1,340 @@
+"""Pictures of every node at work for its help page, from a real ComfyUI in a browser.
+
+    cidm demo --out demo
+    python tests/tools/make_help_pictures.py demo [node]
+
+Draws with mini-sd and the demo's bank; needs what the browser tests need.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "host")]
+
+import server as host  # noqa: E402
+from browser import canvas  # noqa: E402
+from browser.page import Page  # noqa: E402
+
+IMAGES = host.ROOT / "web" / "docs" / "images"
+WIDE = {"CLIPTextEncode": 300, "KSampler": 280, "CIDM_ConceptInfo": 420, "CIDM_TrainConcept": 340}
+WIDE |= {"CIDM_EvaluateConcepts": 420, "CIDM_ShowConceptWeights": 460, "CIDM_MethodCidm": 330}
+TALL = {"CLIPTextEncode": 110, "PreviewImage": 260, "PreviewAny": 200, "LoadImage": 330}
+TALL |= {"CIDM_LoadMiniModel": 300, "CIDM_LoadConceptBank": 200, "CIDM_ExportConcept": 190}
+TALL |= {"CIDM_ImportConcept": 330, "CIDM_RemoveConcept": 200, "CIDM_EvaluateConcepts": 640}
+TALL |= {"CIDM_ConceptInfo": 620, "CIDM_TrainConcept": 640}
+CATS = "a <pip1> <pip2> and a <tia1> <tia2>, green background"
+LINES = """0.02,0.1,0.48,0.9: a <pip1> <pip2> on the left
+0.52,0.1,0.98,0.9: a <tia1> <tia2> on the right"""
+
+Node = tuple[str, dict[str, Any]]
+MINI: Node = ("CIDM_LoadMiniModel", {})
+BANK: Node = ("CIDM_LoadConceptBank", {"bank": "demo", "new_name": ""})
+APPLY: Node = ("CIDM_ApplyConceptBank", {"model": "mini.0", "clip": "mini.1", "bank": "bank.0"})
+LATENT: Node = ("EmptyLatentImage", {"width": 32, "height": 32, "batch_size": 1})
+DECODE: Node = ("VAEDecode", {"samples": "sampler.0", "vae": "mini.2"})
+SAMPLER = {"seed": 3, "steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
+
+
+def text(clip: str, words: str) -> Node:
+    return "CLIPTextEncode", {"clip": clip, "text": words}
+
+
+def sampler(model: str) -> Node:
+    links = {"model": model, "positive": "yes.0", "negative": "no.0", "latent_image": "latent.0"}
+    return "KSampler", {**SAMPLER, **links, "denoise": 1.0}
+
+
+def picture() -> dict[str, Node]:
+    """Nodes from latents to a large picture."""
+    how = {"upscale_method": "nearest-exact", "scale_by": 8.0}
+    return {
+        "decode": DECODE,
+        "larger": ("ImageScaleBy", {"image": "decode.0", **how}),
+        "show": ("PreviewImage", {"images": "larger.0"}),
+    }
+
+
+def photo(name: str) -> Node:
+    return "LoadImage", {"image": name}
+
+
+TAUGHT = {"yes": text("apply.1", "a <pip1> <pip2> on grass"), "no": text("apply.1", "")}
+REGIONS: Node = (
+    "CIDM_ConceptRegions",
+    {"clip": "apply.1", "prompts": LINES, "picture_width": 32, "picture_height": 32},
+)
+GUIDER: Node = (
+    "CIDM_RegionalNoiseGuider",
+    {
+        **{"model": "apply.0", "positive": "yes.0", "negative": "no.0", "regions": "regions.0"},
+        "cfg": 4.0,
+    },
+)
+HOW: dict[str, Node] = {
+    "noise": ("RandomNoise", {"noise_seed": 3}),
+    "euler": ("KSamplerSelect", {"sampler_name": "euler"}),
+    "sigmas": (
+        "BasicScheduler",
+        {"model": "apply.0", "scheduler": "normal", "steps": 30, "denoise": 1.0},
+    ),
+}
+REGIONAL: Node = (
+    "SamplerCustomAdvanced",
+    {
+        **{"noise": "noise.0", "guider": "guider.0", "sampler": "euler.0"},
+        **{"sigmas": "sigmas.0", "latent_image": "latent.0"},
+    },
+)
+# By node: columns of nodes from left to right. A column in parentheses only feeds the others.
+SCENES: dict[str, list[Any]] = {
+    "CIDM_LoadConceptBank": [{"bank": BANK}, {"listing": ("PreviewAny", {"source": "bank.1"})}],
+    "CIDM_ConceptInfo": [
+        {"bank": BANK},
+        {"info": ("CIDM_ConceptInfo", {"bank": "bank.0", "name": "teal-cat"})},
+    ],
+    "CIDM_ExportConcept": [
+        {"bank": BANK},
+        {"out": ("CIDM_ExportConcept", {"bank": "bank.0", "name": "purple-cat"})},
+    ],
+    "CIDM_ImportConcept": [
+        {"bank": ("CIDM_LoadConceptBank", {"bank": "(new bank)", "new_name": "from others"})},
+        {
+            "in": (
+                "CIDM_ImportConcept",
+                {"bank": "bank.0", "file": "demo/teal-cat.safetensors", "name": ""},
+            )
+        },
+    ],
+    "CIDM_RemoveConcept": [
+        {"bank": ("CIDM_LoadConceptBank", {"bank": "spare", "new_name": ""})},
+        {
+            "out": (
+                "CIDM_RemoveConcept",
+                {"bank": "bank.0", "name": "harbour", "confirm": "harbour"},
+            )
+        },
+    ],
+    "CIDM_LoadMiniModel": [
+        {"mini": MINI},
+        {"yes": text("mini.1", "a red cat on grass"), "no": text("mini.1", ""), "latent": LATENT},
+        {"sampler": sampler("mini.0")},
+        picture(),
+    ],
+    "CIDM_ApplyConceptBank": [
+        {"mini": MINI, "bank": BANK},
+        {"apply": APPLY},
+        {**TAUGHT, "latent": LATENT},
+        {"sampler": sampler("apply.0")},
+        picture(),
+    ],
+    "CIDM_BakeConcepts": [
+        ({"mini": MINI, "bank": BANK},),
+        {"apply": APPLY},
+        {"yes": TAUGHT["yes"]},
+        {"bake": ("CIDM_BakeConcepts", {"model": "apply.0", "conditioning": "yes.0"})},
+        {
+            "save": (
+                "CheckpointSave",
+                {
+                    **{"model": "bake.0", "clip": "mini.1", "vae": "mini.2"},
+                    "filename_prefix": "checkpoints/purple cat",
+                },
+            )
+        },
+    ],
+    "CIDM_ShowConceptWeights": [
+        ({"mini": MINI, "bank": BANK, "apply": APPLY},),
+        {"yes": text("apply.1", CATS)},
+        {"show": ("CIDM_ShowConceptWeights", {"conditioning": "yes.0"})},
+    ],
+    "CIDM_ConceptRegion": [
+        ({"mini": MINI, "bank": BANK, "apply": APPLY},),
+        {"one": text("apply.1", "a <pip1> <pip2>"), "two": text("apply.1", "a <tia1> <tia2>")},
+        {
+            "left": (
+                "CIDM_ConceptRegion",
+                {
+                    **{"positive": "one.0", "x": 0.02, "y": 0.1, "width": 0.46, "height": 0.8},
+                    **{"label": "purple cat", "picture_width": 512, "picture_height": 512},
+                },
+            )
+        },
+        {
+            "right": (
+                "CIDM_ConceptRegion",
+                {
+                    **{"positive": "two.0", "x": 0.52, "y": 0.1, "width": 0.46, "height": 0.8},
+                    **{"label": "teal cat", "picture_width": 512, "picture_height": 512},
+                    "regions": "left.0",
+                },
+            )
+        },
+        ({"end": ("PreviewAny", {"source": "right.0"})},),
+    ],
+    "CIDM_ConceptRegions": [
+        ({"mini": MINI, "bank": BANK, "apply": APPLY},),
+        {"regions": REGIONS},
+        ({"end": ("PreviewAny", {"source": "regions.0"})},),
+    ],
+    "CIDM_RegionalNoiseGuider": [
+        ({"mini": MINI, "bank": BANK},),
+        {"apply": APPLY, "yes": text("apply.1", CATS), "no": text("apply.1", "")},
+        {"regions": REGIONS},
+        {"guider": GUIDER, **HOW},
+        {"latent": LATENT, "sampler": REGIONAL},
+        picture(),
+    ],
+    "CIDM_EvaluateConcepts": [
+        (
+            {
+                **{"mini": MINI, "bank": BANK, "apply": APPLY, "regions": REGIONS},
+                **{"yes": text("apply.1", CATS), "no": text("apply.1", ""), "latent": LATENT},
+                **{"guider": GUIDER, **HOW, "sampler": REGIONAL},
+                **{"decode": DECODE, "vision": ("TestTinyVision", {})},
+            },
+        ),
+        {"one": photo("purple.png"), "two": photo("teal.png")},
+        {
+            "judge": (
+                "CIDM_EvaluateConcepts",
+                {
+                    **{"images": "decode.0", "clip_vision": "vision.0", "regions": "regions.0"},
+                    **{"references": "one.0", "references_2": "two.0"},
+                    "names": "purple cat, teal cat",
+                },
+            )
+        },
+    ],
+    "CIDM_MethodCidm": [
+        {"method": ("CIDM_MethodCidm", {})},
+        {
+            "train": (
+                "CIDM_TrainConcept",
+                {"method": "method.0", "words": "<dog1> <dog2>", "name": ""},
+            )
+        },
+    ],
+    "CIDM_TrainConcept": [
+        {
+            "mini": MINI,
+            "bank": ("CIDM_LoadConceptBank", {"bank": "(new bank)", "new_name": "my bank"}),
+        },
+        {
+            "train": (
+                "CIDM_TrainConcept",
+                {
+                    **{"model": "mini.0", "clip": "mini.1", "vae": "mini.2", "bank": "bank.0"},
+                    **{"photo_folder": "purple-cat", "words": "<cat1> <cat2>"},
+                    **{"class_words": "cat", "steps": 150},
+                },
+            )
+        },
+    ],
+}
+WIRES_ONLY = {"CIDM_MethodCidm"}  # not run
+
+READY = """() => {
+  window.ended = null;
+  app.api.addEventListener("execution_success", () => { window.ended = ""; });
+  app.api.addEventListener("execution_error", ({ detail }) => {
+    window.ended = detail.exception_message;
+  });
+}"""
+RUN = "() => app.queuePrompt(0)"
+# Boxes of the nodes that are shown, in graph units; then the view moves there.
+LOOK = """({ shown, width, height }) => {
+  const nodes = app.graph.nodes.filter((node) => shown.includes(String(node.id)));
+  const left = Math.min(...nodes.map((n) => n.pos[0])) - 16;
+  const top = Math.min(...nodes.map((n) => n.pos[1])) - 62;
+  const right = Math.max(...nodes.map((n) => n.pos[0] + n.size[0])) + 16;
+  const low = Math.max(...nodes.map((n) => n.pos[1] + n.size[1])) + 16;
+  const scale = Math.min(1, width / (right - left), height / (low - top));
+  app.canvas.ds.scale = scale;
+  app.canvas.ds.offset = [64 / scale - left, 120 / scale - top];
+  app.canvas.deselectAll?.();
+  app.canvas.setDirty(true, true);
+  return [(right - left) * scale, (low - top) * scale];
+}"""
+
+
+def spec(name: str) -> tuple[dict[str, Any], list[str]]:
+    """What `canvas.build` takes, and the ids of the nodes that are shown."""
+    api: dict[str, Any] = {}
+    columns, shown, number = [], [], {}
+    for column in SCENES[name]:
+        nodes = column[0] if isinstance(column, tuple) else column
+        for key in nodes:
+            number[key] = str(len(number) + 1)
+        columns.append([number[key] for key in nodes])
+        shown += [] if isinstance(column, tuple) else columns[-1]
+        for key, (kind, inputs) in nodes.items():
+            look = {"width": WIDE.get(kind, 260), "height": TALL.get(kind, 0)}
+            api[number[key]] = {
+                "class_type": kind,
+                "inputs": inputs,
+                "_meta": {"title": ""},
+                "_look": look,
+            }
+    for node in api.values():
+        node["inputs"] = {k: _link(v, number) for k, v in node["inputs"].items()}
+        del node["_meta"]
+    stacks = [[{"title": "", "columns": columns}]]
+    made = {"api": api, "stacks": stacks, "notes": {}, "subgraphs": {}, "extra": {}}
+    return made | {"name": name}, shown
+
+
+def _link(value: Any, number: dict[str, str]) -> Any:
+    key, _, slot = value.rpartition(".") if isinstance(value, str) else ("", "", "")
+    return [number[key], int(slot)] if key in number and slot.isdigit() else value
+
+
+def shoot(page: Page, name: str) -> None:
+    made, shown = spec(name)
+    canvas.build(page, made)
+    page.evaluate(READY)
+    view = {"shown": shown, "width": 1500, "height": 900}
+    if name not in WIRES_ONLY:
+        page.evaluate(LOOK, view)
+        page.evaluate(RUN)
+        page.wait("() => window.ended !== null", timeout=150)
+        if error := page.evaluate("() => window.ended"):
+            raise RuntimeError(f"{name}: {error}")
+        time.sleep(3)
+    width, height = page.evaluate(LOOK, view)
+    time.sleep(1)
+    page.shot(IMAGES / f"{name}.png", x=64, y=120, width=width, height=height)
+
+
+def main(demo: str, wanted: str = "") -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        for name in ("demo", "spare"):
+            shutil.copytree(Path(demo) / "bank", base / "models" / "concept_banks" / name)
+        inputs = base / "input"
+        shutil.copytree(Path(demo) / "photos" / "purple-cat", inputs / "purple-cat")
+        for photo_of in ("purple", "teal"):
+            shutil.copy(Path(demo) / "photos" / f"{photo_of}-cat" / "01.png", inputs)
+            (inputs / "01.png").rename(inputs / f"{photo_of}.png")
+        (base / "custom_nodes").mkdir()
+        vision = HERE.parent / "host" / "browser" / "tiny_vision.py"
+        host.link(base / "custom_nodes" / vision.name, vision)
+        with host.running(base) as running:
+            page = Page(1700, 1100)
+            off = {"Comfy.VueNodes.Enabled": False, "Comfy.Minimap.Visible": False}
+            page.open(running, **off)
+            for name in SCENES:
+                if wanted.lower() in name.lower():
+                    print(name, flush=True)  # noqa: T201
+                    shoot(page, name)
+            page.stop()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
