@@ -309,7 +309,7 @@ def shoot(page: Page, name: str) -> None:
         time.sleep(3)
     width, height = page.evaluate(LOOK, view)
     time.sleep(1)
-    page.shot(IMAGES / f"{name}.png", x=64, y=120, width=width, height=height)
+    page.picture(IMAGES / f"{name}.png", x=64, y=120, width=width, height=height)
 
 
 def main(demo: str, wanted: str = "") -> None:

@@ -104,7 +104,7 @@ def shoot(page: Page, name: str, seconds: float) -> None:
     page.evaluate(CLOSE)
     width, height = page.evaluate(FIT, view)
     time.sleep(1)
-    page.shot(IMAGES / f"{name}.png", x=70, y=110, width=width, height=height)
+    page.picture(IMAGES / f"{name}.png", x=70, y=110, width=width, height=height)
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 DRIVER = Path(__file__).parent / "driver.mjs"
 # Its first workflow must be there, or it would come on top of ours.
 READY = """() => {
@@ -102,6 +104,13 @@ class Page:
     def shot(self, path: Path, selector: str | None = None, **clip: float) -> None:
         """A PNG of the page, of an element, or of x, y, width, height."""
         self._do("shot", path=str(path), selector=selector, clip=clip or None)
+
+    def picture(self, path: Path, **clip: float) -> None:
+        """A small PNG for the documents: x, y, width, height of the page, in a hundred colours."""
+        self.shot(path, **clip)
+        with Image.open(path) as taken:
+            few = taken.convert("RGB").quantize(100)
+        few.save(path, optimize=True)
 
     def resize(self, width: int, height: int) -> None:
         self._do("size", width=width, height=height)
