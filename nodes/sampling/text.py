@@ -67,9 +67,10 @@ class ConceptText:
     _encoded: dict[Any, TextContext] = field(default_factory=dict[Any, TextContext], init=False)
 
     def __post_init__(self) -> None:
-        self.callers = self.bank.callers()
+        entries = self.bank.entries()
+        self.callers = {call: entry.name for entry in entries for call in entry.names}
         self.owners = {word: name for call, name in self.callers.items() for word in call}
-        words = {word for entry in self.bank.entries() for word in entry.words}
+        words = {word for entry in entries for word in entry.words}
         self._binding = Binding(self.callers, words, self._rows)
         self._held = _Held(self.bank, self.facts, self.config)
 
