@@ -24,6 +24,14 @@ STEPS = 8
 GIVEN = {"steps": STEPS, "common_subspace": "gradient", "lr_tokens": 0.02, "seed": 5}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def ctrl_c():
+    """As at a terminal: a shell's background starts programs that ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def bank_with_old(folder):
     bank = Bank(folder)
     for i in (1, 2):
