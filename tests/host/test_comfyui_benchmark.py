@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from lab.speed import comfyui
 
 
+@pytest.mark.lab
 def test_the_benchmark_runs(tmp_path, in_host, monkeypatch):
     def inside(options):
         return in_host(comfyui.INSIDE, json.dumps(options))  # ComfyUI is imported there already

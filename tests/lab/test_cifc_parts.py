@@ -58,6 +58,7 @@ def benches(tmp_path_factory):
     return make_benches(base, clip, None, suite, long_suite(3), SIZES, folder, request)
 
 
+@pytest.mark.lab
 def test_ablations_change_one_thing_and_compare_pair_by_pair(benches, monkeypatch):
     for name in ("TRAINING_CHANGES", "WEIGHT_CHANGES", "REGION_CHANGES"):
         monkeypatch.setattr(ablations, name, globals()[name])
@@ -87,6 +88,7 @@ def test_ablations_change_one_thing_and_compare_pair_by_pair(benches, monkeypatc
     assert {concept.method for concept in kept} == {"class_kept"}
 
 
+@pytest.mark.lab
 def test_the_long_run_draws_old_and_new_concepts_from_a_growing_bank(benches):
     bench, cells = benches.long, long_cells(benches.long)
     bench.board.work_off(cells)

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+pytestmark = pytest.mark.lab
 COMMON = {"benchmark", "command", "date", "timing", "machine"}
 
 
