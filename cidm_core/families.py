@@ -60,12 +60,29 @@ class Geometry:
 
 @dataclass(frozen=True)
 class TextEncoderRow:
-    """One text encoder: folder name, embedding width, token limit, which hidden state is used."""
+    """One text encoder.
+
+    Attributes:
+        name: Its folder.
+        dim: Width of its embeddings and states.
+        max_tokens: What it reads, start and end included.
+        penultimate: Its last but one layer is read, without the final norm, as in SDXL.
+        pooled: It has a projection; the UNet reads its end token through that as well.
+        pad_id: Token after the end, the tokenizer's own if None. OpenCLIP's is no word of its
+            tokenizer, which diffusers' folders name "!", and then read every "!" as.
+    """
 
     name: str
     dim: int
     max_tokens: int
-    penultimate: bool = False  # SDXL reads the last but one layer, without the final norm
+    penultimate: bool = False
+    pooled: bool = False
+    pad_id: int | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return "second text encoder" if self.pooled else "text encoder"
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,8 @@ class Family:
     latent_px: int  # pixels per latent cell
     resolution_px: int
     modelspec: str
+    latent_scale: float = 0.18215  # of a VAE in a file, which does not tell it
+    vae_fp16: bool = True  # whether the family's own VAE keeps within fp16
     most_px: int = 8192  # side of the largest square that is drawn in bearable time
     training: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Any])
     sampling: Mapping[str, object] = field(default_factory=dict[str, object])
@@ -127,12 +146,14 @@ FAMILIES: Mapping[str, Family] = {
         geometry=Geometry((320, 640, 1280), (0, 2, 10), 2, 10),
         encoders=(
             TextEncoderRow("text_encoder", 768, 77, penultimate=True),
-            TextEncoderRow("text_encoder_2", 1280, 77, penultimate=True),
+            TextEncoderRow("text_encoder_2", 1280, 77, penultimate=True, pooled=True, pad_id=0),
         ),
         latent_channels=4,
         latent_px=8,
         resolution_px=1024,
         modelspec="stable-diffusion-xl-v1-base",
+        latent_scale=0.13025,
+        vae_fp16=False,
     ),
     "MINI": Family(
         name="MINI",
@@ -142,6 +163,7 @@ FAMILIES: Mapping[str, Family] = {
         latent_px=4,
         resolution_px=32,
         modelspec="mini-sd",
+        latent_scale=1.0,
         most_px=256,
         # Its embeddings are 1.1 long (CLIP-L's 0.4), so tokens start and stop longer. R1 and R2
         # are sums over layers; beside this small loss they need to be less.

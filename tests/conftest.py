@@ -21,7 +21,15 @@ import shape_checks  # noqa: E402
 
 shape_checks.install()  # before anything imports cidm_core
 
-from fixtures import clip_folder, tiny_base, tiny_checkpoint, tiny_folder  # noqa: E402, F401
+from fixtures import (  # noqa: E402, F401
+    clip_folder,
+    tiny_base,
+    tiny_checkpoint,
+    tiny_folder,
+    xl_base,
+    xl_checkpoint,
+    xl_folder,
+)
 
 
 def pytest_collection_finish():

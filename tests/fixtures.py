@@ -1,8 +1,8 @@
-"""A tiny SD 1.5 in every form the loader takes (memory, folder, single file), and a tiny CLIP.
+"""A tiny SD 1.5 and a tiny SDXL in every form the loader takes, and a tiny CLIP.
 
-All three forms hold the same random weights (seed 0, fp32). Sharing them is safe as long as a test
-leaves the modules as it found them. Heavy imports are inside: pytest reads this file before it
-starts its workers, and for every run of a few light tests.
+All three forms (memory, folder, single file) of each hold the same random weights (seed 0, fp32).
+Sharing them is safe as long as a test leaves the modules as it found them. Heavy imports are
+inside: pytest reads this file before it starts its workers, and for every run of a few light tests.
 """
 
 import pytest
@@ -34,6 +34,34 @@ def tiny_base(tiny_folder):
     from cidm_core.diffusers_host.load import load_base
 
     return load_base(tiny_folder, device="cpu", dtype="fp32")
+
+
+@pytest.fixture(scope="session")
+def xl_folder(tmp_path_factory):
+    """A diffusers folder of SDXL."""
+    from tools.make_checkpoint import write_diffusers
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-sdxl"
+    write_diffusers(folder, "sdxl-tiny", "fp32")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def xl_checkpoint(tmp_path_factory):
+    """A single file of SDXL in CompVis layout with a folder `tokenizer` beside it."""
+    from tools.make_checkpoint import write_compvis
+
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny-xl.safetensors"
+    write_compvis(path, "sdxl-tiny", "fp32")
+    return path
+
+
+@pytest.fixture(scope="session")
+def xl_base(xl_folder):
+    """Eight cross-attention layers, 64 wide, two per attention; text encoders of two layers."""
+    from cidm_core.diffusers_host.load import load_base
+
+    return load_base(xl_folder, device="cpu", dtype="fp32")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Single-file checkpoints in CompVis layout: what is inside, and what diffusers calls it.
+"""UNet and VAE of single-file checkpoints in CompVis layout, and what diffusers calls them.
 
 Nothing is looked up: the configuration of each part is read off the tensors' shapes, and each
 diffusers parameter name is translated to its CompVis name.
@@ -7,34 +7,24 @@ diffusers parameter name is translated to its CompVis name.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import FamilyError, HostError
+from ..errors import HostError
 from ..families import ldm_path
+from .geometry import pruned_error
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
-CLIP = "cond_stage_model.transformer."
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-_OTHER_MODELS = {  # a piece of a tensor name -> the model that has it
-    "double_blocks.": "a Flux model",
-    "joint_blocks.": "an SD 3 model",
-    "conditioner.embedders.": "an SDXL model",
-    "label_emb.0.0.": "an SDXL model",
-    "cond_stage_model.model.": "an SD 2 model",
-    "control_model.": "a ControlNet",
-    "input_hint_block.": "a ControlNet",
-    "motion_modules.": "a motion module",
-}
-_ADAPTERS = ("lora_", ".lora_", "hada_w1", "lokr_", "oft_blocks", "dora_scale")
 
 _UNET_ENDS = {
     "conv_in.": "input_blocks.0.0.",
     "time_embedding.linear_1.": "time_embed.0.",
     "time_embedding.linear_2.": "time_embed.2.",
+    "add_embedding.linear_1.": "label_emb.0.0.",
+    "add_embedding.linear_2.": "label_emb.0.2.",
     "conv_norm_out.": "out.0.",
     "conv_out.": "out.2.",
 }
@@ -64,71 +54,12 @@ _VAE_PIECES = {
 }
 
 
-def check_kind(name: str, shapes: Shapes) -> None:
-    """Refuse a file that is no whole Stable Diffusion model, saying what it is.
-
-    Raises:
-        FamilyError: If it is a model of another kind.
-        HostError: If it is an adapter, or a part of a model is missing.
-    """
-    if any(mark in key for key in shapes for mark in _ADAPTERS):
-        raise HostError(
-            f"{name} is a LoRA or a similar adapter, not a model. Give the checkpoint it was made "
-            "for; a concept file goes into a bank."
-        )
-    refuse_other_models(name, shapes)
-    has = {part: any(key.startswith(prefix) for key in shapes) for part, prefix in _PARTS.items()}
-    if not any(has.values()):
-        raise HostError(f"{name} holds {_guess(shapes)}, not a whole model. {_WHOLE}")
-    missing = [part for part, found in has.items() if not found]
-    if missing:
-        raise HostError(
-            f"{name} has no {' and no '.join(missing)} (tensors named "
-            f"{', '.join(_PARTS[part] + '*' for part in missing)}). {_WHOLE}"
-        )
-    if any(key.startswith(f"{VAE}taesd_") for key in shapes):
-        raise HostError(f"{name} has a TAESD instead of a VAE. {_WHOLE}")
-
-
-def refuse_other_models(name: str, shapes: Shapes) -> None:
-    """Refuse a model that is known to be of another kind, saying which.
-
-    Raises:
-        FamilyError: If it is one.
-    """
-    for mark, kind in _OTHER_MODELS.items():
-        if any(mark in key for key in shapes):
-            raise FamilyError(
-                f"{name} is {kind}. Concepts can be learned on Stable Diffusion 1.x for now; "
-                "give such a checkpoint."
-            )
-
-
-_PARTS = {"UNet": UNET, "VAE": VAE, "text encoder": CLIP}
-_WHOLE = (
-    "Give a checkpoint with UNet, VAE and text encoder in one file, or a diffusers folder with "
-    "unet/, vae/ and text_encoder/."
-)
-
-
-def _guess(shapes: Shapes) -> str:
-    keys = tuple(shapes)
-    for start, what in (
-        (("input_blocks.", "down_blocks."), "only a UNet"),
-        (("encoder.conv_in", "decoder.conv_in"), "only a VAE"),
-        (("text_model.", "embeddings."), "only a text encoder"),
-        (("emb_params", "string_to_param"), "a textual inversion embedding"),
-    ):
-        if any(key.startswith(start) for key in keys):
-            return what
-    return f"{len(keys)} tensors of an unknown kind ({', '.join(keys[:3]) or 'none'})"
-
-
 def unet_config(name: str, shapes: Shapes) -> dict[str, Any]:
     """Arguments of UNet2DConditionModel.
 
     Raises:
-        HostError: If the blocks are not arranged as in Stable Diffusion 1.x.
+        FamilyError: If blocks were taken out of it.
+        HostError: If the blocks are not arranged as in Stable Diffusion 1.x and XL.
     """
     first = shapes.get(f"{UNET}input_blocks.0.0.weight", ())
     levels: list[list[tuple[int, int]]] = [[]]  # per level: (width, depth) of each resnet
@@ -147,10 +78,13 @@ def unet_config(name: str, shapes: Shapes) -> dict[str, Any]:
     context = shapes.get(f"{attention}.transformer_blocks.0.attn2.to_k.weight", ())
     even = len({len(level) for level in levels}) == 1
     even = even and all(len(set(level)) == 1 for level in levels)
+    added = _added(shapes, [level[0][0] for level in levels if level])
+    if even and added and not context and f"{UNET}middle_block.0.in_layers.2.weight" in shapes:
+        raise pruned_error(name, [level[0][1] for level in levels])
     if not even or len(first) != 4 or len(context) != 2:
         raise HostError(
             f"The UNet in {name} is cut off or built in an unknown way ({index} input blocks). "
-            "Get the file again, or give a Stable Diffusion 1.x checkpoint."
+            "Get the file again, or give a Stable Diffusion 1.x or XL checkpoint."
         )
     widths, depths = zip(*(level[0] for level in levels), strict=True)
     return {
@@ -166,6 +100,21 @@ def unet_config(name: str, shapes: Shapes) -> dict[str, Any]:
         "attention_head_dim": 8,  # in diffusers' naming accident: the number of heads
         "use_linear_projection": len(shapes.get(f"{attention}.proj_in.weight", ())) == 2,
         "sample_size": 64,
+        **added,
+    }
+
+
+def _added(shapes: Shapes, widths: Sequence[int]) -> dict[str, Any]:
+    """What differs where pooled text and sizes stand beside the time, as in SDXL."""
+    added = shapes.get(f"{UNET}label_emb.0.0.weight", ())
+    if not added:
+        return {}
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": added[-1],
+        "attention_head_dim": tuple(max(1, width // 64) for width in widths),
+        "sample_size": 128,
     }
 
 
@@ -177,7 +126,7 @@ def _depth(shapes: Shapes, prefix: str) -> int:
 
 
 def vae_config(name: str, shapes: Shapes) -> dict[str, Any]:
-    """Arguments of AutoencoderKL.
+    """Arguments of AutoencoderKL, but for what no tensor tells: the scale of its latents.
 
     Raises:
         HostError: If encoder and decoder are not the mirrored pair diffusers can build.
@@ -197,8 +146,6 @@ def vae_config(name: str, shapes: Shapes) -> dict[str, Any]:
         "latent_channels": latent,
         "down_block_types": ("DownEncoderBlock2D",) * len(widths),
         "up_block_types": ("UpDecoderBlock2D",) * len(widths),
-        "scaling_factor": 0.18215,
-        "sample_size": 512,
     }
 
 
@@ -207,39 +154,6 @@ def _widths(shapes: Shapes, prefix: str) -> tuple[int, ...]:
     while (key := f"{prefix}.{len(found)}.block.0.conv1.weight") in shapes:
         found.append(shapes[key][0])
     return tuple(found)
-
-
-def clip_config(name: str, shapes: Shapes) -> dict[str, Any]:
-    """Arguments of CLIPTextConfig.
-
-    Raises:
-        HostError: If the embeddings or layers are missing.
-    """
-    stripped = {
-        key.removeprefix(CLIP).removeprefix("text_model."): shape for key, shape in shapes.items()
-    }
-    vocabulary, width = stripped.get("embeddings.token_embedding.weight", (0, 0))
-    layers = 0
-    while f"encoder.layers.{layers}.mlp.fc1.weight" in stripped:
-        layers += 1
-    if not layers or not width:
-        raise HostError(
-            f"The text encoder in {name} is cut off or of an unknown kind ({layers} layers). "
-            "Get the file again, or give a Stable Diffusion 1.x checkpoint."
-        )
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": stripped["encoder.layers.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": layers,
-        "num_attention_heads": max(1, width // 64),
-        "max_position_embeddings": stripped.get("embeddings.position_embedding.weight", (77,))[0],
-        "hidden_act": "quick_gelu",
-        "projection_dim": width,
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
-        "pad_token_id": 1,
-    }
 
 
 def unet_name(key: str, config: Mapping[str, Any]) -> str:
@@ -276,12 +190,3 @@ def vae_name(key: str, config: Mapping[str, Any]) -> str:
         key = re.sub(rf"(?<=\.){re.escape(ours)}(?=\.)", theirs, key)
     last = len(config["block_out_channels"]) - 1
     return VAE + re.sub(r"up_blocks\.(\d+)", lambda m: f"up.{last - int(m[1])}", key)
-
-
-def clip_names(key: str) -> tuple[str, str]:
-    """CompVis names of a parameter of CLIPTextModel, with and without the inner level.
-
-    transformers 5 and some merging tools dropped `text_model.`; both spellings are about.
-    """
-    bare = key.removeprefix("text_model.")
-    return f"{CLIP}text_model.{bare}", f"{CLIP}{bare}"

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import FamilyError
 from ..families import FAMILIES, CrossAttention, Family, Geometry
 
 _MID = "UNetMidBlock2DCrossAttn"
+_OTHERS = {1024: "an SD 2 model", 1280: "an SDXL refiner"}
+_PRUNED: Mapping[tuple[int, ...], str] = {
+    (0, 2, 4): "SSD-1B",
+    (0, 1, 2): "Segmind Vega",
+    (0, 2, 5): "KOALA-700M",
+}
 
 
 def family_of(name: str, config: Mapping[str, Any]) -> Family:
     """The row of the families table a UNet belongs to, told by its text width and latents.
 
     Raises:
-        FamilyError: If it is none of those a concept can be learned on.
+        FamilyError: If it is of none of them, or an inpainting or edit model of one.
     """
     context, channels = config.get("cross_attention_dim"), config.get("in_channels", 4)
     family = next((row for row in FAMILIES.values() if row.context_dim == context), None)
     if family is None:
-        kind = "an SD 2 model" if context == 1024 else "of an unknown kind"
+        kind = _OTHERS.get(int(context or 0), "of an unknown kind")
         raise FamilyError(
             f"{name} is {kind} (text width {context}); "
             f"{', '.join(f'{row.name} has {row.context_dim}' for row in FAMILIES.values())}. "
-            "Give a Stable Diffusion 1.x checkpoint."
+            "Give a Stable Diffusion 1.x or XL checkpoint."
         )
-    if len(family.encoders) > 1:
+    has_sizes = config.get("addition_embed_type") == "text_time"
+    if has_sizes != (len(family.encoders) > 1):
         raise FamilyError(
-            f"{name} is an {family.name} model (text width {context}). Learning concepts on "
-            f"{family.name} comes in a later version; give a Stable Diffusion 1.x checkpoint."
+            f"{name} is of an unknown kind: its UNet reads text {context} wide as {family.name} "
+            f"does, but {'has' if has_sizes else 'lacks'} label_emb, pooled text and sizes beside "
+            "the time. Give a Stable Diffusion 1.x or XL checkpoint."
+        )
+    if config.get("time_cond_proj_dim"):
+        raise FamilyError(
+            f"{name} is an LCM, distilled to draw in a few steps. Give the {family.name} model "
+            "that it was made from."
         )
     if channels != family.latent_channels:
         kind = {9: " (an inpainting model)", 8: " (an edit model)"}.get(int(channels), "")
@@ -39,6 +52,33 @@ def family_of(name: str, config: Mapping[str, Any]) -> Family:
             "works with it too."
         )
     return family
+
+
+def check_built(name: str, family: Family) -> None:
+    """Refuse a model of a family that can be loaded, but not yet learned on or drawn with.
+
+    Raises:
+        FamilyError: If it is one.
+    """
+    if len(family.encoders) > 1:
+        raise FamilyError(
+            f"{name} is an {family.name} model (text width {family.context_dim}). Concepts on "
+            f"{family.name} come in a later version; give a Stable Diffusion 1.x checkpoint."
+        )
+
+
+def pruned_error(name: str, depths: Sequence[object]) -> FamilyError:
+    """What to say of an SDXL model that lacks blocks of the plain one.
+
+    Args:
+        name: Of the model.
+        depths: Transformer blocks per attention of each level, outermost first; 0 for none.
+    """
+    known = _PRUNED.get(tuple(d if isinstance(d, int) else -1 for d in depths))
+    return FamilyError(
+        f"{name} is {known or 'a pruned SDXL'}: attention was taken out of the middle block or "
+        "the way up of its UNet. Give the plain SDXL model that it was made from."
+    )
 
 
 def layers_of(name: str, config: Mapping[str, Any]) -> tuple[CrossAttention, ...]:
@@ -53,11 +93,14 @@ def layers_of(name: str, config: Mapping[str, Any]) -> tuple[CrossAttention, ...
     down = [("CrossAttn" in block) for block in config["down_block_types"]]
     up = [("CrossAttn" in block) for block in config["up_block_types"]]
     mid = config.get("mid_block_type", _MID) == _MID
-    if not mid or down != up[::-1] or not isinstance(count, int):
+    even = mid and not config.get("reverse_transformer_layers_per_block")
+    if not even and config.get("addition_embed_type") == "text_time":
+        raise pruned_error(name, [d if a else 0 for d, a in zip(depths, down, strict=True)])
+    if not even or down != up[::-1] or not isinstance(count, int):
         raise FamilyError(
             f"The UNet of {name} has blocks {config['down_block_types']}, "
             f"{config.get('mid_block_type')}, {config['up_block_types']}; Stable Diffusion mirrors "
-            "them around a middle block with cross-attention. Give a Stable Diffusion 1.x "
+            "them around a middle block with cross-attention. Give a Stable Diffusion 1.x or XL "
             "checkpoint."
         )
     geometry = Geometry(

@@ -38,7 +38,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """--model, --tokenizer, --device, --dtype."""
+    """--model, --tokenizer, --vae, --device, --dtype."""
     group = parser.add_argument_group("base model")
     group.add_argument(
         "--model",
@@ -49,6 +49,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--tokenizer", metavar="DIR", help="Tokenizer folder, where the model has none of its own."
+    )
+    group.add_argument(
+        "--vae", metavar="PATH", help="File or folder of a VAE to use instead of the model's own."
     )
     group.add_argument(
         "--device",
@@ -67,7 +70,9 @@ def chosen_base(args: argparse.Namespace) -> Base:
     from ..diffusers_host.load import load_base
 
     device = own_device(args.device)
-    return load_base(args.model, device=device, dtype=args.dtype, tokenizer=args.tokenizer)
+    return load_base(
+        args.model, device=device, dtype=args.dtype, tokenizer=args.tokenizer, vae=args.vae
+    )
 
 
 def own_device(asked: str | None) -> str | None:

@@ -27,8 +27,8 @@ class Base:
         fingerprint: Name of the weights (`families.fingerprint`).
         name: File stem or folder name.
         unet: UNet2DConditionModel.
-        vae: AutoencoderKL, of the same dtype as the rest. The VAE of SD 1.x is sound in fp16
-            and bf16, unlike that of SDXL.
+        vae: AutoencoderKL, of the same dtype as the rest; a wider one where fp16 is too narrow
+            for it, as for SDXL's own.
         text_encoders: One module per row of `family.encoders`.
         tokenizers: One per text encoder; `model_max_length` is the family's limit.
         scheduler_config: Noise schedule, as diffusers' schedulers take it.

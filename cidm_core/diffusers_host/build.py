@@ -10,7 +10,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ..checkpoints.weights import GET_AGAIN, Weights, quantised
 from ..errors import HostError
@@ -22,6 +22,9 @@ _KINDS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
     "UNet": UNet2DConditionModel.from_config,
     "VAE": AutoencoderKL.from_config,
     "text encoder": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
+    "second text encoder": lambda config: CLIPTextModelWithProjection(
+        CLIPTextConfig.from_dict(config)
+    ),
 }
 
 
@@ -42,7 +45,7 @@ def build(
     the result.
 
     Args:
-        part: "UNet", "VAE" or "text encoder".
+        part: "UNet", "VAE", "text encoder" or "second text encoder".
         config: As its class has it.
         weights: Where the values are.
         names_of: Names a parameter may have in the file; the first one found is used.

@@ -11,31 +11,35 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from ..errors import HostError
+from ..families import TextEncoderRow
 
 logger = logging.getLogger(__name__)
 
 CLIP_L = "openai/clip-vit-large-patch14"
+_END = "<|endoftext|>"
 
 
-def load_tokenizer(folder: Path, given: Path | None, vocabulary: int, max_tokens: int) -> Any:
+def load_tokenizer(folder: Path, given: Path | None, vocabulary: int, row: TextEncoderRow) -> Any:
     """The tokenizer of a text encoder.
 
     Args:
-        folder: Where to look for a folder `tokenizer`: the model folder, or the folder a
-            checkpoint lies in.
+        folder: Where to look for a folder `tokenizer` (for the second encoder of SDXL first for
+            `tokenizer_2`): the model folder, or the folder a checkpoint lies in.
         given: The user's choice, a folder or a `tokenizer.json`; looked at first and alone.
         vocabulary: Number of embeddings of the text encoder.
-        max_tokens: The family's token limit. Tokenizer folders may claim more (ComfyUI's says
-            8192), the text encoder cannot.
+        row: The text encoder, with its token limit. Tokenizer folders may claim more (ComfyUI's
+            says 8192), the text encoder cannot.
 
     Raises:
         HostError: If there is none, or it has tokens the text encoder does not know.
     """
-    candidates = [given] if given else [folder / "tokenizer", *_cached()]
+    own = row.name.replace("text_encoder", "tokenizer")
+    folders = [folder / name for name in dict.fromkeys((own, "tokenizer"))]
+    candidates = [given] if given else [*folders, *_cached()]
     for path in candidates:
         if (kind := _kind(path)) is None:
             continue
-        tokenizer = _open(path, kind, max_tokens)
+        tokenizer = _open(path, kind, row)
         largest = max(tokenizer.get_vocab().values(), default=-1)
         if largest >= vocabulary:
             raise HostError(
@@ -56,20 +60,25 @@ def _kind(path: Path) -> str | None:
     return "fast" if (path / "tokenizer.json").is_file() else None
 
 
-def _open(path: Path, kind: str, max_tokens: int) -> Any:
+def _open(path: Path, kind: str, row: TextEncoderRow) -> Any:
     try:
         if kind == "clip":
+            # "!" as the token to pad with would no longer be read as OpenCLIP reads it.
+            told: dict[str, Any] = {"pad_token": _END, "added_tokens_decoder": {}}
             return CLIPTokenizer.from_pretrained(
-                str(path), local_files_only=True, model_max_length=max_tokens
+                str(path),
+                local_files_only=True,
+                model_max_length=row.max_tokens,
+                **(told if row.pad_id is not None else {}),
             )
         file = path if kind == "file" else path / "tokenizer.json"
         return PreTrainedTokenizerFast(
             tokenizer_file=str(file),
-            model_max_length=max_tokens,
+            model_max_length=row.max_tokens,
             bos_token="<|startoftext|>",
-            eos_token="<|endoftext|>",
-            unk_token="<|endoftext|>",
-            pad_token="<|endoftext|>",
+            eos_token=_END,
+            unk_token=_END,
+            pad_token=_END,
         )
     except Exception as error:  # tokenizers raises bare Exception
         raise HostError(

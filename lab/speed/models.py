@@ -13,7 +13,8 @@ from cidm_core.concept import Concept
 from cidm_core.diffusers_host.base import Base, assemble
 from cidm_core.families import FAMILIES, TextEncoderRow, fingerprint, fingerprint_paths
 from tests.make import random_concept
-from tests.tools.make_checkpoint import clip_config, unet_config, vae_config, write_tokenizer
+from tests.tools.checkpoint_presets import clip_config, unet_config, vae_config
+from tests.tools.make_checkpoint import write_tokenizer
 
 VOCABULARY = 49408  # CLIP's table
 UNETS = {

@@ -57,12 +57,12 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
     base = base_from_tensors(
         _NAME,
         _weights(tensors),
-        tokenizer,
+        (tokenizer,),
         HostVae(vae, model.get_model_object("latent_format")),
         Target(host.torch_device(), DTYPES[precision]),
         scheduler_config=schedule_of(sigmas, prediction),
         heads=_heads(model.model.diffusion_model, "UNet"),
-        text_heads=text_heads,
+        text_heads=(text_heads,),
     )
     del tensors, text_weights
     file = _file_of(model)
@@ -135,7 +135,7 @@ def _unet_weights(model: Any) -> dict[str, Tensor]:
 
 def _text_encoder(clip: Any) -> tuple[dict[str, Tensor], Any, int]:
     """Weights, tokenizer and heads of a CLIP that has one CLIP text model and nothing else."""
-    from ...cidm_core.checkpoints.compvis import CLIP
+    from ...cidm_core.checkpoints.text_encoders import CLIP
 
     whole = clip.cond_stage_model
     part = getattr(whole, "clip", "")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...cidm_core.checkpoints.compvis import UNET, unet_config, unet_name
-from ...cidm_core.checkpoints.geometry import family_of, layers_of
+from ...cidm_core.checkpoints.geometry import check_built, family_of, layers_of
 from ...cidm_core.errors import FamilyError
 from ...cidm_core.families import CrossAttention, Family, fingerprint, fingerprint_paths
 
@@ -114,6 +114,7 @@ def model_facts(model: Any, clip: Any = None) -> ModelFacts:
     # An inpainting model has more input channels; concepts of the plain one fit it.
     config["in_channels"] = config["out_channels"]
     family, layers = family_of(name, config), layers_of(name, config)
+    check_built(name, family)
     name = fingerprint(probed_weights(model, layers, config))
     encoders = {} if clip is None else _encoder_shapes(clip, family)
     return ModelFacts(family, layers, name, config, shapes, encoders)

@@ -25,7 +25,8 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...cidm_core.checkpoints.compvis import CLIP, UNET, clip_names, unet_name
+from ...cidm_core.checkpoints.compvis import UNET, unet_name
+from ...cidm_core.checkpoints.text_encoders import CLIP, clip_names
 from ...cidm_core.diffusers_host.base import Base
 
 _TOKENIZER = Path(__file__).parents[2] / "cidm_core" / "mini" / "sd" / "tokenizer"

@@ -760,7 +760,7 @@ def test_every_path_may_begin_with_a_tilde(tiny_folder, photos, bank, monkeypatc
     (tmp_path / "prompts.txt").write_text("a <TOK>")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    model, small = ["--model=~/model", "--tokenizer=~/model/tokenizer"], SMALL
+    model, small = ["--model=~/model", "--tokenizer=~/model/tokenizer", "--vae=~/model/vae"], SMALL
     draw = ["generate", *model, "--bank=~/bank", "--prompt=a dog", "--out=~/out.png", *small]
     draw += ["--image=~/photos/0.png", "--mask=~/photos/1.png", "--regions-json=~/regions.json"]
     assert main([*draw, "--show-weights=~/weights.png", "--show-layout=~/layout.png"]) == OK

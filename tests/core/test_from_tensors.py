@@ -35,7 +35,7 @@ def in_memory(path, change=lambda tensors: tensors):
 
 
 def build(weights, loaded, **options):
-    return base_from_tensors("socket", weights, loaded.tokenizers[0], loaded.vae, CPU, **options)
+    return base_from_tensors("socket", weights, loaded.tokenizers, loaded.vae, CPU, **options)
 
 
 def same_modules(a, b):
@@ -61,7 +61,7 @@ def test_tensors_of_inference_mode_can_be_learned_with(tiny_checkpoint, loaded):
 
 
 def test_heads_are_told_because_no_weight_tells_them(tiny_checkpoint, loaded):
-    base = build(in_memory(tiny_checkpoint), loaded, heads=4, text_heads=6)
+    base = build(in_memory(tiny_checkpoint), loaded, heads=4, text_heads=[6])
     assert base.unet.mid_block.attentions[0].transformer_blocks[0].attn2.heads == 4
     assert base.text_encoders[0].config.num_attention_heads == 6
 
@@ -75,7 +75,11 @@ def without(start):
     [
         (without(UNET), FamilyError, "no UNet"),
         (without(CLIP), HostError, "text encoder"),
-        (lambda t: t | {f"{UNET}label_emb.0.0.weight": torch.zeros(1)}, FamilyError, "SDXL"),
+        (
+            lambda t: t | {f"{UNET}label_emb.0.0.weight": torch.zeros(1)},
+            FamilyError,
+            "has label_emb",
+        ),
         (
             lambda t: t | {f"{UNET}input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)},
             FamilyError,

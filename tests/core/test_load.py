@@ -12,9 +12,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as theirs
 from safetensors.torch import load_file, save_file
+from tools import checkpoint_presets as presets
 from tools import make_checkpoint as make
 from transformers import CLIPTokenizerFast
 
+from cidm_core.checkpoints import compvis
 from cidm_core.checkpoints.geometry import layers_of
 from cidm_core.diffusers_host import load as module
 from cidm_core.diffusers_host.load import load_base
@@ -167,14 +169,13 @@ def test_layers_are_numbered_in_execution_order(preset):
 
 def test_depths_and_a_level_without_attention_are_read_off_the_file():
     """SDXL-like arrangement: no attention outside, two blocks inside, three in the middle."""
-    config = make.unet_config((32, 64), (0, 2), 1)
+    config = presets.unet_config((32, 64), (0, 2), 1)
     config["transformer_layers_per_block"] = [1, 2]
     unet = UNet2DConditionModel.from_config(config)
     shapes = {
-        module.compvis.unet_name(name, config): tuple(p.shape)
-        for name, p in unet.named_parameters()
+        compvis.unet_name(name, config): tuple(p.shape) for name, p in unet.named_parameters()
     }
-    found = UNet2DConditionModel.from_config(module.compvis.unet_config("x", shapes))
+    found = UNet2DConditionModel.from_config(compvis.unet_config("x", shapes))
     assert {n: p.shape for n, p in found.named_parameters()} == {
         n: p.shape for n, p in unet.named_parameters()
     }
@@ -392,7 +393,8 @@ def test_damaged_tokenizer(tiny_folder, tmp_path):
     ("width", "message"),
     [
         (1024, r"SD 2 model \(text width 1024\)"),
-        (2048, r"SDXL model \(text width 2048\).*comes in a later version"),
+        (2048, r"text 2048 wide as SDXL does, but lacks label_emb"),
+        (1280, r"an SDXL refiner \(text width 1280\)"),
         (640, r"of an unknown kind \(text width 640\); SD15 has 768"),
     ],
 )
@@ -408,7 +410,7 @@ def test_family_is_told_by_the_text_width(width, message, tensors, write):
 def test_family_of_a_folder_is_told_too(folder):
     path = folder / "unet" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "cross_attention_dim": 2048}))
-    with pytest.raises(FamilyError, match=r"SDXL model \(text width 2048\)"):
+    with pytest.raises(FamilyError, match=r"text 2048 wide as SDXL does"):
         cpu(folder)
 
 
@@ -423,7 +425,10 @@ def test_inpainting_model(tensors, write):
     [
         ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "Flux"),
         ("model.diffusion_model.joint_blocks.0.x", "SD 3"),
-        ("conditioner.embedders.1.model.x", "SDXL"),
+        ("conditioner.embedders.0.model.x", "SDXL refiner"),
+        ("model.diffusion_model.time_embed.cond_proj.weight", "LCM"),
+        ("edm_mean", "Playground model"),
+        ("edm_vpred.sigma_max", "CosXL model"),
         ("cond_stage_model.model.ln_final.bias", "SD 2"),
         ("control_model.input_blocks.0.0.weight", "ControlNet"),
     ],
@@ -605,7 +610,7 @@ def test_text_encoder_of_another_width(folder):
 
 
 def test_vae_of_another_cell_size(folder):
-    config = make.vae_config((32, 32), 1)
+    config = presets.vae_config((32, 32), 1)
     (folder / "vae" / "config.json").write_text(json.dumps(config))
     with pytest.raises(HostError):
         cpu(folder)

@@ -11,7 +11,7 @@ import pytest
 import server as host
 from browser import page as tab
 from filelock import FileLock
-from tools import make_checkpoint
+from tools import checkpoint_presets, make_checkpoint
 
 HERE = Path(__file__).parent
 CHECKPOINT = "sd15-random.safetensors"
@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def checkpoint():
     """A random SD 1.5 checkpoint both hosts open, made once per version of its generator."""
-    source = Path(make_checkpoint.__file__).read_bytes()
+    makers = (make_checkpoint, checkpoint_presets)
+    source = b"".join(Path(maker.__file__).read_bytes() for maker in makers)
     folder = Path(tempfile.gettempdir()) / f"cidm-tests-{hashlib.sha256(source).hexdigest()[:12]}"
     folder.mkdir(exist_ok=True)
     path = folder / CHECKPOINT

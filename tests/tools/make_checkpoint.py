@@ -1,7 +1,7 @@
-"""Write a Stable Diffusion 1.x checkpoint of random weights, in the formats real ones have.
+"""Write a Stable Diffusion checkpoint of random weights, in the formats real ones have.
 
-    python tests/tools/make_checkpoint.py OUT [--preset tiny|slim|mini|host|l16|full] [--dtype fp16]
-                                          [--seed 0] [--layout compvis|diffusers]
+    python tests/tools/make_checkpoint.py OUT [--preset tiny] [--dtype fp16] [--seed 0]
+                                          [--layout compvis|diffusers]
 
 compvis writes OUT (a `.safetensors` file) with a folder `tokenizer` beside it, diffusers writes
 the folder OUT. Values depend on the seed and the parameter's name only, so both layouts of one
@@ -13,6 +13,11 @@ mini  the family of mini-sd, but 32 wide (diffusers layout only)
 host  the smallest that ComfyUI loads as SD 1.5: one level 320 wide, 4 cross-attention layers
 l16   all 16 cross-attention layers of SD 1.5, every level 320 wide (ComfyUI loads it as SD 1.5)
 full  the real geometry, 1.07 billion parameters, 2.1 GB in fp16
+sdxl-tiny  SDXL family, but 32 and 64 wide, one layer per block, text encoders of two layers
+sdxl-slim  the blocks of SDXL and its 70 cross-attention layers, 32 and 64 wide
+sdxl-host  the smallest that ComfyUI loads as an SDXL: Segmind Vega's blocks with attention in the
+           middle one, so 17 cross-attention layers, 320 wide; the real text encoders, 1.9 GB
+sdxl-full  the real geometry, 3.47 billion parameters, 6.9 GB in fp16
 """
 
 from __future__ import annotations
@@ -22,18 +27,21 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cidm_core.checkpoints.compvis import clip_names, unet_name, vae_name
+from cidm_core.checkpoints.compvis import unet_name, vae_name
 from cidm_core.checkpoints.schedule import SCHEDULE
+from cidm_core.checkpoints.text_encoders import CLIP, CLIP_G, CLIP_L, OPENCLIP
+from tests.tools.checkpoint_presets import PRESETS
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -43,114 +51,29 @@ WORDS = (
 )
 
 
-def unet_config(widths, depths, layers):
-    return {
-        "in_channels": 4,
-        "out_channels": 4,
-        "block_out_channels": list(widths),
-        "layers_per_block": layers,
-        "down_block_types": ["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in depths],
-        "up_block_types": ["CrossAttnUpBlock2D" if d else "UpBlock2D" for d in depths[::-1]],
-        "cross_attention_dim": 768,
-        "attention_head_dim": 8,
-        "sample_size": 64,
-    }
-
-
-def vae_config(widths, layers):
-    return {
-        "block_out_channels": list(widths),
-        "layers_per_block": layers,
-        "latent_channels": 4,
-        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
-        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "scaling_factor": 0.18215,
-        "sample_size": 512,
-    }
-
-
-def clip_config(layers, intermediate, vocabulary):
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": 768,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 12,
-        "max_position_embeddings": 77,
-        "hidden_act": "quick_gelu",
-        "projection_dim": 768,
-        "bos_token_id": vocabulary - 2,
-        "eos_token_id": vocabulary - 1,
-        "pad_token_id": 1,
-    }
-
-
-_FULL_VAE = vae_config((128, 256, 512, 512), 2)
-_FULL_CLIP = clip_config(12, 3072, 49408)
-PRESETS = {
-    "tiny": {
-        "unet": unet_config((32, 64), (1, 1), 1),
-        "vae": vae_config((32, 32, 32, 32), 1),
-        "text_encoder": clip_config(1, 64, 768),
-    },
-    "slim": {
-        "unet": unet_config((32, 64, 64, 64), (1, 1, 1, 0), 2),
-        "vae": vae_config((32, 32, 64, 64), 2),
-        "text_encoder": clip_config(2, 64, 768),
-    },
-    "mini": {
-        "unet": {
-            **unet_config((32, 32), (1, 1), 1),
-            "in_channels": 8,
-            "out_channels": 8,
-            "cross_attention_dim": 128,
-            "attention_head_dim": 4,
-        },
-        "vae": {**vae_config((32, 32, 32), 1), "latent_channels": 8, "scaling_factor": 1.0},
-        "text_encoder": {
-            **clip_config(1, 64, 768),
-            "hidden_size": 128,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 48,
-        },
-    },
-    "host": {
-        "unet": unet_config((320,), (1,), 1),
-        "vae": _FULL_VAE,
-        "text_encoder": _FULL_CLIP,
-    },
-    "l16": {
-        "unet": unet_config((320,) * 4, (1, 1, 1, 0), 2),
-        "vae": _FULL_VAE,
-        "text_encoder": _FULL_CLIP,
-    },
-    "full": {
-        "unet": unet_config((320, 640, 1280, 1280), (1, 1, 1, 0), 2),
-        "vae": _FULL_VAE,
-        "text_encoder": _FULL_CLIP,
-    },
+KINDS = {
+    "unet": UNet2DConditionModel.from_config,
+    "vae": AutoencoderKL.from_config,
+    "text_encoder": lambda config: CLIPTextModel(CLIPTextConfig(**config)),
+    "text_encoder_2": lambda config: CLIPTextModelWithProjection(CLIPTextConfig(**config)),
 }
 
 
 def skeletons(preset):
     """Modules without memory, by folder name."""
-    configs = PRESETS[preset]
     with init_empty_weights(include_buffers=False):
-        return {
-            "unet": UNet2DConditionModel.from_config(configs["unet"]),
-            "vae": AutoencoderKL.from_config(configs["vae"]),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
-        }
+        return {part: KINDS[part](config) for part, config in PRESETS[preset].items()}
 
 
 def value(name, shape, seed):
     """Random values that keep activations near unit scale, float32, from seed and name alone."""
     leaf = name.rsplit(".", 1)[1]
-    if leaf == "bias":
-        return torch.zeros(shape)
-    if len(shape) == 1:
-        return torch.ones(shape)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+    if len(shape) == 1:
+        plain = torch.zeros(shape) if leaf == "bias" else torch.ones(shape)
+        # Here a conversion could mix them up: three biases are one in OpenCLIP.
+        is_mixed = name.startswith("text_encoder_2.")
+        return plain + 0.1 * torch.randn(shape, generator=generator) if is_mixed else plain
     fan_in = shape[1:].numel()
     residual = ("conv2", "to_out.0", "proj_out", "ff.net.2", "out_proj", "fc2", "conv_out")
     gain = 0.3 if any(f".{part}." in f".{name}" for part in residual) else 1.0
@@ -162,23 +85,54 @@ def rows(preset, seed, layout) -> Iterator[tuple[str, str, torch.Size, object]]:
     """(part, name in the file, shape, function that makes the tensor) of every parameter."""
     configs = PRESETS[preset]
     for part, module in skeletons(preset).items():
+        found = {}
         for name, parameter in module.named_parameters():
-            key, shape = name, parameter.shape
-            if part == "text_encoder":
-                # Files have the inner level, whatever the transformers version at hand.
-                key = clip_names(name)[0].split("transformer.", 1)[1]
-            if layout == "compvis":
-                if part == "unet":
-                    key = unet_name(name, configs["unet"])
-                elif part == "text_encoder":
-                    key = clip_names(name)[0]
-                else:
-                    key = vae_name(name, configs["vae"])
-                    if ".mid.attn_1." in key and len(shape) == 2:
-                        shape = torch.Size((*shape, 1, 1))
-            seeded = f"{part}.{name.removeprefix('text_model.')}"
-            plain = parameter.shape
-            yield part, key, shape, lambda n=seeded, s=plain: value(n, s, seed)
+            bare = name.removeprefix("text_model.")
+            make = partial(value, f"{part}.{bare}", parameter.shape, seed)
+            # Files have the inner level, whatever the transformers version at hand.
+            has_level = part.startswith("text_encoder") and not bare.startswith("text_projection")
+            found[f"text_model.{bare}" if has_level else name] = (parameter.shape, make)
+        if layout == "compvis":
+            found = dict(as_compvis(part, configs, found))
+        for key, (shape, make) in found.items():
+            yield part, key, shape, make
+
+
+def as_compvis(part, configs, found):
+    """Names and shapes of a part in a single file."""
+    if part == "text_encoder_2":
+        yield from as_openclip(found)
+        return
+    clip = CLIP_L if "text_encoder_2" in configs else CLIP
+    for name, (shape, make) in found.items():
+        if part == "unet":
+            yield unet_name(name, configs["unet"]), (shape, make)
+        elif part == "text_encoder":
+            yield clip + name, (shape, make)
+        else:
+            key = vae_name(name, configs["vae"])
+            is_convolution = ".mid.attn_1." in key and len(shape) == 2
+            yield key, (torch.Size((*shape, 1, 1)) if is_convolution else shape, make)
+
+
+def as_openclip(found):
+    """The second encoder as OpenCLIP has it: one tensor for q, k and v, the projection turned."""
+    for name, (shape, make) in found.items():
+        key = name.removeprefix("text_model.")
+        for theirs, ours in OPENCLIP.items():
+            key = key.replace(ours, theirs)
+        if ".k_proj." in key or ".v_proj." in key:
+            continue
+        if ".q_proj." in key:
+            key = key.replace("q_proj.", "in_proj_")
+            three = [found[name.replace("q_proj", f"{letter}_proj")][1] for letter in "qkv"]
+            shape = torch.Size((3 * shape[0], *shape[1:]))
+            make = partial(lambda three: torch.cat([each() for each in three]), three)
+        elif key == "text_projection.weight":
+            key, shape = "text_projection", shape[::-1]
+            make = partial(lambda make: make().T, make)
+        yield CLIP_G + key, (shape, make)
+    yield f"{CLIP_G}logit_scale", (torch.Size(()), lambda: torch.tensor(4.6052))
 
 
 def write_safetensors(path, rows, dtype):
@@ -195,7 +149,9 @@ def write_safetensors(path, rows, dtype):
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, _, make in rows:
-            file.write(make().to(dtype).contiguous().view(torch.uint8).numpy().tobytes())
+            file.write(
+                make().to(dtype).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
 
 
 def byte_symbols():
@@ -205,10 +161,13 @@ def byte_symbols():
     return [chr(b) if b in kept else chr(next(moved)) for b in range(256)]
 
 
-def write_tokenizer(folder, size):
-    """A CLIP tokenizer of `size` tokens that reads any text; common words are one token."""
+def write_tokenizer(folder, size, pad=None):
+    """A CLIP tokenizer of `size` tokens that reads any text; common words are one token.
+
+    With a token `pad` the symbols have CLIP's order, in which "!" is 0.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    symbols = byte_symbols()
+    symbols = sorted(byte_symbols()) if pad else byte_symbols()
     tokens = symbols + [f"{s}</w>" for s in symbols]
     merges = []
     for word in WORDS.split():
@@ -233,9 +192,18 @@ def write_tokenizer(folder, size):
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
+        "pad_token": pad or "<|endoftext|>",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1), "utf-8")
+
+
+def write_tokenizers(folder, preset, layout):
+    """`tokenizer`, and for SDXL in a diffusers folder `tokenizer_2`."""
+    size = PRESETS[preset]["text_encoder"]["vocab_size"]
+    is_sdxl = "text_encoder_2" in PRESETS[preset]
+    write_tokenizer(folder / "tokenizer", size, "<|endoftext|>" if is_sdxl else None)
+    if is_sdxl and layout == "diffusers":
+        write_tokenizer(folder / "tokenizer_2", size, "!")
 
 
 def write_compvis(out, preset="tiny", dtype="fp16", seed=0, tokenizer=True):
@@ -243,7 +211,7 @@ def write_compvis(out, preset="tiny", dtype="fp16", seed=0, tokenizer=True):
     found = [(key, shape, make) for _, key, shape, make in rows(preset, seed, "compvis")]
     write_safetensors(out, found, DTYPES[dtype])
     if tokenizer:
-        write_tokenizer(out.parent / "tokenizer", PRESETS[preset]["text_encoder"]["vocab_size"])
+        write_tokenizers(out.parent, preset, "compvis")
 
 
 def write_diffusers(out, preset="tiny", dtype="fp16", seed=0, variant=""):
@@ -251,24 +219,31 @@ def write_diffusers(out, preset="tiny", dtype="fp16", seed=0, variant=""):
         "unet": ("UNet2DConditionModel", "diffusion_pytorch_model"),
         "vae": ("AutoencoderKL", "diffusion_pytorch_model"),
         "text_encoder": ("CLIPTextModel", "model"),
+        "text_encoder_2": ("CLIPTextModelWithProjection", "model"),
     }
-    parts: dict[str, list] = {part: [] for part in kinds}
+    parts: dict[str, list] = {part: [] for part in PRESETS[preset]}
     for part, key, shape, make in rows(preset, seed, "diffusers"):
         parts[part].append((key, shape, make))
-    index = {"_class_name": "StableDiffusionPipeline"}
-    for part, (kind, stem) in kinds.items():
+    is_sdxl = "text_encoder_2" in parts
+    index = {"_class_name": f"StableDiffusion{'XL' if is_sdxl else ''}Pipeline"}
+    scheduler = "EulerDiscreteScheduler" if is_sdxl else "PNDMScheduler"
+    index |= {"scheduler": ["diffusers", scheduler], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    if is_sdxl:
+        index |= {"tokenizer_2": index["tokenizer"], "force_zeros_for_empty_prompt": True}
+    for part, found in parts.items():
+        kind, stem = kinds[part]
         (out / part).mkdir(parents=True, exist_ok=True)
         config = {"_class_name": kind, **PRESETS[preset][part]}
-        if part == "text_encoder":
+        if part.startswith("text_encoder"):
             config = {"architectures": [kind], "model_type": "clip_text_model", **config}
         (out / part / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
-        write_safetensors(out / part / f"{stem}{variant}.safetensors", parts[part], DTYPES[dtype])
-        index[part] = ["transformers" if part == "text_encoder" else "diffusers", kind]
+        write_safetensors(out / part / f"{stem}{variant}.safetensors", found, DTYPES[dtype])
+        index[part] = ["transformers" if part.startswith("text") else "diffusers", kind]
     (out / "scheduler").mkdir(exist_ok=True)
-    schedule = {"_class_name": "PNDMScheduler", **SCHEDULE}
+    schedule = {"_class_name": scheduler, **SCHEDULE}
     (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(schedule, indent=1))
     (out / "model_index.json").write_text(json.dumps(index, indent=1), "utf-8")
-    write_tokenizer(out / "tokenizer", PRESETS[preset]["text_encoder"]["vocab_size"])
+    write_tokenizers(out, preset, "diffusers")
 
 
 def main():
