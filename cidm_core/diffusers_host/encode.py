@@ -7,39 +7,26 @@ word is encoded once per layer; all other prompts are encoded once and shared.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..as_text import warn_once
-from ..calls import Name, find_calls
+from ..calls import Name
 from ..concept import Concept
-from ..errors import PromptError
 from ..sampling.encoder_updates import changing, encoder_deltas
 from ..text import Spans, TextContext
-from ..words import canonical
 from .base import Base, changed_weights
-from .prompt_weights import apply_weights, foreign_syntax, stretches_of
+from .prompt_weights import apply_weights, foreign_syntax
+from .tokens import Tokens, tokenise
 
 logger = logging.getLogger(__name__)
 
 CONCEPTS_AT_ONCE = 16  # concept words encoded in one call; each is encoded once per layer
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]  # word -> encoder -> (layers or 1, dim)
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One prompt as ids (max_tokens,): where its words and phrases stand, what tokens weigh."""
-
-    ids: list[int]
-    words: list[tuple[int, str]]
-    spans: Spans
-    weights: list[float]
 
 
 def embeddings_of(concepts: Iterable[Concept]) -> dict[str, dict[str, Tensor]]:
@@ -49,82 +36,6 @@ def embeddings_of(concepts: Iterable[Concept]) -> dict[str, dict[str, Tensor]]:
         for concept in concepts
         for i, word in enumerate(concept.words)
     }
-
-
-def tokenise(
-    tokenizer: Any,
-    text: str,
-    names: Iterable[Name],
-    max_tokens: int,
-    phrases: Iterable[str] = (),
-    *,
-    weighted: bool = False,
-    quiet: bool = False,
-) -> Tokens:
-    """Token ids with one placeholder per concept word, cut and padded to `max_tokens`.
-
-    The placeholder's own embedding is never read; only its position matters.
-
-    Args:
-        tokenizer: As transformers has it.
-        text: The prompt.
-        names: Names made of concept words; only where all of its words stand is one bound.
-        max_tokens: What the encoder reads, start and end included.
-        phrases: Plain words whose tokens are to be found as well.
-        weighted: Whether `(word:1.2)` is a weight, as in prompts, or text, as in captions.
-        quiet: Do not tell of plain text beyond the limit, which is cut as everywhere in the field.
-
-    Raises:
-        PromptError: If a concept word lies beyond the token limit.
-    """
-    plain_names = [(canonical(phrase),) for phrase in phrases]
-    stretches = stretches_of(canonical(text)) if weighted else [(canonical(text), 1.0)]
-    ids: list[int] = [tokenizer.bos_token_id]
-    weights: list[float] = [1.0]
-    positions: list[tuple[int, str]] = []
-    triggers: dict[str, tuple[int, ...]] = {}
-    plain: list[int] = []
-    for piece, weight, call in _pieces(stretches, [*names, *plain_names]):
-        start = len(ids)
-        if call is not None and call not in plain_names:
-            positions.append((start, piece))
-            ids.append(tokenizer.unk_token_id)
-        else:
-            ids += tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
-        if call is not None:
-            triggers[piece] = (*triggers.get(piece, ()), *range(start, len(ids)))
-        else:
-            plain += range(start, len(ids))
-        weights += [weight] * (len(ids) - start)
-    room = max_tokens - 1
-    for position, word in positions:
-        if position >= room:
-            raise PromptError(
-                f"Concept word {word!r} is token {position} of the prompt, but the text encoder "
-                f"reads {room - 1}. Move it nearer to the start, or shorten {text[:60]!r}..."
-            )
-    if len(ids) > room and not quiet:
-        warn_once(logger, f"Prompt cut after {room - 1} tokens: {text!r}")
-    ids, weights = ids[:room], weights[:room]
-    padding = [tokenizer.pad_token_id] * (room - len(ids))
-    read = {word: tuple(p for p in at if p < room) for word, at in triggers.items()}
-    spans = Spans(read, tuple(position for position in plain if position < room))
-    weights += [1.0] * (max_tokens - len(weights))
-    return Tokens([*ids, tokenizer.eos_token_id, *padding], positions, spans, weights)
-
-
-def _pieces(
-    stretches: Sequence[tuple[str, float]], names: Sequence[Name]
-) -> Iterator[tuple[str, float, Name | None]]:
-    """A prompt cut at concept words and changes of weight: piece, weight, whose word it is."""
-    text = "".join(part for part, _ in stretches)
-    owners = {span: call.name for call in find_calls(text, names) for span in call.at}
-    weights = [weight for part, weight in stretches for _ in part]
-    cuts = {0, len(text), *accumulate(len(part) for part, _ in stretches)}
-    for start, end in owners:
-        cuts = {cut for cut in cuts if not start < cut < end} | {start, end}
-    for start, end in pairwise(sorted(cuts)):
-        yield text[start:end], weights[start], owners.get((start, end))
 
 
 def encode(base: Base, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Tensor:
@@ -162,27 +73,47 @@ def encode_texts(
     """Each prompt as cross-attention reads it, as for `encode`; further arguments: `tokenise`."""
     names = [(word,) for word in embeddings] if names is None else list(names)
     parts: list[tuple[Tensor, ...]] = []
+    pooled: Sequence[Tensor | None] = [None] * len(prompts)
     spans: list[Spans] = []
     for index, row in enumerate(base.family.encoders):
-        tokenizer = base.tokenizers[index]
         tokens = [
             tokenise(
-                tokenizer, text, names, row.max_tokens, phrases, weighted=weighted, quiet=quiet
+                base.tokenizers[index],
+                text,
+                names,
+                row.max_tokens,
+                phrases,
+                weighted=weighted,
+                quiet=quiet,
+                pad_id=row.pad_id,
             )
             for text in prompts
         ]
         spans = spans or [each.spans for each in tokens]
-        parts.append(_states(base, index, tokens, embeddings))
-    states = (
-        parts[0] if len(parts) == 1 else [torch.cat(each, -1) for each in zip(*parts, strict=True)]
-    )
-    return [TextContext(each, None, span) for each, span in zip(states, spans, strict=True)]
+        states, found = _states(base, index, tokens, embeddings)
+        parts.append(states)
+        pooled = found if row.pooled else pooled
+    joined = [_joined(each) for each in zip(*parts, strict=True)]
+    return [TextContext(*each) for each in zip(joined, pooled, spans, strict=True)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The states of all encoders side by side; one may have a single version for all layers."""
+    if len(parts) == 1:
+        return parts[0]
+    layers = max(len(part) for part in parts)
+    return torch.cat([part.expand(layers, -1, -1) for part in parts], -1)
 
 
 def _states(
     base: Base, index: int, tokens: Sequence[Tokens], embeddings: Embeddings
-) -> tuple[Tensor, ...]:
-    """Hidden states of one encoder, (layers or 1, tokens, dim) for each prompt."""
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """What one encoder makes of each prompt.
+
+    Returns:
+        Hidden states, (layers or 1, tokens, dim) for each prompt; and for an encoder with a
+        projection each prompt as one vector (dim,), the mean over the layers' versions.
+    """
     row, encoder = base.family.encoders[index], base.text_encoders[index]
     ids: list[list[int]] = []
     copies: list[int] = []
@@ -199,13 +130,28 @@ def _states(
         copies.append(count)
     weighted = any(weight != 1.0 for prompt in tokens for weight in prompt.weights)
     if weighted:
-        ids.append(tokenise(base.tokenizers[index], "", (), row.max_tokens).ids)
-    states = _run(encoder, torch.tensor(ids).to(base.device), where, vectors, row.penultimate)
+        tokenizer = base.tokenizers[index]
+        ids.append(tokenise(tokenizer, "", (), row.max_tokens, pad_id=row.pad_id).ids)
+    output = _run(encoder, torch.tensor(ids).to(base.device), where, vectors, row.penultimate)
+    pooled = _pooled(encoder, output, tokens, copies) if row.pooled else []
+    states: Tensor = output.hidden_states[-2] if row.penultimate else output.last_hidden_state
     if not weighted:
-        return states.split(copies)
+        return states.split(copies), pooled
     *found, empty = states.split([*copies, 1])
     weights = torch.tensor([prompt.weights for prompt in tokens]).to(states)
-    return tuple(apply_weights(*each, empty[0]) for each in zip(found, weights, strict=True))
+    weighed = (apply_weights(*each, empty[0]) for each in zip(found, weights, strict=True))
+    return tuple(weighed), pooled
+
+
+def _pooled(
+    encoder: Any, output: Any, tokens: Sequence[Tokens], copies: Sequence[int]
+) -> list[Tensor]:
+    """The projected state of each prompt's end token; weights of words leave it as it is."""
+    ends = [prompt.end for prompt, count in zip(tokens, copies, strict=True) for _ in range(count)]
+    rows = torch.arange(len(ends), device=output.last_hidden_state.device)
+    states = output.last_hidden_state[rows, torch.tensor(ends).to(rows)]
+    versions: Tensor = encoder.text_projection(states)
+    return [each.mean(0) for each in versions.split(list(copies))]
 
 
 def _run(
@@ -214,8 +160,8 @@ def _run(
     where: Sequence[tuple[int, int]],
     vectors: Sequence[Tensor],
     penultimate: bool,
-) -> Tensor:
-    """Hidden states (rows, tokens, dim) with concept vectors put in at rows and positions."""
+) -> Any:
+    """The encoder's output for (rows, tokens), concept vectors put in at rows and positions."""
 
     def put_in(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
         if not vectors:
@@ -226,10 +172,14 @@ def _run(
     # A hook works with every transformers version; `inputs_embeds` is gone from version 5.
     handle = encoder.get_input_embeddings().register_forward_hook(put_in)
     try:
-        output = encoder(ids, output_hidden_states=penultimate)
+        return encoder(ids, output_hidden_states=penultimate)
     finally:
         handle.remove()
-    return output.hidden_states[-2] if penultimate else output.last_hidden_state
+
+
+def _in_full(text: TextContext) -> TextContext:
+    pooled = None if text.pooled is None else text.pooled.float()
+    return replace(text, states=text.states.float(), pooled=pooled)
 
 
 class DiffusersEncoder:
@@ -264,7 +214,7 @@ class DiffusersEncoder:
             with changed_weights(changed):
                 encoded = encode_texts(self.base, texts, embeddings, bound, phrases, weighted=True)
             found |= zip(texts, encoded, strict=True)
-        return [replace(found[text], states=found[text].states.float()) for text in prompts]
+        return [_in_full(found[text]) for text in prompts]
 
     def triggers(self, groups: Sequence[Sequence[Concept]]) -> list[TextContext]:
         """The triggers of each group of concepts, encoded as one prompt.

@@ -25,7 +25,7 @@ from ..training.processes import Processes, share_of
 from ..training.state import RunFolder, run_id
 from ..words import bracketed
 from .base import Base
-from .encode import tokenise
+from .tokens import tokenise
 
 logger = logging.getLogger(__name__)
 

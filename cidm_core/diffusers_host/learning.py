@@ -14,9 +14,10 @@ from ..methods.base import Batch, Prediction
 from ..ops.diffusion import add_noise
 from ..updates import Update, ValueResidual
 from .base import Base
-from .encode import encode, tokenise
+from .encode import encode
 from .injection import Injection, checkpoint_activations, flags_kept
 from .patches import layer_size
+from .tokens import tokenise
 
 
 class LearningHost:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cidm_core.concept import Concept
 from cidm_core.diffusers_host.base import Base
-from cidm_core.diffusers_host.encode import tokenise
+from cidm_core.diffusers_host.tokens import tokenise
 from cidm_core.families import PROJECTIONS
 
 from .models import RANK

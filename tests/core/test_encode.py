@@ -7,12 +7,8 @@ import pytest
 import torch
 from make import random_concept
 
-from cidm_core.diffusers_host.encode import (
-    DiffusersEncoder,
-    embeddings_of,
-    encode,
-    tokenise,
-)
+from cidm_core.diffusers_host.encode import DiffusersEncoder, embeddings_of, encode
+from cidm_core.diffusers_host.tokens import tokenise
 from cidm_core.errors import PromptError
 from cidm_core.sampling.concept_weights import concept_tokens
 

@@ -12,9 +12,9 @@ from update_kinds import KINDS, NAMED, concepts
 from cidm_core.bank import Bank
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
-from cidm_core.diffusers_host.encode import tokenise
 from cidm_core.diffusers_host.patches import attach
 from cidm_core.diffusers_host.pipeline import make_plan
+from cidm_core.diffusers_host.tokens import tokenise
 from cidm_core.regions import Region
 from cidm_core.updates import FullRank, LowRank, ValueResidual
 
