@@ -8,6 +8,7 @@ from diffusers import StableDiffusionXLPipeline
 from make import random_concept
 
 from cidm_core.diffusers_host.encode import DiffusersEncoder, embeddings_of, encode_texts
+from cidm_core.diffusers_host.sizes import PictureSizes, added_conditions
 from cidm_core.diffusers_host.tokens import tokenise
 
 ENCODERS = ("text_encoder", "text_encoder_2")
@@ -156,3 +157,30 @@ def test_gradients_reach_the_rows_of_both_encoders_and_nothing_else(xl_base, con
     assert rows["text_encoder_2"].grad.abs().sum(-1).min() > 0
     for encoder in xl_base.text_encoders:
         assert all(p.grad is None for p in encoder.parameters())
+
+
+def test_the_unet_reads_our_text_and_sizes_as_those_of_the_pipeline(xl_base, pipeline):
+    original, crop, target = (96, 80), (8, 16), (64, 72)
+    with torch.no_grad():
+        states, _, pooled, _ = pipeline.encode_prompt("a dog", do_classifier_free_guidance=False)
+        ids = pipeline._get_add_time_ids(
+            original, crop, target, dtype=states.dtype, text_encoder_projection_dim=1280
+        )
+        x = torch.randn(1, 4, 8, 9, generator=torch.Generator().manual_seed(1))
+        added = {"text_embeds": pooled, "time_ids": ids}
+        expected = pipeline.unet(x, 500, states, added_cond_kwargs=added).sample
+        (text,) = DiffusersEncoder(xl_base).prompts(["a dog"], [])
+        sizes = [PictureSizes(original, crop, target)]
+        added = added_conditions(text.pooled[None], sizes)
+        found = xl_base.unet(x, 500, text.states, added_cond_kwargs=added).sample
+        whole = added_conditions(text.pooled[None], [PictureSizes.whole(64, 72)])
+        other = xl_base.unet(x, 500, text.states, added_cond_kwargs=whole).sample
+    assert torch.equal(added["time_ids"], ids)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert whole["time_ids"].tolist() == [[64, 72, 0, 0, 64, 72]]
+    assert (other - found).abs().max() > 1e-4
+
+
+def test_sizes_are_not_rounded_to_the_precision_of_the_text():
+    added = added_conditions(torch.zeros(2, 8).bfloat16(), [PictureSizes.whole(1021, 1023)] * 2)
+    assert added["time_ids"].tolist() == [[1021, 1023, 0, 0, 1021, 1023]] * 2
