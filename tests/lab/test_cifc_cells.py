@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from bank_samples import make_concept
 from examples import few
 from hypothesis import given
@@ -147,8 +148,10 @@ def test_content_is_named_by_all_that_decides_it_and_by_nothing_else():
 
 def test_names_stay_so_that_earlier_runs_go_on():
     """Settings and files may change their form; what was drawn and learned keeps its name."""
-    learned = "5c2a60a317a5be06bd0486869454da9dd2a9a1d10718fd2bc4ef061f8e842392"
-    assert digest(make_concept("dog")) == learned
+    learned = "b91ce0e2aa05bd8464363a58799aaf9b1ec915faf6dcccfd5d3de240b26be1f5"
+    made = make_concept("dog")  # random numbers differ from one CPU to another
+    rows = {key: torch.arange(t.numel()).reshape(t.shape) / 64 for key, t in made.rows.items()}
+    assert digest(replace(made, rows=rows, updates={})) == learned
     asked = "base", "generate", (), [[[0.5]]], ["a <dog-1>"], SampleConfig(seed=3), "clip"
     assert content_key(*asked) == "91b7e698f9aed6a46d6ce0d8b717eb49"
 
