@@ -11,7 +11,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -139,8 +139,9 @@ class Bank(Mapping[str, Concept]):
         picture = None if preview is None else _png(preview)
         concept = replace(concept, name=clean_name(concept.name))
         with self._locked():
-            old = self._still(replaces) if replaces else None
-            entries = [entry for entry in self.entries() if entry is not old]
+            entries = self.entries()
+            old = _still(replaces, entries) if replaces else None
+            entries = [entry for entry in entries if entry is not old]
             check_new(concept, entries)
             check_fit(entries, concept, allow_other_base=allow_other_base)
             target = old.path if old else self.file_for(concept.name)
@@ -239,16 +240,6 @@ class Bank(Mapping[str, Concept]):
             "the name."
         )
 
-    def _still(self, wanted: Entry) -> Entry | None:
-        """A concept that is to be replaced; None if it was removed meanwhile."""
-        found = next((entry for entry in self.entries() if entry.name == wanted.name), None)
-        if found and found != wanted:
-            raise BankError(
-                f"Concept {wanted.name!r} was changed by another program meanwhile, and stays as "
-                "it is now. Look at it; to replace that one, do the same again."
-            )
-        return found
-
     def _taken(self) -> dict[str, str]:
         """Whatever lies in the folder, by the key that tells file names apart."""
         with contextlib.suppress(FileNotFoundError):  # the first `add` makes it
@@ -289,3 +280,14 @@ def _write_preview(path: Path, picture: bytes) -> None:
         write_atomic(path, picture)
     except CidmError as error:  # The concept is safe; its picture is only decoration.
         warnings.warn(str(error), stacklevel=3)
+
+
+def _still(wanted: Entry, entries: Sequence[Entry]) -> Entry | None:
+    """A concept that is to be replaced; None if it was removed meanwhile."""
+    found = next((entry for entry in entries if entry.name == wanted.name), None)
+    if found and found != wanted:
+        raise BankError(
+            f"Concept {wanted.name!r} was changed by another program meanwhile, and stays as "
+            "it is now. Look at it; to replace that one, do the same again."
+        )
+    return found

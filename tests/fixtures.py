@@ -8,60 +8,62 @@ inside: pytest reads this file before it starts its workers, and for every run o
 import pytest
 
 
+def _folder(factory, name, preset):
+    from tools.make_checkpoint import write_diffusers
+
+    folder = factory.mktemp("models") / name
+    write_diffusers(folder, preset, "fp32")
+    return folder
+
+
+def _checkpoint(factory, name, preset):
+    from tools.make_checkpoint import write_compvis
+
+    path = factory.mktemp("checkpoints") / f"{name}.safetensors"
+    write_compvis(path, preset, "fp32")
+    return path
+
+
+def _base(folder):
+    from cidm_core.diffusers_host.load import load_base
+
+    return load_base(folder, device="cpu", dtype="fp32")
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A diffusers folder."""
-    from tools.make_checkpoint import write_diffusers
-
-    folder = tmp_path_factory.mktemp("models") / "tiny-sd15"
-    write_diffusers(folder, "tiny", "fp32")
-    return folder
+    return _folder(tmp_path_factory, "tiny-sd15", "tiny")
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """A single file in CompVis layout with a folder `tokenizer` beside it."""
-    from tools.make_checkpoint import write_compvis
-
-    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
-    write_compvis(path, "tiny", "fp32")
-    return path
+    return _checkpoint(tmp_path_factory, "tiny", "tiny")
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tiny_folder):
     """Seven cross-attention layers, 32 and 64 wide, context 768; a forward takes milliseconds."""
-    from cidm_core.diffusers_host.load import load_base
-
-    return load_base(tiny_folder, device="cpu", dtype="fp32")
+    return _base(tiny_folder)
 
 
 @pytest.fixture(scope="session")
 def xl_folder(tmp_path_factory):
     """A diffusers folder of SDXL."""
-    from tools.make_checkpoint import write_diffusers
-
-    folder = tmp_path_factory.mktemp("models") / "tiny-sdxl"
-    write_diffusers(folder, "sdxl-tiny", "fp32")
-    return folder
+    return _folder(tmp_path_factory, "tiny-sdxl", "sdxl-tiny")
 
 
 @pytest.fixture(scope="session")
 def xl_checkpoint(tmp_path_factory):
     """A single file of SDXL in CompVis layout with a folder `tokenizer` beside it."""
-    from tools.make_checkpoint import write_compvis
-
-    path = tmp_path_factory.mktemp("checkpoints") / "tiny-xl.safetensors"
-    write_compvis(path, "sdxl-tiny", "fp32")
-    return path
+    return _checkpoint(tmp_path_factory, "tiny-xl", "sdxl-tiny")
 
 
 @pytest.fixture(scope="session")
 def xl_base(xl_folder):
     """Eight cross-attention layers, 64 wide, two per attention; text encoders of two layers."""
-    from cidm_core.diffusers_host.load import load_base
-
-    return load_base(xl_folder, device="cpu", dtype="fp32")
+    return _base(xl_folder)
 
 
 @pytest.fixture(scope="session")

@@ -350,11 +350,12 @@ def test_remove_asks_on_a_terminal(bank, tmp_path, monkeypatch, capsys):
     assert "cannot be undone" in capsys.readouterr().err
 
 
-def test_without_a_terminal_nothing_is_removed_unless_yes_is_given(bank, tmp_path):
+@pytest.mark.parametrize("answer", ["n\n", "", "y\n"])
+def test_without_a_terminal_nothing_is_removed_unless_yes_is_given(bank, tmp_path, answer):
     target = str(tmp_path / "other")
     main(["bank", "import", str(bank.path / "dog.safetensors"), "--bank", target])
     words = ["-m", "cidm_core", "bank", "remove", "dog", "--bank", target]
-    done = python(words, input="y\n")
+    done = python(words, input=answer)
     assert done.returncode == FAILED
     assert "--yes" in done.stderr
     assert list(Bank(target)) == ["dog"]
@@ -777,17 +778,19 @@ def test_every_path_may_begin_with_a_tilde(tiny_folder, photos, bank, monkeypatc
     assert all((tmp_path / name).exists() for name in made)
 
 
-def test_a_word_that_the_output_lacks_ends_nothing(bank, tmp_path):
-    encoding = "cp1252"
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_word_that_the_output_lacks_ends_nothing(bank, tmp_path, encoding):
     copy = tmp_path / "bank"
     shutil.copytree(bank.path, copy)
     Bank(copy).add(replace(bank["ink"], name="狗🐕é", subjects=(Subject(("<狗1>",), "dog"),)))
     words = ["-m", "cidm_core", "bank", "list", "--bank", str(copy)]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    told = python([*words, "--json"], env=environment, encoding=encoding)
+    told = python(words, env=environment, encoding=encoding)
     assert told.returncode == OK, told.stderr
-    assert r"<\u72d71>" in told.stderr
-    assert json.loads(told.stdout)["concepts"][2]["name"] == "狗🐕é"
+    assert r"<\u72d71>" in told.stdout
+    machine = python([*words, "--json"], env=environment, encoding=encoding)
+    assert machine.returncode == OK, machine.stderr
+    assert json.loads(machine.stdout)["concepts"][2]["name"] == "狗🐕é"
 
 
 def test_as_a_program(bank):

@@ -145,8 +145,8 @@ def test_training_is_seen_live(learned):
     assert len(learned.live) > 1
 
 
-def test_a_photo_is_drawn_on(kind, page, server, learned):
-    name = INPAINT if NODES_2[kind] else STYLE
+@pytest.mark.parametrize("name", [STYLE, INPAINT])
+def test_a_photo_is_drawn_on(name, kind, page, server, learned):
     assert not canvas.open_workflow(page, mini_instead(WORKFLOWS[name]), name)
     values = {
         "KSampler": {"steps": 2},

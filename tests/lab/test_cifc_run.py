@@ -10,6 +10,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 from cidm_core.diffusers_host.clip import load_clip
@@ -172,6 +173,10 @@ def test_what_shares_a_name_is_equal_in_every_pixel(quick):
     assert pictures[0] == pictures[1]
 
 
+def uniform(relevance, *_args, **_more):
+    return torch.full_like(relevance, 1 / relevance.shape[-1])
+
+
 def of_another(relevance, *args, **more):
     return RIGHT(relevance, *args, **more).roll(1, -1)
 
@@ -180,11 +185,12 @@ RIGHT = aggregation.normalise
 
 
 @pytest.mark.lab
-def test_broken_aggregation_is_noticed(quick, hosts, tmp_path, monkeypatch):
+@pytest.mark.parametrize("broken", [uniform, of_another])
+def test_broken_aggregation_is_noticed(quick, hosts, tmp_path, monkeypatch, broken):
     for kept in ("banks", "train"):
         shutil.copytree(quick[0] / "work" / kept, tmp_path / "work" / kept)
     monkeypatch.setattr(plan, "participants", lambda bank, *_: tuple(bank.values()))
-    monkeypatch.setattr(aggregation, "normalise", of_another)
+    monkeypatch.setattr(aggregation, "normalise", broken)
     _, found = run(hosts, tmp_path, COMPARED)
     with pytest.raises(AssertionError):
         check_nothing_is_lost(found)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "host")]
 
 import server as host  # noqa: E402
-from browser import canvas  # noqa: E402
+from browser import canvas, shots  # noqa: E402
 from browser.page import Page  # noqa: E402
 
 IMAGES = host.ROOT / "web" / "docs" / "images"
@@ -240,29 +239,6 @@ SCENES: dict[str, list[Any]] = {
 }
 WIRES_ONLY = {"CIDM_MethodCidm"}  # not run
 
-READY = """() => {
-  window.ended = null;
-  app.api.addEventListener("execution_success", () => { window.ended = ""; });
-  app.api.addEventListener("execution_error", ({ detail }) => {
-    window.ended = detail.exception_message;
-  });
-}"""
-RUN = "() => app.queuePrompt(0)"
-# Boxes of the nodes that are shown, in graph units; then the view moves there.
-LOOK = """({ shown, width, height }) => {
-  const nodes = app.graph.nodes.filter((node) => shown.includes(String(node.id)));
-  const left = Math.min(...nodes.map((n) => n.pos[0])) - 16;
-  const top = Math.min(...nodes.map((n) => n.pos[1])) - 62;
-  const right = Math.max(...nodes.map((n) => n.pos[0] + n.size[0])) + 16;
-  const low = Math.max(...nodes.map((n) => n.pos[1] + n.size[1])) + 16;
-  const scale = Math.min(1, width / (right - left), height / (low - top));
-  app.canvas.ds.scale = scale;
-  app.canvas.ds.offset = [64 / scale - left, 120 / scale - top];
-  app.canvas.deselectAll?.();
-  app.canvas.setDirty(true, true);
-  return [(right - left) * scale, (low - top) * scale];
-}"""
-
 
 def spec(name: str) -> tuple[dict[str, Any], list[str]]:
     """What `canvas.build` takes, and the ids of the nodes that are shown."""
@@ -276,15 +252,9 @@ def spec(name: str) -> tuple[dict[str, Any], list[str]]:
         shown += [] if isinstance(column, tuple) else columns[-1]
         for key, (kind, inputs) in nodes.items():
             look = {"width": WIDE.get(kind, 260), "height": TALL.get(kind, 0)}
-            api[number[key]] = {
-                "class_type": kind,
-                "inputs": inputs,
-                "_meta": {"title": ""},
-                "_look": look,
-            }
+            api[number[key]] = {"class_type": kind, "inputs": inputs, "_look": look}
     for node in api.values():
         node["inputs"] = {k: _link(v, number) for k, v in node["inputs"].items()}
-        del node["_meta"]
     stacks = [[{"title": "", "columns": columns}]]
     made = {"api": api, "stacks": stacks, "notes": {}, "subgraphs": {}, "extra": {}}
     return made | {"name": name}, shown
@@ -295,21 +265,12 @@ def _link(value: Any, number: dict[str, str]) -> Any:
     return [number[key], int(slot)] if key in number and slot.isdigit() else value
 
 
-def shoot(page: Page, name: str) -> None:
+def show(page: Page, name: str) -> None:
     made, shown = spec(name)
     canvas.build(page, made)
-    page.evaluate(READY)
-    view = {"shown": shown, "width": 1500, "height": 900}
     if name not in WIRES_ONLY:
-        page.evaluate(LOOK, view)
-        page.evaluate(RUN)
-        page.wait("() => window.ended !== null", timeout=150)
-        if error := page.evaluate("() => window.ended"):
-            raise RuntimeError(f"{name}: {error}")
-        time.sleep(3)
-    width, height = page.evaluate(LOOK, view)
-    time.sleep(1)
-    page.picture(IMAGES / f"{name}.png", x=64, y=120, width=width, height=height)
+        shots.run(page, 150)
+    shots.shoot(page, IMAGES / f"{name}.png", (1500, 900), shown)
 
 
 def main(demo: str, wanted: str = "") -> None:
@@ -332,7 +293,7 @@ def main(demo: str, wanted: str = "") -> None:
             for name in SCENES:
                 if wanted.lower() in name.lower():
                     print(name, flush=True)  # noqa: T201
-                    shoot(page, name)
+                    show(page, name)
             page.stop()
 
 

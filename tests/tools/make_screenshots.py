@@ -12,7 +12,6 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "host")]
 
 import server as host  # noqa: E402
-from browser import canvas  # noqa: E402
+from browser import canvas, shots  # noqa: E402
 from browser.page import Page  # noqa: E402
 from browser.small import mini_instead  # noqa: E402
 
@@ -35,26 +34,6 @@ SET = """(values) => {
     const nodes = app.graph.nodes.filter((n) => n.type === type && (!id || String(n.id) === id));
     for (const node of nodes) node.widgets.find((each) => each.name === name).value = value;
   }
-  window.ended = null;
-  app.api.addEventListener("execution_success", () => { window.ended = ""; });
-  app.api.addEventListener("execution_error", ({ detail }) => {
-    window.ended = detail.exception_message;
-  });
-}"""
-RUN = "() => document.querySelector('[data-testid=\"queue-button\"]').click()"
-# The whole graph, below and beside what lies on top of the canvas; and its size in pixels.
-FIT = """({ width, height, at }) => {
-  const nodes = app.graph.nodes.filter((node) => node.type !== "ImageScaleBy");
-  const boxes = [...app.graph.groups, ...nodes].map((each) => [...each.pos, ...each.size]);
-  const left = Math.min(...boxes.map((box) => box[0])) - 10;
-  const top = Math.min(...boxes.map((box) => box[1])) - 40;
-  const wide = Math.max(...boxes.map((box) => box[0] + box[2])) + 10 - left;
-  const high = Math.max(...boxes.map((box) => box[1] + box[3])) + 10 - top;
-  const scale = Math.min(1, width / wide, height / high);
-  app.canvas.ds.scale = scale;
-  app.canvas.ds.offset = [at[0] / scale - left, at[1] / scale - top];
-  app.canvas.setDirty(true, true);
-  return [wide * scale, high * scale];
 }"""
 # A 32-pixel picture is shown as sharp squares, not as the browser blurs it.
 ENLARGE = """() => {
@@ -68,13 +47,12 @@ ENLARGE = """() => {
   const larger = LiteGraph.createNode("ImageScaleBy");
   app.graph.add(larger);
   larger.flags.collapsed = true;
-  larger.pos = [save.pos[0], save.pos[1] + save.size[1] + 100];
+  larger.pos = [save.pos[0], save.pos[1] + save.size[1] + 40];
   larger.widgets.find((each) => each.name === "upscale_method").value = "nearest-exact";
   larger.widgets.find((each) => each.name === "scale_by").value = 8;
   decode.connect(0, larger, 0);
   larger.connect(0, save, 0);
 }"""
-CLOSE = "() => document.querySelectorAll('.p-toast-close-button').forEach((each) => each.click())"
 
 
 def workflow(word: str) -> tuple[str, dict[str, Any]]:
@@ -93,18 +71,8 @@ def show(page: Page, word: str, values: list[tuple[str, str, str, Any]]) -> None
 
 
 def shoot(page: Page, name: str, seconds: float) -> None:
-    """Run what is shown, and take the picture when it is done."""
-    view = {"width": 1520, "height": 830, "at": [70, 110]}
-    page.evaluate(FIT, view)
-    page.evaluate(RUN)
-    page.wait("() => window.ended !== null", timeout=seconds)
-    if error := page.evaluate("() => window.ended"):
-        raise RuntimeError(error)
-    time.sleep(6)
-    page.evaluate(CLOSE)
-    width, height = page.evaluate(FIT, view)
-    time.sleep(1)
-    page.picture(IMAGES / f"{name}.png", x=70, y=110, width=width, height=height)
+    shots.run(page, seconds)
+    shots.shoot(page, IMAGES / f"{name}.png", (1520, 830))
 
 
 def main() -> None:

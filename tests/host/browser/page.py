@@ -106,10 +106,10 @@ class Page:
         self._do("shot", path=str(path), selector=selector, clip=clip or None)
 
     def picture(self, path: Path, **clip: float) -> None:
-        """A small PNG for the documents: x, y, width, height of the page, in a hundred colours."""
+        """A small PNG for the documents: x, y, width, height of the page, in two hundred colours."""
         self.shot(path, **clip)
         with Image.open(path) as taken:
-            few = taken.convert("RGB").quantize(100)
+            few = taken.convert("RGB").quantize(200, kmeans=2)
         few.save(path, optimize=True)
 
     def resize(self, width: int, height: int) -> None:

@@ -27,6 +27,7 @@ CASES = {
     "strength": (TWO, BOTH, {"strength": 0.5}),
     # Whose weights, and how many.
     "dense": (ONE, (), {"weights": "paper"}),
+    "dense as released": (TWO, (), {"weights": "released"}),
     "top_k": (MANY, (), {"top_k": 2}),
     "joint": (TWO, (), {"encoding": "joint"}),
     "routed": (TWO, (), {"key_value_routing": "token"}),
@@ -43,6 +44,7 @@ CASES = {
     # One word for several of these.
     "paper": (TWO, BOTH, {"recipe": "paper"}),
     "released": (TWO, BOTH, {"recipe": "released"}),
+    "released, but gated": (TWO, (LEFT, OWN), {"recipe": "released", "weights": "gate"}),
     # Kinds of updates (tests/update_kinds.py).
     "low": ("a photo of a <k1> <l1>", (), {}),
     "full": ("a photo of a <k2>", (), {}),
@@ -53,6 +55,7 @@ CASES = {
     "two": ("a <k6> beside an old boat", (), {}),
     "all kinds": (MANY, (), {"top_k": 9}),
     "all kinds, routed": (MANY, (), {"key_value_routing": "token", "strength": 0.7}),
+    "all kinds, dense": (MANY, (), {"weights": "paper"}),
     "all kinds in regions": ("a <k1> <l1> and a <k6>", HALVES, {}),
     "attention of all kinds": ("a <k1> <l1> and a <k6>", HALVES, {"noise_estimation": False}),
 }

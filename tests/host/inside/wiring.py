@@ -248,6 +248,8 @@ set_torch_compile_wrapper(model=compiled, backend="eager", options=filtered, key
 pair = encode(words, "a <v21> <v22> and a <v31> <v32>")
 found["compiled"] = [
     differ(one, draw(by=compiled)),
+    differ(draw(pair), draw(pair, by=compiled)),
+    differ(one, draw(by=compiled)),
     differ(*(regional([(ONE,), (pair,)], pair, by=by) for by in (taught, compiled))),
 ]
 found["left behind"] = [
