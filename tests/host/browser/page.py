@@ -106,7 +106,7 @@ class Page:
         self._do("shot", path=str(path), selector=selector, clip=clip or None)
 
     def picture(self, path: Path, **clip: float) -> None:
-        """A small PNG for the documents, of x, y, width, height of the page: two hundred colours."""
+        """A small PNG for the documents, in two hundred colours, of x, y, width, height."""
         self.shot(path, **clip)
         with Image.open(path) as taken:
             few = taken.convert("RGB").quantize(200, kmeans=2)
