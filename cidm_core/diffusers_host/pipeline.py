@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checkpoints.geometry import check_built
 from ..concept import Concept
 from ..config import SampleConfig
 from ..errors import HostError
@@ -35,10 +34,8 @@ def make_plan(
     Raises:
         PromptError: If a word is unknown or beyond the token limit.
         RegionError: If a region is outside the picture or too small.
-        FamilyError: If a concept was learned on another family, geometry or base, or the model is
-            of a family that is not drawn with yet.
+        FamilyError: If a concept was learned on another family, geometry or base.
     """
-    check_built(base.name, base.family)
     config = config or SampleConfig.for_family(base.family.sampling)
     width, height = picture_px(base, config)
     cell = base.family.latent_px

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from ..sampling.regional import Insert, Inserts
 from .base import Base
 from .patches import Attached, CallRows, attach
 from .schedulers import OnStep, Start, make_scheduler, solve
+from .sizes import PictureSizes, added_conditions
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,9 @@ class _Estimate:
         self.slots = torch.tensor(slots).to(base.device)
         self.inserts = list(self._inserts(scenes))
         self.context = torch.zeros(1, 1, base.family.context_dim).to(base.device, base.dtype)
+        self.pooled = self._pooled()
+        cell = base.family.latent_px
+        self.sizes = PictureSizes.whole(latent_size[0] * cell, latent_size[1] * cell)
         self.at_once = config.rows_at_once or len(self.picture)
         self._calls: dict[tuple[int, int], CallRows] = {}
 
@@ -93,6 +98,12 @@ class _Estimate:
             if regions:
                 slots, areas = zip(*regions, strict=True)
                 yield Insert(row, torch.tensor(slots).to(self.base.device), masks[list(areas)])
+
+    def _pooled(self) -> Tensor | None:
+        """Pooled text of every slot, for families whose UNet reads it."""
+        texts = [slot.text for slot in self.attached.plan.slots if slot.text]
+        found = [text.pooled for text in texts if text.pooled is not None]
+        return torch.stack(found).to(self.base.device, self.base.dtype) if found else None
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
         plan = self.attached.plan
@@ -132,8 +143,11 @@ class _Estimate:
             self._calls[first, last] = CallRows(self.slots[first:last], Inserts(held), size)
         self.attached.rows = self._calls[first, last]
         rows = latents[self.picture[first:last]].to(self.base.dtype)
-        context = self.context.expand(last - first, -1, -1)
-        return self.base.unet(rows, timestep, encoder_hidden_states=context).sample
+        given: dict[str, Any] = {"encoder_hidden_states": self.context.expand(last - first, -1, -1)}
+        if self.pooled is not None:
+            pooled = self.pooled[self.slots[first:last]]
+            given["added_cond_kwargs"] = added_conditions(pooled, [self.sizes] * len(pooled))
+        return self.base.unet(rows, timestep, **given).sample
 
     def _split(self, error: RuntimeError, rows: int) -> None:
         """Halve the rows per call when memory ran out; anything else is raised again."""

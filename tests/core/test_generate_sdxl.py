@@ -1,0 +1,128 @@
+"""Drawing on a tiny SDXL: against diffusers' own pipeline, and what holds for every family."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from make import random_concept
+
+from cidm_core.config import SampleConfig
+from cidm_core.diffusers_host import sampler
+from cidm_core.diffusers_host.pipeline import generate, make_plan
+from cidm_core.errors import FamilyError
+from cidm_core.regions import Region
+
+TWO = [Region("a <v1> <w1>", box=(0, 0, 0.6, 1)), Region("a <v2> <w2>", box=(0.4, 0.2, 1, 1))]
+PROMPT = "a <v1> <w1> and a <v2> <w2>"
+
+
+@pytest.fixture(scope="module")
+def concepts(xl_base):
+    made = [random_concept(xl_base, f"<v{i}> <w{i}>", seed=i) for i in (1, 2)]
+    return {concept.name: concept for concept in made}
+
+
+def config(**given):
+    return SampleConfig(**{"steps": 3, "width_px": 64, "height_px": 64, "seed": 5, **given})
+
+
+def latents(base, bank, prompt, regions=(), **given):
+    settings = config(**given)
+    plan = make_plan(base, bank, prompt, regions, settings)
+    noise = torch.randn(len(plan.scenes), 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    return sampler.sample(base, plan, noise, settings)
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 80)])
+def test_without_concepts_it_is_diffusers_pipeline(xl_base, xl_folder, height, width):
+    pipeline = StableDiffusionXLPipeline.from_pretrained(xl_folder, local_files_only=True)
+    pipeline.tokenizer.model_max_length = pipeline.tokenizer_2.model_max_length = 77
+    pipeline.scheduler = DDIMScheduler.from_config(xl_base.scheduler_config)
+    pipeline.set_progress_bar_config(disable=True)
+    shape = (1, 4, height // 8, width // 8)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    size = {"height": height, "width": width}
+    expected = pipeline(
+        "a red dog",
+        negative_prompt="a cat",
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        latents=noise.clone(),
+        output_type="latent",
+        **size,
+    ).images
+    settings = SampleConfig(
+        steps=4,
+        guidance_scale=5.0,
+        negative_prompt="a cat",
+        scheduler="ddim",
+        height_px=height,
+        width_px=width,
+    )
+    plan = make_plan(xl_base, {}, "a red dog", config=settings)
+    found = sampler.sample(xl_base, plan, noise, settings)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_size_drawn_is_what_the_unet_is_told(xl_base, concepts, monkeypatch):
+    told = []
+    forward = xl_base.unet.forward
+
+    def watched(*args, **options):
+        told.append(options["added_cond_kwargs"])
+        return forward(*args, **options)
+
+    monkeypatch.setattr(xl_base.unet, "forward", watched)
+    settings = config(width_px=80, height_px=48, steps=1)
+    generate(xl_base, concepts, PROMPT, TWO, settings)
+    (added,) = told
+    assert added["time_ids"].tolist() == [[48, 80, 0, 0, 48, 80]] * 4  # U + 2 rows
+    plan = make_plan(xl_base, concepts, PROMPT, TWO, settings)
+    # A region's row reads the whole picture's prompt outside it, and so does its pooled text.
+    pooled = [plan.slots[slot].text.pooled for slot in plan.scenes[0].rows]
+    torch.testing.assert_close(added["text_embeds"], torch.stack(pooled))
+    assert not torch.equal(pooled[0], pooled[1])
+
+
+def test_eq3_merged_equals_per_sample(xl_base, concepts):
+    a, b = (latents(xl_base, concepts, PROMPT, execution=e) for e in ("merged", "per_sample"))
+    close(a, b)
+    plain = latents(xl_base, concepts, "a thing and a thing")
+    assert (a - plain).abs().max() > 1e-3
+
+
+def test_prompts_side_by_side_equal_prompts_alone(xl_base, concepts):
+    prompts = ["a <v1> <w1>", "a plain thing"]
+    together = latents(xl_base, concepts, prompts)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    for i, prompt in enumerate(prompts):
+        plan = make_plan(xl_base, concepts, prompt, config=config())
+        close(sampler.sample(xl_base, plan, noise[i : i + 1], config())[0], together[i])
+
+
+def test_rows_one_by_one_are_what_they_are_together(xl_base, concepts):
+    whole = latents(xl_base, concepts, PROMPT, TWO)
+    close(latents(xl_base, concepts, PROMPT, TWO, rows_at_once=1), whole)
+
+
+def test_eq5_full_frame_region_of_the_same_prompt_is_plain_guidance(xl_base, concepts):
+    plain = latents(xl_base, concepts, "a <v1> <w1>")
+    region = Region("a <v1> <w1>", box=(0, 0, 1, 1))
+    close(latents(xl_base, concepts, "a <v1> <w1>", [region]), plain)
+
+
+def test_region_order_does_not_matter(xl_base, concepts):
+    a = latents(xl_base, concepts, PROMPT, TWO)
+    close(a, latents(xl_base, concepts, PROMPT, TWO[::-1]))
+    assert (a - latents(xl_base, concepts, PROMPT)).abs().max() > 1e-3
+
+
+def test_a_concept_of_the_other_family_is_refused_by_name(xl_base, tiny_base, concepts):
+    other = random_concept(tiny_base, "<v9>", seed=9)
+    with pytest.raises(FamilyError, match="SD15"):
+        make_plan(xl_base, {other.name: other}, "a <v9>", config=config())
+    with pytest.raises(FamilyError, match="SDXL"):
+        make_plan(tiny_base, concepts, PROMPT, config=config())
