@@ -17,6 +17,7 @@ from .errors import CidmError
 AnySettings = TypeVar("AnySettings", bound="Settings")
 RECIPES = ("ours", "paper", "released")
 _MOST_SEED = 2**53
+_MOST_PX = 8192
 KINDS = ("object", "style", "human")
 """What a concept can be."""
 AGAIN = ("refuse", "replace", "go_on")
@@ -175,6 +176,12 @@ class TrainConfig(Settings):
     )
 
 
+def _told(what: str, usual: str = "") -> Any:
+    """A field for one of the six numbers about the picture's size that SDXL's UNet reads."""
+    help = f"{what}, as SDXL is told. By default {usual or 'the size of the picture drawn'}."
+    return setting(None, help, low=0 if usual else 1, high=_MOST_PX)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Settings):
     """How pictures are made (CIDM sections 4.2 and 4.3)."""
@@ -191,15 +198,21 @@ class SampleConfig(Settings):
         "Width of the picture. By default it is the family's, or that of the start picture's "
         "shape.",
         low=8,
-        high=8192,
+        high=_MOST_PX,
     )
     height_px: int | None = setting(
         None,
         "Height of the picture. By default it is the family's, or that of the start picture's "
         "shape.",
         low=8,
-        high=8192,
+        high=_MOST_PX,
     )
+    original_width_px: int | None = _told("Width of the picture before anything was cut off it")
+    original_height_px: int | None = _told("Height of the picture before anything was cut off it")
+    crop_left_px: int | None = _told("What was cut off it at the left", "nothing")
+    crop_top_px: int | None = _told("What was cut off it at the top", "nothing")
+    target_width_px: int | None = _told("Width of what is seen of it")
+    target_height_px: int | None = _told("Height of what is seen of it")
     scheduler: str = setting(
         "dpmpp_2m",
         "The sampler, or the class name of a diffusers scheduler.",

@@ -20,7 +20,8 @@ from ..sampling.regional import Insert, Inserts
 from .base import Base
 from .patches import Attached, CallRows, attach
 from .schedulers import OnStep, Start, make_scheduler, solve
-from .sizes import PictureSizes, added_conditions
+from .sizes import added_conditions
+from .start import told_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class _Estimate:
         self.context = torch.zeros(1, 1, base.family.context_dim).to(base.device, base.dtype)
         self.pooled = self._pooled()
         cell = base.family.latent_px
-        self.sizes = PictureSizes.whole(latent_size[0] * cell, latent_size[1] * cell)
+        self.sizes = told_sizes(config, latent_size[0] * cell, latent_size[1] * cell)
         self.at_once = config.rows_at_once or len(self.picture)
         self._calls: dict[tuple[int, int], CallRows] = {}
 

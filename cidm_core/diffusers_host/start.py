@@ -15,17 +15,23 @@ from torch import Tensor
 
 from ..as_text import warn_once
 from ..config import SampleConfig
-from ..errors import HostError, RegionError
+from ..errors import FamilyError, HostError, RegionError
 from ..images import Pixels, picture_of
 from ..masks import HOLES, mask_of, same_shape
 from ..ops.attention import resize_mask
 from ..regions import Region
 from .base import Base
+from .sizes import PictureSizes
 
 logger = logging.getLogger(__name__)
 
 REGIONS = "regions"  # as a mask: redraw where the regions are
 PARTLY = 0.6  # of a start picture without a mask is redrawn, unless the user says how much
+TOLD = (  # settings, in the order of `PictureSizes.ids`
+    *("original_height_px", "original_width_px"),
+    *("crop_top_px", "crop_left_px"),
+    *("target_height_px", "target_width_px"),
+)
 Size = tuple[int, int]  # width, height
 
 
@@ -104,8 +110,9 @@ def picture_px(base: Base, config: SampleConfig, shape: Size | None = None) -> S
 
     Raises:
         HostError: If a side is no multiple of the latent cell.
-        FamilyError: If they are too large for the model.
+        FamilyError: If they are too large for the model, or it is told sizes that it cannot read.
     """
+    _check_told(base, config)
     side, cell = base.family.resolution_px, base.family.latent_px
     width, height = config.width_px, config.height_px
     if shape is not None and not (width and height):
@@ -123,6 +130,23 @@ def picture_px(base: Base, config: SampleConfig, shape: Size | None = None) -> S
         )
     base.family.check_size(width, height)
     return width, height
+
+
+def told_sizes(config: SampleConfig, height_px: int, width_px: int) -> PictureSizes:
+    """What SDXL is told of a picture's size: what is not given is that of a picture left whole."""
+    given = {name: getattr(config, name) for name in TOLD}
+    usual = dict(zip(TOLD, PictureSizes.whole(height_px, width_px).ids, strict=True))
+    ids = [usual[name] if value is None else value for name, value in given.items()]
+    return PictureSizes((ids[0], ids[1]), (ids[2], ids[3]), (ids[4], ids[5]))
+
+
+def _check_told(base: Base, config: SampleConfig) -> None:
+    given = [name for name in TOLD if getattr(config, name) is not None]
+    if given and not any(row.pooled for row in base.family.encoders):
+        raise FamilyError(
+            f"{base.family.name} is not told the size of a picture, so {' and '.join(given)} would "
+            "do nothing. Leave it out, or use an SDXL model."
+        )
 
 
 class _Placed:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cidm_core.concept import Concept
 from cidm_core.config import SampleConfig
+from cidm_core.diffusers_host.start import TOLD
 from cidm_core.evaluation.alignment import image_alignment, text_alignment
 from cidm_core.evaluation.encoders import Encoder
 from cidm_core.evaluation.presence import crop, similarities
@@ -179,6 +180,9 @@ def content_key(
     denoise = 1.0 if config.denoise is None else config.denoise
     settings = {**_GONE, **config.to_dict(), "num_images": 0, "denoise": denoise}
     del settings["recipe"]  # a word for values that are there
+    for name in TOLD:  # what is not given is the picture's own, as before there were such settings
+        if settings[name] is None:
+            del settings[name]
     shares = [[[round(w, _DIGITS) for w in layer] for layer in prompt] for prompt in weights]
     held = [digest(concept) for concept in concepts]
     parts = [base, how, held, shares, list(prompts), settings, judged]

@@ -8,6 +8,7 @@ from make import random_concept
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
 from cidm_core.diffusers_host.pipeline import generate, make_plan
+from cidm_core.diffusers_host.start import told_sizes
 from cidm_core.errors import FamilyError
 from cidm_core.regions import Region
 
@@ -36,8 +37,23 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 80)])
-def test_without_concepts_it_is_diffusers_pipeline(xl_base, xl_folder, height, width):
+SIZES = {  # as diffusers has them: (height, width) and (top, left)
+    "original_size": (96, 160),
+    "crops_coords_top_left": (8, 24),
+    "target_size": (56, 72),
+}
+SAME_SIZES = {
+    **{"original_height_px": 96, "original_width_px": 160},
+    **{"crop_top_px": 8, "crop_left_px": 24},
+    **{"target_height_px": 56, "target_width_px": 72},
+}
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "theirs", "ours"),
+    [(64, 64, {}, {}), (48, 80, {}, {}), (48, 80, SIZES, SAME_SIZES)],
+)
+def test_without_concepts_it_is_diffusers_pipeline(xl_base, xl_folder, height, width, theirs, ours):
     pipeline = StableDiffusionXLPipeline.from_pretrained(xl_folder, local_files_only=True)
     pipeline.tokenizer.model_max_length = pipeline.tokenizer_2.model_max_length = 77
     pipeline.scheduler = DDIMScheduler.from_config(xl_base.scheduler_config)
@@ -53,6 +69,7 @@ def test_without_concepts_it_is_diffusers_pipeline(xl_base, xl_folder, height, w
         latents=noise.clone(),
         output_type="latent",
         **size,
+        **theirs,
     ).images
     settings = SampleConfig(
         steps=4,
@@ -61,6 +78,7 @@ def test_without_concepts_it_is_diffusers_pipeline(xl_base, xl_folder, height, w
         scheduler="ddim",
         height_px=height,
         width_px=width,
+        **ours,
     )
     plan = make_plan(xl_base, {}, "a red dog", config=settings)
     found = sampler.sample(xl_base, plan, noise, settings)
@@ -85,6 +103,19 @@ def test_the_size_drawn_is_what_the_unet_is_told(xl_base, concepts, monkeypatch)
     pooled = [plan.slots[slot].text.pooled for slot in plan.scenes[0].rows]
     torch.testing.assert_close(added["text_embeds"], torch.stack(pooled))
     assert not torch.equal(pooled[0], pooled[1])
+
+
+def test_sizes_that_are_given_in_part_leave_the_picture_its_own(xl_base):
+    told = told_sizes(config(original_width_px=200, crop_top_px=16), 48, 80)
+    assert told.ids == (48, 200, 16, 0, 48, 80)
+    drawn = [latents(xl_base, {}, "a dog", **given) for given in ({}, {"crop_left_px": 32})]
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-4
+
+
+def test_sizes_are_refused_by_a_family_that_is_told_none(tiny_base):
+    said = "SD15 is not told the size .* crop_left_px and target_width_px would do nothing"
+    with pytest.raises(FamilyError, match=said):
+        generate(tiny_base, {}, "a", config=config(crop_left_px=0, target_width_px=64))
 
 
 def test_eq3_merged_equals_per_sample(xl_base, concepts):
