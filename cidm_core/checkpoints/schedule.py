@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,69 @@ _NO_SIGNAL = 4.8973451890853435e-08  # what ComfyUI leaves of it, so that no sig
 _SAME_SCHEDULE = 1e-3  # relative; stored noise levels are rounded to float32
 
 
-def schedule_of_file(path: Path, weights: Weights) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Told:
+    """What the user says that a model predicts; None leaves it to the marks of the file.
+
+    Attributes:
+        prediction: One of `PREDICTIONS`.
+        zero_terminal_snr: Whether no signal is left at the last timestep.
+
+    Raises:
+        HostError: If that is unknown, or cannot be.
+    """
+
+    prediction: str | None = None
+    zero_terminal_snr: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.prediction not in (None, *PREDICTIONS):
+            raise HostError(
+                f"prediction is {self.prediction!r}; choose {' or '.join(PREDICTIONS)}."
+            )
+
+    def settled(self, name: str, prediction: str, zero_terminal_snr: bool) -> tuple[str, bool]:
+        """Both, marks included.
+
+        Raises:
+            HostError: If the user wants a model of noise to begin where there is only noise.
+        """
+        prediction = self.prediction or prediction
+        if self.zero_terminal_snr and prediction == "epsilon":
+            raise HostError(
+                f"{name} predicts noise (epsilon), which tells nothing of the picture where noise "
+                "is all there is: zero-terminal SNR is for models that predict v. Say also "
+                "--prediction v_prediction (prediction='v_prediction'), or leave it out."
+            )
+        asked = self.zero_terminal_snr
+        return prediction, zero_terminal_snr if asked is None else asked
+
+
+AS_MARKED = Told()
+
+
+def schedule_of_file(path: Path, weights: Weights, told: Told = AS_MARKED) -> dict[str, Any]:
     """The noise schedule of a checkpoint in one file, which does not hold it but for marks.
 
-    In this order: `parameterization` in a `.yaml` beside the file, an empty tensor `v_pred` (with
-    `ztsnr`: and no signal is left at the last timestep), `modelspec.prediction_type` in the header.
+    In this order: what the user says, `parameterization` in a `.yaml` beside the file, an empty
+    tensor `v_pred` (with `ztsnr`: and no signal is left at the last timestep),
+    `modelspec.prediction_type` in the header.
 
     Raises:
         HostError: If a mark asks for what is unknown here, or the `.yaml` cannot be read.
     """
+    prediction = told.prediction or _marked(path, weights)
+    marked = prediction == "v_prediction" and "ztsnr" in weights.shapes
+    prediction, without_end = told.settled(path.name, prediction, marked)
+    if not without_end:
+        return {**SCHEDULE, "prediction_type": prediction}
+    ends = (SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5)
+    betas = torch.linspace(*ends, SCHEDULE["num_train_timesteps"], dtype=torch.float64).square()
+    return schedule_of(without_signal((1 - betas).cumprod(0)), prediction)
+
+
+def _marked(path: Path, weights: Weights) -> str:
+    """What the marks of a checkpoint say that it predicts."""
     written = _beside(path)
     if written is None and "v_pred" in weights.shapes:
         written = "v"
@@ -52,15 +107,10 @@ def schedule_of_file(path: Path, weights: Weights) -> dict[str, Any]:
     if prediction not in PREDICTIONS:
         raise HostError(
             f"{path.name} says that it predicts {written[:40]!r}; known are "
-            f"{' and '.join(PREDICTIONS)}. A .yaml beside it goes before its header; or use "
-            "another model."
+            f"{' and '.join(PREDICTIONS)}. Where you know better, say --prediction (prediction=), "
+            "which goes before all marks; or use another model."
         )
-    found = {**SCHEDULE, "prediction_type": prediction}
-    if prediction == "epsilon" or "ztsnr" not in weights.shapes:
-        return found
-    ends = (SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5)
-    betas = torch.linspace(*ends, SCHEDULE["num_train_timesteps"], dtype=torch.float64).square()
-    return schedule_of(without_signal((1 - betas).cumprod(0)), prediction)
+    return prediction
 
 
 def says_v(path: Path) -> bool:

@@ -38,20 +38,32 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """--model, --tokenizer, --vae, --device, --dtype."""
+    """--model and what is said of it: tokenizer, VAE, prediction, device, type."""
     group = parser.add_argument_group("base model")
     group.add_argument(
         "--model",
         default="mini-sd",
         metavar="PATH",
-        help="A Stable Diffusion 1.x .safetensors file, a diffusers folder, or mini-sd, the tiny "
-        "model that comes with this package and is the default.",
+        help="A Stable Diffusion 1.x or XL .safetensors file, a diffusers folder, or mini-sd, the "
+        "tiny model that comes with this package and is the default.",
     )
     group.add_argument(
         "--tokenizer", metavar="DIR", help="Tokenizer folder, where the model has none of its own."
     )
     group.add_argument(
         "--vae", metavar="PATH", help="File or folder of a VAE to use instead of the model's own."
+    )
+    group.add_argument(
+        "--prediction",
+        choices=("epsilon", "v_prediction"),
+        help="What the model predicts. By default it is what its file says, else epsilon; say "
+        "v_prediction where losses far above 1 or noise instead of pictures show that it is wrong.",
+    )
+    group.add_argument(
+        "--zero-terminal-snr",
+        action=argparse.BooleanOptionalAction,
+        help="The model was trained with a last timestep that is noise alone, as many v-prediction "
+        "models are. By default it is what its file says.",
     )
     group.add_argument(
         "--device",
@@ -71,8 +83,23 @@ def chosen_base(args: argparse.Namespace) -> Base:
 
     device = own_device(args.device)
     return load_base(
-        args.model, device=device, dtype=args.dtype, tokenizer=args.tokenizer, vae=args.vae
+        args.model,
+        device=device,
+        dtype=args.dtype,
+        tokenizer=args.tokenizer,
+        vae=args.vae,
+        prediction=args.prediction,
+        zero_terminal_snr=args.zero_terminal_snr,
     )
+
+
+def model_words(args: argparse.Namespace) -> str:
+    """The flags of `add_model` that decide what the model is, as they were given."""
+    named = {key: vars(args)[key] for key in ("model", "tokenizer", "vae", "prediction")}
+    words = [f"--{key} {value}" for key, value in named.items() if value is not None]
+    if args.zero_terminal_snr is not None:
+        words.append(f"--{'' if args.zero_terminal_snr else 'no-'}zero-terminal-snr")
+    return " ".join(words)
 
 
 def own_device(asked: str | None) -> str | None:

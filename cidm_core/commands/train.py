@@ -20,6 +20,7 @@ from .flags import (
     add_settings,
     chosen_base,
     given,
+    model_words,
     refuse_foreign,
 )
 
@@ -228,7 +229,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     time_taken = duration(seconds) + (f", after {earlier} earlier steps" if earlier else "")
     console.say(f"Learned {concept.trigger!r} as {concept.name!r} in {time_taken}: {path}")
     console.note(
-        f"Try: cidm generate --model {args.model} --bank {args.bank} "
+        f"Try: cidm generate {model_words(args)} --bank {args.bank} "
         f'--prompt "a photo of a {concept.trigger}" --out picture.png'
     )
     return {

@@ -154,7 +154,7 @@ def assemble(
     if (told := scheduler_config.get("prediction_type", "epsilon")) not in PREDICTIONS:
         raise HostError(
             f"{name} predicts {told!r}; known are {' and '.join(PREDICTIONS)}. Use another model, "
-            "or correct scheduler_config.json."
+            "or correct scheduler_config.json (or say --prediction, if you know better)."
         )
     for row, encoder in zip(family.encoders, text_encoders, strict=True):
         config = encoder.config

@@ -21,7 +21,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from ..checkpoints import compvis
 from ..checkpoints.geometry import family_of, layers_of
 from ..checkpoints.kinds import check_kind, is_distilled, refuse_other_models
-from ..checkpoints.schedule import SCHEDULE, schedule_of, schedule_of_file, without_signal
+from ..checkpoints.schedule import SCHEDULE, Told, schedule_of, schedule_of_file, without_signal
 from ..checkpoints.text_encoders import (
     clip_config,
     clip_names,
@@ -56,6 +56,8 @@ def load_base(
     dtype: str | torch.dtype | None = None,
     tokenizer: str | Path | None = None,
     vae: str | Path | None = None,
+    prediction: str | None = None,
+    zero_terminal_snr: bool | None = None,
 ) -> Base:
     """Load a base model from local files.
 
@@ -70,19 +72,24 @@ def load_base(
             folder `tokenizer` in the model folder or beside the checkpoint, else CLIP-L's in
             the local Hugging Face cache. Both text encoders of SDXL read with it.
         vae: A VAE of its own, a file or a diffusers folder. Default: the model's.
+        prediction: What the UNet predicts, "epsilon" or "v_prediction". Default: what marks in
+            the file say, else epsilon.
+        zero_terminal_snr: The model was trained with a last timestep that is noise alone.
+            Default: what marks in the file say.
 
     Raises:
         FamilyError: If the model is of no known family.
-        HostError: If the files are missing, damaged or incomplete, or the device or precision
-            is not available.
+        HostError: If the files are missing, damaged or incomplete, the device or precision
+            is not available, or what is said of the prediction cannot be.
     """
+    told = Told(prediction, zero_terminal_snr)
     place = choose_device(device)
     target = Target(place, choose_dtype(dtype, place))
     path = _find(model)
     load = _from_folder if path.is_dir() else _from_file
     apart = user_path(vae) if vae else None
     try:
-        return load(path, target, user_path(tokenizer) if tokenizer else None, apart)
+        return load(path, target, user_path(tokenizer) if tokenizer else None, apart, told)
     except torch.OutOfMemoryError as error:
         raise HostError(
             f"{path.name} does not fit into the memory of {place}. Close other programs, or load "
@@ -113,7 +120,9 @@ def _find(model: str | Path) -> Path:
         ) from error
 
 
-def _from_file(path: Path, target: Target, given: Path | None, apart: Path | None) -> Base:
+def _from_file(
+    path: Path, target: Target, given: Path | None, apart: Path | None, told: Told
+) -> Base:
     weights = open_weights(path)
     name, shapes = path.name, weights.shapes
     check_kind(name, shapes, has_vae=apart is not None)
@@ -125,7 +134,7 @@ def _from_file(path: Path, target: Target, given: Path | None, apart: Path | Non
     # Before the gigabytes: a missing tokenizer is the likeliest thing to go wrong.
     sizes = [config["vocab_size"] for config in _text_configs(name, weights, family)]
     tokenizers = _tokenizers(path.parent, given, sizes, family)
-    schedule = schedule_of_file(path, weights)
+    schedule = schedule_of_file(path, weights, told)
     vae = vae_apart(apart, family, target) if apart else vae_of_file(weights, family, target)
     return base_from_tensors(path.stem, weights, tokenizers, vae, target, scheduler_config=schedule)
 
@@ -208,7 +217,9 @@ def base_from_tensors(
     )
 
 
-def _from_folder(path: Path, target: Target, given: Path | None, apart: Path | None) -> Base:
+def _from_folder(
+    path: Path, target: Target, given: Path | None, apart: Path | None, told: Told
+) -> Base:
     name = path.name if path != _MINI_FOLDER else MINI_SD
     _check_folder(path, ("unet",), ("unet", "vae", "text_encoder"))
     unet = json_of(path / "unet" / "config.json")
@@ -229,7 +240,7 @@ def _from_folder(path: Path, target: Target, given: Path | None, apart: Path | N
         encoders,
         tokenizers,
         name=name,
-        scheduler_config=_schedule(path / "scheduler" / "scheduler_config.json"),
+        scheduler_config=_schedule(path / "scheduler" / "scheduler_config.json", name, told),
     )
 
 
@@ -247,10 +258,13 @@ def _check_folder(path: Path, needed: Sequence[str], listed: Sequence[str] = ())
     )
 
 
-def _schedule(path: Path) -> dict[str, Any]:
+def _schedule(path: Path, name: str, told: Told) -> dict[str, Any]:
     """The noise schedule of a folder, Stable Diffusion's where it has none."""
     settings = json_of(path) if path.is_file() else dict(SCHEDULE)
-    if settings.pop("rescale_betas_zero_snr", False):  # half of the schedulers pass over it
+    marked = settings.get("prediction_type", "epsilon")
+    rescaled = settings.pop("rescale_betas_zero_snr", False)  # half of the schedulers pass over it
+    settings["prediction_type"], without_end = told.settled(name, marked, rescaled)
+    if without_end:
         plain: Any = DDPMScheduler.from_config(settings)
         settings |= schedule_of(without_signal(plain.alphas_cumprod)) | settings
     return {key: value for key, value in settings.items() if not key.startswith("_")}

@@ -20,6 +20,7 @@ from ..config import TrainConfig
 from ..devices import DTYPES
 from ..errors import TrainingError
 from ..methods.base import Method, PhotoBatches, Source, Stage
+from .doubt import OTHER_PREDICTION, doubt
 from .interrupts import uninterrupted
 from .optimiser import LossScale, Optimiser, Reading, clip_factor, total_norm
 from .processes import Alone, Processes
@@ -157,7 +158,8 @@ class Loop:
             raise TrainingError(
                 f"Loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row, up to step "
                 f"{self.step} of {self.steps}. The last good weights are kept. Lower the "
-                "learning rates, or use precision fp32 or bf16."
+                "learning rates, or use precision fp32 or bf16. If it was so from the beginning, "
+                f"{OTHER_PREDICTION}."
             )
         return row
 
@@ -238,6 +240,8 @@ class Loop:
         logger.warning("Step %d was not finite and is left out.", self.step + 1)
 
     def _tell(self, row: LogRow, stage: Stage, speed: float) -> None:
+        if self.processes.rank == 0 and (said := doubt(self.folder.rows, self.config)):
+            logger.warning(said)
         if self.processes.rank == 0 and self.hooks.on_progress is not None:
             self.hooks.on_progress(event(row, self.steps, speed, self.skipped, stage.steps))
 

@@ -7,16 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from learning_samples import learn
 from safetensors.torch import load_file, save_file
 
 from cidm_core.checkpoints.schedule import SCHEDULE, says_v, schedule_of, without_signal
+from cidm_core.cli import main
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.diffusers_host.pipeline import make_plan
 from cidm_core.diffusers_host.schedulers import SCHEDULERS, make_scheduler
 from cidm_core.errors import HostError
+from cidm_core.methods.cidm import CidmConfig
 from cidm_core.regions import Region
+from cidm_core.training.doubt import FIRST, doubt
 
 SIZE = {"width_px": 64, "height_px": 64}
 V = {**SCHEDULE, "prediction_type": "v_prediction"}
@@ -41,8 +45,19 @@ def mark(tiny_checkpoint, tmp_path):
     return save
 
 
+def cpu(path, **told):
+    return load_base(path, device="cpu", dtype="fp32", **told)
+
+
+def same(base, schedule):
+    """Whether a model has this schedule; files and folders round their levels differently."""
+    found = {**base.scheduler_config, "trained_betas": None}
+    ours, theirs = (DDPMScheduler.from_config(s).betas for s in (base.scheduler_config, schedule))
+    return found == {**schedule, "trained_betas": None} and torch.allclose(ours, theirs, rtol=1e-3)
+
+
 def prediction(path):
-    return load_base(path, device="cpu", dtype="fp32").prediction_type
+    return cpu(path).prediction_type
 
 
 @pytest.mark.parametrize(
@@ -86,6 +101,60 @@ def test_what_is_neither_noise_nor_v_is_refused_by_name(mark, marks):
     assert not says_v(path)
 
 
+@pytest.fixture(params=["SD15", "SDXL"])
+def family(request):
+    """Folder and checkpoint of each family."""
+    short = {"SD15": "tiny", "SDXL": "xl"}[request.param]
+    return [request.getfixturevalue(f"{short}_{form}") for form in ("folder", "checkpoint")]
+
+
+def test_what_the_user_says_goes_before_all_marks(family):
+    folder, checkpoint = family
+    assert cpu(folder, prediction="v_prediction").scheduler_config == V
+    assert same(cpu(checkpoint, prediction="v_prediction", zero_terminal_snr=True), WITHOUT_SIGNAL)
+
+
+@pytest.mark.parametrize(
+    ("marks", "told", "expected"),
+    [
+        ({"tensors": ["v_pred", "ztsnr"]}, {"prediction": "epsilon"}, SCHEDULE),
+        ({"tensors": ["v_pred", "ztsnr"]}, {"zero_terminal_snr": False}, V),
+        ({"tensors": ["ztsnr"]}, {"prediction": "v_prediction"}, WITHOUT_SIGNAL),
+        ({"tensors": ["v_pred"]}, {"zero_terminal_snr": True}, WITHOUT_SIGNAL),
+        ({"header": {"modelspec.prediction_type": "flow"}}, {"prediction": "epsilon"}, SCHEDULE),
+        ({"beside": YAML.format("eps")}, {"prediction": "v_prediction"}, V),
+    ],
+)
+def test_a_file_that_says_otherwise(mark, marks, told, expected):
+    assert same(cpu(mark(**marks), **told), expected)
+
+
+def test_a_folder_that_says_otherwise(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    schedule.write_text(json.dumps({**V, "rescale_betas_zero_snr": True}))
+    assert cpu(folder, zero_terminal_snr=False).scheduler_config == V
+    schedule.write_text(json.dumps({**SCHEDULE, "prediction_type": "sample"}))
+    assert cpu(folder, prediction="epsilon").scheduler_config == SCHEDULE
+
+
+def test_what_cannot_be_is_refused(family, tmp_path):
+    for path in family:
+        with pytest.raises(HostError, match=r"predicts noise .* Say also --prediction"):
+            cpu(path, zero_terminal_snr=True)
+    with pytest.raises(HostError, match="prediction is 'v'; choose epsilon or v_prediction"):
+        cpu(path, prediction="v")
+
+
+def test_flags_say_it_too(tiny_checkpoint, tmp_path, capsys):
+    out = tmp_path / "dog.png"
+    words = f"generate --model {tiny_checkpoint} --device cpu --steps 1 --width 32 --height 32"
+    words = [*words.split(), "--prompt", "a dog", "--out", str(out), "--zero-terminal-snr"]
+    assert main([*words, "--prediction", "epsilon"]) == 1
+    assert "zero-terminal SNR is for models that predict v" in capsys.readouterr().err
+    assert main([*words, "--prediction", "v_prediction"]) == 0
+
+
 def test_a_folder_too(tiny_folder, tmp_path):
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     schedule = folder / "scheduler" / "scheduler_config.json"
@@ -93,12 +162,12 @@ def test_a_folder_too(tiny_folder, tmp_path):
     with pytest.raises(HostError, match="predicts 'sample'"):
         prediction(folder)
     schedule.write_text(json.dumps({**V, "rescale_betas_zero_snr": True}))
-    found = load_base(folder, device="cpu", dtype="fp32")
+    found = cpu(folder)
     assert found.scheduler_config == WITHOUT_SIGNAL
 
 
 def test_the_last_timestep_of_ztsnr_is_noise_alone(mark):
-    base = load_base(mark(["v_pred", "ztsnr"]), device="cpu", dtype="fp32")
+    base = cpu(mark(["v_pred", "ztsnr"]))
     theirs = DDPMScheduler.from_config({**V, "rescale_betas_zero_snr": True}).alphas_cumprod
     ours = DDPMScheduler.from_config(base.scheduler_config).alphas_cumprod
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-3)
@@ -157,3 +226,26 @@ def test_regions_mean_the_same_whether_noise_or_v_is_predicted(tiny_base, monkey
         start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(4))
         latents[kind] = sampler.sample(base, plan, start, config)
     torch.testing.assert_close(*latents.values(), atol=1e-3, rtol=1e-3)
+
+
+def test_a_model_that_is_taken_for_the_wrong_one_is_doubted(tmp_path, caplog):
+    base = load_base("mini-sd", device="cpu", dtype="fp32", prediction="v_prediction")
+    given = {"steps": FIRST, "batch_size": 1, "variants": 1}
+    learn(tmp_path, base=base, given=given)
+    assert "as if the model guessed" in caplog.text
+    assert "--prediction epsilon" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("count", "loss", "given", "doubted"),
+    [
+        (FIRST, 1.2, {}, True),
+        (FIRST, 0.4, {}, False),
+        (FIRST - 1, 1.2, {}, False),
+        (FIRST + 1, 1.2, {}, False),  # it is said once
+        (FIRST, 1.2, {"recipe": "released"}, False),  # a sum over channels
+    ],
+)
+def test_what_is_doubted(count, loss, given, doubted):
+    rows = [{"denoise": loss, "skipped": False}] * (count - 1) + [{"skipped": True}]
+    assert bool(doubt(rows, CidmConfig(**given))) == doubted
