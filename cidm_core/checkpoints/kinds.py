@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from ..errors import FamilyError, HostError
+from ..families import FAMILIES
 from .compvis import UNET, VAE, Shapes
 from .text_encoders import CLIP, CLIP_G, CLIP_L
 
@@ -34,6 +35,10 @@ _WHOLE = (
     "Give a checkpoint with UNet, VAE and text encoder in one file (SDXL has two text encoders), "
     "or a diffusers folder with unet/, vae/ and text_encoder/ (SDXL also text_encoder_2/)."
 )
+_VAES = {
+    "SDXL": re.compile(r"(?<![a-z])(sd[-_ ]?)?xl(?![a-z])"),
+    "SD15": re.compile(r"ft[-_](mse|ema)|kl[-_]?f8|(?<![a-z])sd[-_ ]?(v?1[-_.]?[45]|v1)(?![0-9])"),
+}
 _DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|lcm|dmd2?|hyper[-_ ]?sd)")
 
 
@@ -87,6 +92,19 @@ def refuse_other_models(name: str, shapes: Shapes) -> None:
                 f"{name} is {kind}. Stable Diffusion 1.x and SDXL can be loaded; give a plain "
                 "checkpoint of these."
             )
+
+
+def told_family(shapes: Shapes, notes: Mapping[str, str]) -> str | None:
+    """The family that a file belongs to by its UNet or its header; None if it has neither."""
+    if any(key.startswith(UNET) for key in shapes):
+        return "SDXL" if _is_xl(shapes) else "SD15"
+    architecture = notes.get("modelspec.architecture", "").partition("/")[0]
+    return next((row.name for row in FAMILIES.values() if row.modelspec == architecture), None)
+
+
+def named_family(stem: str) -> str | None:
+    """The family whose VAE a file is called after, if one; both have the same tensors."""
+    return next((row for row, name in _VAES.items() if name.search(stem.lower())), None)
 
 
 def is_distilled(name: str, notes: Mapping[str, str]) -> bool:

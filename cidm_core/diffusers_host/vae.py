@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,24 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.compvis import VAE, vae_config, vae_name
+from ..checkpoints.kinds import named_family, told_family
 from ..checkpoints.weights import Weights, open_weights
 from ..errors import HostError
 from ..families import FAMILIES, Family
 from .build import Target, build
 from .folders import json_of, new_vae_name, old_vae_name, part_of
 
+logger = logging.getLogger(__name__)
+
+_USUAL_SCALE = 0.18215  # diffusers' own, where a folder says none: SD 1.5's
+
 
 def vae_apart(path: Path, family: Family, target: Target) -> Any:
     """A VAE from a file or folder of its own.
+
+    SD 1.5's and SDXL's have the same tensors, and differ in how they scale their latents. A folder
+    says that, a whole checkpoint shows its family, and some headers tell; a bare file says nothing,
+    and then only its name can be looked at.
 
     Args:
         path: A VAE's file with CompVis or diffusers names, a whole checkpoint, a VAE's folder, or
@@ -28,10 +38,12 @@ def vae_apart(path: Path, family: Family, target: Target) -> Any:
         target: Device and precision of the model.
 
     Raises:
-        HostError: If there is no VAE, or not a whole one.
+        HostError: If there is no VAE, not a whole one, or one that says it is another family's.
     """
     if path.is_file():
-        return vae_of_file(_with_compvis_names(open_weights(path)), family, target)
+        weights = _with_compvis_names(open_weights(path))
+        _check_owner(path, weights, family)
+        return vae_of_file(weights, family, target)
     for folder in (path / "vae", path):
         if (folder / "config.json").is_file():
             return vae_of_folder(folder, family, target)
@@ -55,8 +67,8 @@ def vae_of_folder(folder: Path, family: Family, target: Target) -> Any:
     Raises:
         HostError: If it is another family's, or not whole.
     """
-    config = json_of(folder / "config.json")
-    scale = config.get("scaling_factor", family.latent_scale)
+    config = {"scaling_factor": _USUAL_SCALE, **json_of(folder / "config.json")}
+    scale = config["scaling_factor"]
     alike = [row for row in FAMILIES.values() if row.latent_channels == family.latent_channels]
     owner = next((row.name for row in alike if row.latent_scale == scale), family.name)
     if owner != family.name and scale != family.latent_scale:
@@ -66,6 +78,21 @@ def vae_of_folder(folder: Path, family: Family, target: Target) -> Any:
         )
     target = _sound(config, family, target)
     return build("VAE", config, part_of(folder), lambda key: (key, old_vae_name(key)), target)
+
+
+def _check_owner(path: Path, weights: Weights, family: Family) -> None:
+    owner = told_family(weights.shapes, weights.notes)
+    if owner not in (None, family.name):
+        raise HostError(
+            f"{path.name} holds the VAE of {owner}; {family.name} scales its latents otherwise. "
+            f"Give a VAE of {family.name}."
+        )
+    if owner is None and (named := named_family(path.stem)) not in (None, family.name):
+        logger.warning(
+            "%s looks like a VAE of %s by its name, and the model is %s. If colours come out pale "
+            "or harsh, give one of %s.",
+            *(path.name, named, family.name, family.name),
+        )
 
 
 def _sound(config: Mapping[str, Any], family: Family, target: Target) -> Target:
@@ -85,6 +112,11 @@ def _with_compvis_names(weights: Weights) -> Weights:
     if any(key.startswith(VAE) for key in weights.shapes):
         return weights
     names = [new_vae_name(key) for key in weights.shapes]
+    if not any(name.startswith("decoder.") for name in names):
+        raise HostError(
+            f"{weights.name} holds no VAE (no tensors named {VAE}* or decoder.*). Give a VAE's "
+            "file or folder, or a checkpoint that has one."
+        )
     levels = {name.split(".")[2] for name in names if name.startswith("decoder.up_blocks.")}
     config = {"block_out_channels": levels}
     homes = dict(zip([vae_name(name, config) for name in names], weights.shapes, strict=True))

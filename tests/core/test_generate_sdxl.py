@@ -9,7 +9,7 @@ from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
 from cidm_core.diffusers_host.pipeline import generate, make_plan
 from cidm_core.diffusers_host.start import told_sizes
-from cidm_core.errors import FamilyError
+from cidm_core.errors import FamilyError, HostError, PromptError
 from cidm_core.regions import Region
 
 TWO = [Region("a <v1> <w1>", box=(0, 0, 0.6, 1)), Region("a <v2> <w2>", box=(0.4, 0.2, 1, 1))]
@@ -110,6 +110,13 @@ def test_sizes_that_are_given_in_part_leave_the_picture_its_own(xl_base):
     assert told.ids == (48, 200, 16, 0, 48, 80)
     drawn = [latents(xl_base, {}, "a dog", **given) for given in ({}, {"crop_left_px": 32})]
     assert (drawn[0] - drawn[1]).abs().max() > 1e-4
+
+
+def test_bad_sizes_and_words_that_no_encoder_reads_are_told(xl_base, concepts):
+    with pytest.raises(HostError, match=r"multiples of 8 px; 100 x 64 was asked\. Use 96 x 64"):
+        generate(xl_base, concepts, PROMPT, config=config(width_px=100))
+    with pytest.raises(PromptError, match=r"'<v1>' is token 81 of the prompt.* reads 75"):
+        generate(xl_base, concepts, "a " * 80 + "<v1> <w1>", config=config())
 
 
 def test_sizes_are_refused_by_a_family_that_is_told_none(tiny_base):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as theirs
+from make import random_concept
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tools import checkpoint_presets as presets
@@ -16,10 +17,15 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from cidm_core import Bank, Photo
 from cidm_core.checkpoints.kinds import is_distilled
 from cidm_core.checkpoints.schedule import SCHEDULE
+from cidm_core.checkpoints.weights import open_weights
+from cidm_core.diffusers_host.build import Target
 from cidm_core.diffusers_host.load import base_from_tensors, load_base
 from cidm_core.diffusers_host.train import train_concept
-from cidm_core.errors import FamilyError, HostError
+from cidm_core.diffusers_host.vae import vae_apart
+from cidm_core.errors import CidmError, FamilyError, HostError
 from cidm_core.families import FAMILIES, same_base
+from cidm_core.importers.concept_import import import_concept
+from cidm_core.importers.settings import ImportConfig
 
 UNET, CLIP_G = "model.diffusion_model.", "conditioner.embedders.1.model."
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -249,9 +255,6 @@ def test_first_text_encoder_with_and_without_its_inner_level(drop, tensors, writ
 
 
 def test_tensors_in_memory_give_the_same_model(xl_checkpoint, xl_base):
-    from cidm_core.checkpoints.weights import open_weights
-    from cidm_core.diffusers_host.build import Target
-
     target = Target(torch.device("cpu"), torch.float32)
     weights = open_weights(xl_checkpoint)
     base = base_from_tensors("socket", weights, xl_base.tokenizers, xl_base.vae, target)
@@ -322,10 +325,67 @@ def test_a_vae_of_the_other_family_is_refused(folder, tiny_folder, xl_folder):
         cpu(tiny_folder, vae=xl_folder / "vae")
 
 
+def test_a_vae_of_the_other_family_is_refused_where_its_file_tells(
+    tensors, tmp_path, tiny_folder, xl_folder, tiny_checkpoint, xl_checkpoint
+):
+    with pytest.raises(HostError, match=r"holds the VAE of SD15; SDXL scales"):
+        cpu(xl_folder, vae=tiny_checkpoint)
+    with pytest.raises(HostError, match=r"holds the VAE of SDXL; SD15 scales"):
+        cpu(tiny_folder, vae=xl_checkpoint)
+    start, path = "first_stage_model.", tmp_path / "vae.safetensors"
+    bare = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+    save_file(bare, path, {"modelspec.architecture": "stable-diffusion-xl-v1-base/vae"})
+    with pytest.raises(HostError, match=r"holds the VAE of SDXL; SD15 scales"):
+        cpu(tiny_folder, vae=path)
+    old = shutil.copytree(tiny_folder / "vae", tmp_path / "old")
+    told = json.loads((old / "config.json").read_text())
+    del told["scaling_factor"]  # as in folders of before it was written: it is SD 1.5's then
+    (old / "config.json").write_text(json.dumps(told))
+    with pytest.raises(HostError, match=r"by 0\.18215, as that of SD15 does"):
+        cpu(xl_folder, vae=old)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "told"),
+    [
+        ("sdxl_vae", "SD15", True),
+        ("sdxl-vae-fp16-fix", "SDXL", False),
+        ("vae-ft-mse-840000-ema-pruned", "SDXL", True),
+        ("vae-ft-mse-840000-ema-pruned", "SD15", False),
+        ("clear", "SDXL", False),
+    ],
+)
+def test_a_bare_vae_tells_by_its_name_only(name, family, told, tmp_path, tensors, caplog):
+    start, path = "first_stage_model.", tmp_path / f"{name}.safetensors"
+    save_file({k.removeprefix(start): v for k, v in tensors.items() if start in k}, path)
+    target = Target(torch.device("cpu"), torch.float32)
+    vae_apart(path, FAMILIES[family], target)
+    assert ("by its name" in caplog.text) == told
+
+
 @pytest.mark.parametrize("name", ["nowhere", "unet"])
 def test_what_is_no_vae(name, xl_folder):
     with pytest.raises(HostError):
         cpu(xl_folder, vae=xl_folder / name)
+
+
+def test_a_lora_is_no_vae_nor_a_model(xl_base, xl_folder, tmp_path):
+    bank, path = Bank(tmp_path / "bank"), tmp_path / "lora.safetensors"
+    bank.add(random_concept(xl_base, "<a> <b>", seed=1))
+    bank.export("a", path)
+    with pytest.raises(HostError, match=r"lora\.safetensors holds no VAE"):
+        cpu(xl_folder, vae=path)
+    with pytest.raises(HostError, match="is a LoRA or a similar adapter"):
+        cpu(path)
+    for base in ("SD15", "SDXL"):
+        with pytest.raises(CidmError, match="perhaps a plain LoRA"):
+            import_concept(path, Bank(tmp_path / base), ImportConfig(class_words="dog"))
+
+
+def test_a_tokenizer_of_another_size_is_refused(xl_folder, tmp_path):
+    make.write_tokenizer(tmp_path / "other", 1000)
+    with pytest.raises(HostError, match=r"has token 999, the text encoder ends at 767"):
+        cpu(xl_folder, tokenizer=tmp_path / "other")
 
 
 def test_the_vae_is_wider_than_fp16_unless_it_was_mended(folder, xl_checkpoint):
