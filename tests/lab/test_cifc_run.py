@@ -259,7 +259,8 @@ def test_the_real_thing_runs_from_a_checkpoint_a_clip_and_a_folder(
     """SD 1.5's layout, random weights, small pictures."""
     px = {"width_px": 128, "height_px": 128}
     paper = sizes_module.PAPER_PROTOCOL
-    small = replace(paper, training={"resolution_px": 128}, sampling={**paper.sampling, **px})
+    sampling = {**paper.sampling, **px}
+    small = replace(paper, training={"resolution_px": 128}, sampling=sampling, scene_images=1)
     monkeypatch.setattr(sizes_module, "PAPER_PROTOCOL", small)
     for name in ("dog", "cat"):
         for kind, write in (("images", save_photo), ("captions", save_caption)):
@@ -269,8 +270,10 @@ def test_the_real_thing_runs_from_a_checkpoint_a_clip_and_a_folder(
     prompts.mkdir()
     (prompts / "test_pet.txt").write_text("a <TOK> in a garden\n")
     (tmp_path / "data" / "negative_prompt.txt").write_text("blurry\n")
+    (tmp_path / "data" / "scenes.json").write_text(json.dumps(SCENES))
     given = ["--model", tiny_checkpoint, "--clip", clip_folder, "--data", tmp_path / "data"]
-    few = ["--train-steps", "1", "--steps", "1", "--images", "1", "--only", "main", "--quiet"]
+    few = ["--train-steps", "1", "--steps", "1", "--images", "1", "--quiet"]
+    few += ["--only", "main", "multi"]
     few += ["--systems", "ours", "--device", "cpu"]
     out = tmp_path / "out"
     command = [*map(str, given), *few, "--out", str(out)]
@@ -280,6 +283,25 @@ def test_the_real_thing_runs_from_a_checkpoint_a_clip_and_a_folder(
     assert set(found["main"]["ours"]["concepts"]) == {"dog", "cat"}
     assert not found["perfect"]
     assert (out / "likeness.png").exists()
+    assert {row["concepts"]["2"]["scenes"] for row in found["multi"].values()} == {1}
+    assert (out / "scenes.png").exists()
+
+
+SCENES = {  # as in the paper's figures
+    "concepts": {"V1": "dog", "V3": "cat", "V9": "cat2"},
+    "scenes": [
+        {
+            "id": "3.1",
+            "prompt": "artwork of a castle",
+            "width_px": 64,
+            "height_px": 64,
+            "regions": [
+                {"concept": "V1", "prompt": "a dog", "box": [0, 0.3, 0.45, 0.9]},
+                {"concept": "V3", "prompt": "a cat with a hat", "box": [0.5, 0.4, 1, 1]},
+            ],
+        },
+    ],
+}
 
 
 def save_photo(folder, _name):

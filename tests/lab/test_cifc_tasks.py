@@ -288,6 +288,61 @@ def test_folder_with_a_tasks_file(folder):
     assert found.regions[0].box == (0, 0.2, 0.5, 1)
 
 
+def scenes(**changes):
+    """scenes.json with one scene of two concepts."""
+    regions = [
+        {"concept": "V1", "prompt": "a Dog beside a dog bed", "box": [0, 0.4, 0.4, 0.9]},
+        {"concept": "V5", "prompt": "a teddy bear", "box": [0.5, 0.5, 1, 1]},
+    ]
+    scene = {"id": "3.1", "prompt": "a magic castle", "regions": regions, **changes}
+    return {
+        "about": "",
+        "concepts": {"V1": "dog", "V5": "teddybear", "V9": "cat2"},
+        "scenes": [scene],
+    }
+
+
+def test_scenes_as_in_the_figures_of_the_paper(folder, caplog):
+    more = [
+        scenes(id="3.2", regions=[{"concept": "V9", "prompt": "a cat", "box": [0, 0, 1, 1]}]),
+        scenes(width_px=64, height_px=48),
+    ]
+    content = scenes()
+    content["scenes"] += [each["scenes"][0] for each in more]
+    (folder / "scenes.json").write_text(json.dumps(content))
+    found = folder_suite(folder).scenes
+    assert [each.prompt for each in found] == ["a magic castle"] * 2
+    assert [(each.width_px, each.height_px) for each in found] == [(None, None), (64, 48)]
+    dog, bear = found[0].parts
+    assert (dog.task, dog.region.prompt) == ("dog", "a <dog1> <dog2> beside a dog bed")
+    assert (bear.task, bear.region.prompt) == ("teddybear", "a <teddybear1> <teddybear2>")
+    assert dog.region.box == (0, 0.4, 0.4, 0.9)
+    assert "no photos of cat2; without scene 3.2" in caplog.text
+
+
+def region(**changes):
+    return [{"concept": "V1", "prompt": "a dog", "box": [0, 0, 1, 1], **changes}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "the file is list"),
+        ({"scenes": []}, "needs concepts"),
+        (scenes(regions=[]), "a prompt and a list of regions"),
+        (scenes(colour="red"), "colour, which is unknown"),
+        (scenes(regions=region(concept="V2")), "a region is of 'V2'; there are V1, V5, V9"),
+        (scenes(regions=region(prompt="a cat")), "'a cat' does not hold 'dog'"),
+        (scenes(regions=region(box=[0, 1])), r"'dog' needs a box \[x0"),
+        (scenes(width_px="wide"), "width_px of a scene is 'wide'"),
+    ],
+)
+def test_a_bad_scenes_file_is_explained(folder, content, message):
+    (folder / "scenes.json").write_text(json.dumps(content))
+    with pytest.raises(CidmError, match=message):
+        folder_suite(folder)
+
+
 def test_yaml_names_folders_only(folder):
     (folder / "tasks.yaml").write_text("tasks: [dog, teddybear]\n")
     assert [each.name for each in folder_suite(folder).tasks] == ["dog", "teddybear"]
@@ -348,7 +403,7 @@ def test_folder_errors_say_what_is_missing(folder, tmp_path):
         ("tasks: [dog]\nscenes: [{prompt: a, parts: [{task: cat}]}]", "needs a task"),
         ("scenes: [{prompt: a, parts: [], width_px: big}]", "a list of parts"),
         (
-            "tasks: [dog]\nscenes: [{prompt: a, parts: [{task: dog, prompt: a, box: [a]}]}]",
+            "tasks: [dog]\nscenes: [{prompt: a, parts: [{task: dog, prompt: a, box: [a, 0, 1, 1]}]}]",
             "is not of numbers",
         ),
     ],

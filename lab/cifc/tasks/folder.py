@@ -5,6 +5,7 @@
     evaluation_prompts/test_pet.txt, test_plushy.txt, test_style.txt
     negative_prompt.txt             optional
     tasks.yaml (or tasks.json)      optional: what cannot be guessed, see `tasks_file`
+    scenes.json                     optional: the scenes of the paper's figures, see `scenes_file`
 
 Without a tasks file the concepts keep the paper's order, class words are found in the captions,
 and a concept is a style if its captions say "<class words> of".
@@ -21,6 +22,7 @@ from cidm_core.errors import CidmError
 from cidm_core.evaluation.prompts import read_prompts
 from cidm_core.training.data import Photo
 
+from .scenes_file import read_scenes
 from .suite import Suite, SuiteTask
 from .tasks_file import TaskEntry, TasksFile, read_tasks_file
 
@@ -58,11 +60,12 @@ def folder_suite(path: Path) -> Suite:
     if not entries:
         raise CidmError(f"'{images}' holds no folder. Put each concept's photos into one.")
     tasks = tuple(_task(path, entry) for entry in entries)
+    by_folder = {entry.folder: task for entry, task in zip(entries, tasks, strict=True)}
     return Suite(
         path.resolve().name,
         tasks,
         settings.orders([entry.folder for entry in entries]),
-        settings.scenes(tasks),
+        (*settings.scenes(tasks), *read_scenes(path, by_folder)),
         _negative_prompt(path, settings),
     )
 

@@ -25,15 +25,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cidm_core.errors import CidmError
 from cidm_core.regions import Region
 
+from .reading import box_of, content, only, pixels, text
 from .suite import ScenePart, SuiteScene, SuiteTask
 
 NAMES = ("tasks.yaml", "tasks.yml", "tasks.json")
-_MAX_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -85,27 +83,26 @@ class TasksFile:
         return tuple(self._scene(scene, by_name) for scene in self.asked_scenes)
 
     def _scene(self, scene: Mapping[str, Any], tasks: Mapping[str, SuiteTask]) -> SuiteScene:
-        _only(self.where, "a scene", scene, ("prompt", "parts", "width_px", "height_px"))
-        prompt = _text(self.where, scene, "prompt", "a scene")
+        only(self.where, "a scene", scene, ("prompt", "parts", "width_px", "height_px"))
+        prompt = text(self.where, scene, "prompt", "a scene")
         parts = scene.get("parts")
         if not prompt or not isinstance(parts, list) or not parts:
             raise CidmError(f"{self.where}: a scene needs a prompt and a list of parts.")
-        sizes = [_size(self.where, scene, key) for key in ("width_px", "height_px")]
+        sizes = [pixels(self.where, scene, key) for key in ("width_px", "height_px")]
         placed = tuple(self._part(part, tasks) for part in parts)
         return SuiteScene(_with_words(prompt, tasks), placed, *sizes)
 
     def _part(self, part: Any, tasks: Mapping[str, SuiteTask]) -> ScenePart:
-        _only(self.where, "a part of a scene", part, ("task", "prompt", "box"))
-        name, prompt = (_text(self.where, part, key, "a part") for key in ("task", "prompt"))
+        only(self.where, "a part of a scene", part, ("task", "prompt", "box"))
+        name, prompt = (text(self.where, part, key, "a part") for key in ("task", "prompt"))
         box = part.get("box")
         if name is None or name not in tasks or not prompt or not isinstance(box, list):
             raise CidmError(
                 f"{self.where}: a part of a scene needs a task ({', '.join(tasks)}), a prompt and "
                 "a box [x0, y0, x1, y1] in 0 to 1."
             )
-        if not all(isinstance(v, int | float) for v in box):
-            raise CidmError(f"{self.where}: the box {box} of {name!r} is not of numbers.")
-        return ScenePart(tasks[name].name, Region(_with_words(prompt, tasks), box=box))
+        placed = box_of(self.where, name, box)
+        return ScenePart(tasks[name].name, Region(_with_words(prompt, tasks), box=placed))
 
 
 def read_tasks_file(folder: Path) -> TasksFile:
@@ -117,9 +114,9 @@ def read_tasks_file(folder: Path) -> TasksFile:
     path = next((folder / name for name in NAMES if (folder / name).is_file()), None)
     if path is None:
         return TasksFile()
-    where, content = f"'{path}'", _content(path)
-    _only(where, "the file", content, ("negative_prompt", "tasks", "orders", "scenes"))
-    lists = {key: content.get(key) or [] for key in ("tasks", "orders", "scenes")}
+    where, held = f"'{path}'", content(path, "a tasks file")
+    only(where, "the file", held, ("negative_prompt", "tasks", "orders", "scenes"))
+    lists = {key: held.get(key) or [] for key in ("tasks", "orders", "scenes")}
     for key, value in lists.items():
         if not isinstance(value, list):
             raise CidmError(f"{where}: {key} is {type(value).__name__}; give a list.")
@@ -127,57 +124,22 @@ def read_tasks_file(folder: Path) -> TasksFile:
         raise CidmError(f"{where}: every order must be a list of folder names.")
     return TasksFile(
         where,
-        _text(where, content, "negative_prompt", "the file"),
+        text(where, held, "negative_prompt", "the file"),
         tuple(_entry(where, entry) for entry in lists["tasks"]),
         tuple(lists["orders"]),
         tuple(lists["scenes"]),
     )
 
 
-def _content(path: Path) -> Any:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise CidmError(f"'{path}' has over {_MAX_BYTES // 1000} kB. Is it a tasks file?")
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CidmError(f"'{path}' cannot be read as YAML or JSON ({reason}).") from error
-
-
 def _entry(where: str, entry: Any) -> TaskEntry:
     if isinstance(entry, str):
         return TaskEntry(entry)
-    _only(where, "a task", entry, [f.name for f in fields(TaskEntry)])
-    texts = {f.name: _text(where, entry, f.name, "a task") for f in fields(TaskEntry)}
+    only(where, "a task", entry, [f.name for f in fields(TaskEntry)])
+    texts = {f.name: text(where, entry, f.name, "a task") for f in fields(TaskEntry)}
     folder = texts.pop("folder")
     if not folder:
         raise CidmError(f"{where}: a task has no folder. Name its folder under images/.")
     return TaskEntry(folder, **texts)
-
-
-def _only(where: str, what: str, found: Any, known: Sequence[str]) -> None:
-    """Refuse what is no mapping, and keys that nobody reads."""
-    if not isinstance(found, Mapping):
-        raise CidmError(f"{where}: {what} is {type(found).__name__}; give names and values.")
-    if unknown := [str(key) for key in found if key not in known]:
-        raise CidmError(
-            f"{where}: {what} has {', '.join(unknown)}, which is unknown. Known: "
-            f"{', '.join(known)}."
-        )
-
-
-def _text(where: str, found: Mapping[str, Any], key: str, what: str) -> str | None:
-    value = found.get(key)
-    if value is not None and not isinstance(value, str):
-        raise CidmError(f"{where}: {key} of {what} is {value!r}; give text, in quotes.")
-    return value
-
-
-def _size(where: str, scene: Mapping[str, Any], key: str) -> int | None:
-    value = scene.get(key)
-    if value is not None and (not isinstance(value, int) or value <= 0):
-        raise CidmError(f"{where}: {key} of a scene is {value!r}; give a number of pixels.")
-    return value
 
 
 def _with_words(prompt: str, tasks: Mapping[str, SuiteTask]) -> str:
