@@ -403,7 +403,8 @@ def test_folder_errors_say_what_is_missing(folder, tmp_path):
         ("tasks: [dog]\nscenes: [{prompt: a, parts: [{task: cat}]}]", "needs a task"),
         ("scenes: [{prompt: a, parts: [], width_px: big}]", "a list of parts"),
         (
-            "tasks: [dog]\nscenes: [{prompt: a, parts: [{task: dog, prompt: a, box: [a, 0, 1, 1]}]}]",
+            "tasks: [dog]\nscenes:\n"
+            "- {prompt: a, parts: [{task: dog, prompt: a, box: [a, 0, 1, 1]}]}",
             "is not of numbers",
         ),
     ],
