@@ -153,6 +153,11 @@ class TrainConfig(Settings):
         low=8,
         high=4096,
     )
+    buckets: bool = setting(
+        False,
+        "Learn each photo in a shape near its own, with about the square's area and sides in steps "
+        "of 64 px, instead of in the square.",
+    )
     variants: int = setting(
         16, "Augmented variants of each photo whose latents are cached.", low=1, high=1024
     )
@@ -166,6 +171,16 @@ class TrainConfig(Settings):
     precision: str = setting("fp32", "Arithmetic of the model.", choices=("fp32", "bf16", "fp16"))
     gradient_checkpointing: bool = setting(
         False, "Recompute activations: less memory, about a fifth slower."
+    )
+    park_text_encoders: bool = setting(
+        False,
+        "Keep the text encoders off the device while the UNet computes: less memory, and slower "
+        "steps. They encode every prompt twice.",
+    )
+    frozen_fp8: bool = setting(
+        False,
+        "Keep the weights of the UNet in 8 bits while it learns, and compute in the precision "
+        "above: half the memory of bf16, a little coarser.",
     )
     save_every: int = setting(
         100, "Steps between two saved states; 0 saves only when interrupted.", low=0

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..ops.seeds import generator
+from ..sizes import PictureSizes
 from ..training.augment import augment, to_latent_mask
 from ..training.batches import Latents
+from ..training.buckets import bucket_of
 from ..training.data import Photo
 from .base import Base
 
@@ -26,7 +28,7 @@ def cache_latents(
     base: Base,
     photos: Sequence[Photo],
     config: TrainConfig,
-    size_px: int,
+    side_px: int,
     on_photo: Callable[[int], None] | None = None,
     label: str = "look",
 ) -> Latents:
@@ -38,7 +40,7 @@ def cache_latents(
         base: The model; its VAE must be on the device.
         photos: Photos of the concept.
         config: Settings. A run too short to see all variants gets fewer.
-        size_px: Side of the training square.
+        side_px: Of the training square; with `config.buckets` each photo has its own shape.
         on_photo: Called with the number of photos done.
         label: Keeps the draws of different sets of photos apart.
 
@@ -48,31 +50,33 @@ def cache_latents(
     """
     draws = config.steps * config.accumulation * config.batch_size
     count = min(config.variants, -(-draws // len(photos)))
-    at_once, cell = max(1, _PIXELS_AT_ONCE // size_px**2), base.family.latent_px
+    at_once, cell = max(1, _PIXELS_AT_ONCE // side_px**2), base.family.latent_px
     rows: list[Tensor] = []
     masks: list[Tensor] = []
     concepts: list[Tensor | None] = []
+    sizes: list[list[PictureSizes]] = []
     for number, photo in enumerate(photos):
         held = photo.loaded()
+        size = (side_px, side_px)
+        if config.buckets:
+            size = bucket_of(held.image.size, side_px, cell)
         variants = [
-            augment(
-                held, size_px, config.crop_probability, generator(config.seed, label, number, i)
-            )
+            augment(held, size, config.crop_probability, generator(config.seed, label, number, i))
             for i in range(count)
         ]
         rows.append(_encode(base, [variant.pixels for variant in variants], at_once))
         masks.append(to_latent_mask(torch.stack([v.image_mask for v in variants]), cell))
+        sizes.append([variant.sizes for variant in variants])
         own = [v.concept_mask for v in variants if v.concept_mask is not None]
         concepts.append(to_latent_mask(torch.stack(own), cell) if own else None)
         if on_photo is not None:
             on_photo(number + 1)
     found = any(mask is not None for mask in concepts)
-    filled = [torch.ones_like(masks[0]) if mask is None else mask for mask in concepts]
-    return Latents(
-        clean=torch.stack(rows),
-        image_masks=torch.stack(masks),
-        concept_masks=torch.stack(filled) if found else None,
-    )
+    filled = [
+        torch.ones_like(seen) if mask is None else mask
+        for seen, mask in zip(masks, concepts, strict=True)
+    ]
+    return Latents(rows, masks, filled if found else None, sizes)
 
 
 def _encode(base: Base, pictures: Sequence[Tensor], at_once: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..calls import Name
 from ..concept import Concept
 from ..sampling.encoder_updates import changing, encoder_deltas
+from ..sampling.versions import distinct_versions
 from ..text import Spans, TextContext
 from .base import Base, changed_weights
 from .prompt_weights import apply_weights, foreign_syntax
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 CONCEPTS_AT_ONCE = 16  # concept words encoded in one call; each is encoded once per layer
 
-Embeddings = Mapping[str, Mapping[str, Tensor]]  # word -> encoder -> (layers or 1, dim)
+Embeddings = Mapping[str, Mapping[str, Tensor]]  # word -> encoder -> (versions, dim)
 
 
 def embeddings_of(concepts: Iterable[Concept]) -> dict[str, dict[str, Tensor]]:
@@ -38,26 +39,35 @@ def embeddings_of(concepts: Iterable[Concept]) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def encode(base: Base, prompts: Sequence[str], embeddings: Embeddings | None = None) -> Tensor:
-    """Layer-wise context of each prompt, (prompts, layers, tokens, dim).
+def encode(
+    base: Base, prompts: Sequence[str], embeddings: Embeddings | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """What the UNet reads of each prompt.
 
     Args:
         base: The model whose text encoders are used.
         prompts: Each distinct prompt is encoded once, however often it is listed. What is cut
             of them is not told of: a run looks at its captions again and again.
-        embeddings: Rows of the concept words, word -> encoder -> (layers or 1, dim); they may
-            require gradients.
+        embeddings: Rows of the concept words, word -> encoder -> (versions, dim), a version for
+            each layer or for some that share it; they may require gradients.
+
+    Returns:
+        Hidden states (prompts, versions, tokens, dim), and pooled text (prompts, dim) or None.
 
     Raises:
         PromptError: If a concept word lies beyond the token limit.
     """
     distinct = list(dict.fromkeys(prompts))
     found = encode_texts(base, distinct, embeddings or {}, quiet=True)
-    contexts = torch.stack([text.states.expand(len(base.layers), -1, -1) for text in found])
+    versions = max(len(text.states) for text in found)
+    states = torch.stack([text.states.expand(versions, -1, -1) for text in found])
+    vectors = [text.pooled for text in found if text.pooled is not None]
+    pooled = torch.stack(vectors) if vectors else None
     if len(distinct) == len(prompts):
-        return contexts
+        return states, pooled
     where = {prompt: i for i, prompt in enumerate(distinct)}
-    return contexts[torch.tensor([where[prompt] for prompt in prompts], device=contexts.device)]
+    rows = torch.tensor([where[prompt] for prompt in prompts], device=states.device)
+    return states[rows], None if pooled is None else pooled[rows]
 
 
 def encode_texts(
@@ -117,41 +127,51 @@ def _states(
     row, encoder = base.family.encoders[index], base.text_encoders[index]
     ids: list[list[int]] = []
     copies: list[int] = []
+    versions: list[list[int]] = []
     where: list[tuple[int, int]] = []
     vectors: list[Tensor] = []
     for prompt in tokens:
-        # A prompt whose words are the same in all layers is encoded once instead of L times.
-        count = max((len(embeddings[word][row.name]) for _, word in prompt.words), default=1)
-        for position, word in prompt.words:
-            where += [(len(ids) + copy, position) for copy in range(count)]
-            own = embeddings[word][row.name]
-            vectors.append(own if len(own) == count else own.expand(count, -1))
-        ids += [prompt.ids] * count
-        copies.append(count)
+        rows = [embeddings[word][row.name] for _, word in prompt.words]
+        kept, places = distinct_versions(rows)
+        for (position, _), own in zip(prompt.words, rows, strict=True):
+            where += [(len(ids) + copy, position) for copy in range(len(kept))]
+            own = own if len(own) == len(places) else own.expand(len(places), -1)
+            vectors.append(own if len(kept) == len(places) else own[kept])
+        ids += [prompt.ids] * len(kept)
+        copies.append(len(kept))
+        versions.append(places)
     weighted = any(weight != 1.0 for prompt in tokens for weight in prompt.weights)
     if weighted:
         tokenizer = base.tokenizers[index]
         ids.append(tokenise(tokenizer, "", (), row.max_tokens, pad_id=row.pad_id).ids)
     output = _run(encoder, torch.tensor(ids).to(base.device), where, vectors, row.penultimate)
-    pooled = _pooled(encoder, output, tokens, copies) if row.pooled else []
+    pooled = _pooled(encoder, output, tokens, versions, copies) if row.pooled else []
     states: Tensor = output.hidden_states[-2] if row.penultimate else output.last_hidden_state
-    if not weighted:
-        return states.split(copies), pooled
-    *found, empty = states.split([*copies, 1])
-    weights = torch.tensor([prompt.weights for prompt in tokens]).to(states)
-    weighed = (apply_weights(*each, empty[0]) for each in zip(found, weights, strict=True))
-    return tuple(weighed), pooled
+    *found, empty = states.split([*copies, len(ids) - sum(copies)])
+    if weighted:
+        weights = torch.tensor([prompt.weights for prompt in tokens]).to(states)
+        found = [apply_weights(*each, empty[0]) for each in zip(found, weights, strict=True)]
+    return tuple(map(_for_each_version, found, versions)), pooled
+
+
+def _for_each_version(found: Tensor, places: list[int]) -> Tensor:
+    return found if len(found) == len(places) else found[places]
 
 
 def _pooled(
-    encoder: Any, output: Any, tokens: Sequence[Tokens], copies: Sequence[int]
+    encoder: Any,
+    output: Any,
+    tokens: Sequence[Tokens],
+    versions: Sequence[list[int]],
+    copies: Sequence[int],
 ) -> list[Tensor]:
     """The projected state of each prompt's end token; weights of words leave it as it is."""
     ends = [prompt.end for prompt, count in zip(tokens, copies, strict=True) for _ in range(count)]
     rows = torch.arange(len(ends), device=output.last_hidden_state.device)
     states = output.last_hidden_state[rows, torch.tensor(ends).to(rows)]
-    versions: Tensor = encoder.text_projection(states)
-    return [each.mean(0) for each in versions.split(list(copies))]
+    projected: Tensor = encoder.text_projection(states)
+    split = projected.split(list(copies))
+    return [each.mean(0) for each in map(_for_each_version, split, versions)]
 
 
 def _run(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..bank import Bank
-from ..checkpoints.geometry import check_built
 from ..concept import Concept
 from ..config import TrainConfig
 from ..errors import ConceptError, TrainingError
@@ -59,7 +58,6 @@ def prepare(
     Raises:
         CidmError: As `train_concept` documents.
     """
-    check_built(base.name, base.family)
     config = lesson.config
     side = size_px(config, base)
     share_of(config.batch_size, processes)

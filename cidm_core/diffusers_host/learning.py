@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from ..config import TrainConfig
+from ..families import versions_of
 from ..methods.base import Batch, Prediction
 from ..ops.diffusion import add_noise
+from ..sizes import PictureSizes
 from ..updates import Update, ValueResidual
 from .base import Base
-from .encode import encode
+from .encode import Embeddings, encode
+from .frozen import Parking, in_eight_bits
 from .injection import Injection, checkpoint_activations, flags_kept
 from .patches import layer_size
+from .sizes import added_conditions
 from .tokens import tokenise
 
 
@@ -41,6 +47,7 @@ class LearningHost:
         self._limit = base.family.encoders[0].max_tokens
         self._latent_size = (0, 0)
         self._maps: dict[int, Tensor] = {}
+        self._parking: Parking | None = None
 
     @property
     def device(self) -> torch.device:
@@ -67,10 +74,8 @@ class LearningHost:
             word: {encoder: rows[i] for encoder, rows in tokens.items()}
             for i, word in enumerate(self._words)
         }
-        # One contiguous block per layer: each attn2 projects its own without a copy.
-        self._contexts = (
-            encode(base, batch.prompts, embeddings).transpose(0, 1).contiguous().unbind()
-        )
+        states, pooled = self._encode(batch.prompts, embeddings)
+        self._read(states)
         if self._has_residuals:
             self._at_triggers = self._trigger_tokens(batch.prompts)
         if watch and self._injection is not None:
@@ -79,11 +84,18 @@ class LearningHost:
         self._latent_size = (batch.latents.shape[2], batch.latents.shape[3])
         alphas = self._alphas[batch.timesteps]
         noisy = add_noise(batch.latents, batch.noise, alphas)
+        given: dict[str, Any] = {}
+        if pooled is not None:
+            cell = base.family.latent_px
+            whole = PictureSizes.whole(*(side * cell for side in self._latent_size))
+            sizes = batch.sizes or (whole,) * len(batch.prompts)
+            given["added_cond_kwargs"] = added_conditions(pooled, sizes)
         value = base.unet(
             noisy.to(base.dtype),
             batch.timesteps,
             encoder_hidden_states=self._contexts[0],
             return_dict=False,
+            **given,
         )[0]
         target = batch.noise
         if base.prediction_type == "v_prediction":
@@ -91,6 +103,29 @@ class LearningHost:
             target = add_noise(batch.noise, -batch.latents, alphas)
         maps = tuple(self._maps[i] for i in sorted(self._maps)) if watch else ()
         return Prediction(value, target, maps)
+
+    def _encode(
+        self, prompts: Sequence[str], embeddings: Embeddings
+    ) -> tuple[Tensor, Tensor | None]:
+        parking = self._parking
+        if parking is None:
+            return encode(self._base, prompts, embeddings)
+
+        def fetched() -> tuple[Tensor, Tensor | None]:
+            parking.fetch()
+            return encode(self._base, prompts, embeddings)
+
+        # The backward pass fetches the encoders again; so the graph holds none of their weights.
+        found = checkpoint(fetched, use_reentrant=False, preserve_rng_state=False)
+        parking.park()
+        return found
+
+    def _read(self, states: Tensor) -> None:
+        """Have each layer read its version of (prompts, versions, tokens, dim)."""
+        # One contiguous block per version: each attn2 projects its own without a copy.
+        versions = states.transpose(0, 1).contiguous().unbind()
+        which = versions_of([layer.path for layer in self._base.layers], len(versions))
+        self._contexts = tuple(versions[i] for i in which)
 
     def _word_columns(self, prompts: Sequence[str]) -> Tensor:
         """(batch, tokens, words): averages each word's places in its prompt."""
@@ -125,18 +160,19 @@ class LearningHost:
 
     @contextmanager
     def attached(
-        self, updates: Mapping[str, Update], *, checkpointing: bool = False
+        self, updates: Mapping[str, Update], config: TrainConfig | None = None
     ) -> Generator[None]:
         """Put live updates into the model and make it ready to learn; undone on leaving.
 
         Args:
             updates: By path of a linear layer of the UNet or of a text encoder.
-            checkpointing: Recompute activations in the backward pass instead of keeping them.
+            config: How memory is saved. Default: not at all.
 
         Raises:
-            HostError: If the model carries another LoRA already, or an update does not fit its
-                layer.
+            HostError: If the model carries another LoRA already, an update does not fit its layer,
+                or the device does not know 8-bit weights and they are asked for.
         """
+        config = config or TrainConfig()
         base = self._base
         modules = (base.unet, base.vae, *base.text_encoders)
         injection = Injection(
@@ -147,18 +183,24 @@ class LearningHost:
             record=self._record,
         )
         self._has_residuals = any(isinstance(each, ValueResidual) for each in updates.values())
-        with flags_kept(modules):
+        with ExitStack() as stack:
+            stack.enter_context(flags_kept(modules))
             for module in modules:
                 module.requires_grad_(False)
                 module.eval()
-            if checkpointing:
+            if config.gradient_checkpointing:
                 checkpoint_activations((base.unet, *base.text_encoders))
+            if config.frozen_fp8:
+                stack.enter_context(in_eight_bits(base.unet))
+            if config.park_text_encoders:
+                self._parking = Parking(base.text_encoders, base.device)
+                stack.callback(self._parking.fetch)
             injection.enter()
             self._injection = injection
             try:
                 yield
             finally:
-                self._injection = None
+                self._injection = self._parking = None
                 injection.leave()
                 self._contexts, self._columns, self._at_triggers = (), None, torch.zeros(0)
                 self._maps.clear()
@@ -170,6 +212,8 @@ class LearningHost:
             yield
             return
         self._injection.leave()
+        if self._parking is not None:
+            self._parking.fetch()
         try:
             yield
         finally:

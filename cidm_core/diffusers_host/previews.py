@@ -44,6 +44,8 @@ def default_render(
         concepts = {name: bank[name] for name in found} | {concept.name: concept}
         side = config.resolution_px or base.family.resolution_px
         given = {"width_px": side, "height_px": side, "seed": config.seed, **sampling}
+        if config.frozen_fp8:  # weights of 8 bits cannot have anything added to them
+            given["execution"] = "per_sample"
         settings = SampleConfig.for_family(base.family.sampling, **given)
         return generate(base, concepts, prompt, config=settings, on_step=on_step)
 

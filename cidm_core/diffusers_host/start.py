@@ -20,8 +20,8 @@ from ..images import Pixels, picture_of
 from ..masks import HOLES, mask_of, same_shape
 from ..ops.attention import resize_mask
 from ..regions import Region
+from ..sizes import PictureSizes
 from .base import Base
-from .sizes import PictureSizes
 
 logger = logging.getLogger(__name__)
 

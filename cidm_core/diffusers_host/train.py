@@ -140,9 +140,7 @@ def _learn(
         sources = _sources(job, host, hooks)
         stack.enter_context(base.parked_vae())
         method = job.make(job.task, config, job.others.values(), host)
-        stack.enter_context(
-            host.attached(method.updates, checkpointing=config.gradient_checkpointing)
-        )
+        stack.enter_context(host.attached(method.updates, config))
         previews = Previews(base, host, method, render, on_preview, job.folder)
         hooks = Hooks(hooks.on_progress, hooks.should_stop, previews.show)
         loop = Loop(method, sources.open, config, job.folder, base.device, hooks, job.processes)
@@ -229,6 +227,8 @@ def _low_memory(job: Job) -> str:
         "gradient_checkpointing=True": not config.gradient_checkpointing,
         "batch_size=1": config.batch_size > 1,
         "precision='bf16' and the model loaded with dtype='bf16'": base.dtype == torch.float32,
+        "frozen_fp8=True": not config.frozen_fp8 and base.device.type != "cpu",
+        "park_text_encoders=True": not config.park_text_encoders and base.device.type != "cpu",
         f"resolution_px={max(base.family.latent_px * 8, job.size_px // 2)}": True,
     }
     advice = ", ".join(text for text, applies in can.items() if applies)

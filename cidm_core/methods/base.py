@@ -18,6 +18,7 @@ from ..concept import Concept, Subject
 from ..config import TrainConfig
 from ..families import CrossAttention
 from ..ops.schedules import Schedule, constant
+from ..sizes import PictureSizes
 from ..updates import Update
 
 Demand = Literal["needed", "optional", "unused"]
@@ -100,6 +101,7 @@ class Batch:
         image_masks: 1 where the picture is, 0 on padding, (batch, height, width).
         concept_masks: 1 where the concept is; None if no picture of the batch has a mask.
         is_prior: True for prior pictures, (batch,) bool; None if the stage asked for none.
+        sizes: Of the pictures, for families that are told; empty: as large as their latents.
     """
 
     latents: Tensor
@@ -109,6 +111,7 @@ class Batch:
     image_masks: Tensor
     concept_masks: Tensor | None = None
     is_prior: Tensor | None = None
+    sizes: tuple[PictureSizes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ class Host(Protocol):
 
         Args:
             batch: Noisy pictures.
-            tokens: Concept embeddings, encoder -> (words, layers or 1, dim); none without words.
+            tokens: Concept embeddings, encoder -> (words, versions, dim), a version for each layer
+                or for layers that share it (`versions_of`); none without words.
             watch: Whether the attention of the concept words is wanted too.
         """
         ...

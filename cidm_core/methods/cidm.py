@@ -17,7 +17,7 @@ from torch import Tensor
 from ..concept import Concept
 from ..config import TrainConfig, recipe_setting, setting
 from ..errors import TrainingError
-from ..families import PROJECTIONS
+from ..families import PROJECTIONS, TOKEN_LAYERS, shared_versions
 from ..ops.consolidation_model import CommonSubspace, Orthogonality, Projection
 from ..ops.diffusion import attention_loss, masked_mse
 from ..ops.schedules import linear_decay
@@ -48,6 +48,13 @@ class CidmConfig(TrainConfig):
     )
     lr_tokens: float = setting(1e-3, "Learning rate of the concept tokens.", low=0.0, high=1.0)
     lr_lora: float = setting(1e-4, "Learning rate of the low-rank weights.", low=0.0, high=1.0)
+    token_layers: str = setting(
+        {"ours": "block", "paper": "layer", "released": "layer"},
+        "Which cross-attention layers share the rows of a word: none, as in the paper (layer); "
+        "those of an attention block, of which SDXL has 11 with 70 layers and SD 1.5 16 with one "
+        "each (block); or all (one). Every version is encoded anew in each step.",
+        choices=TOKEN_LAYERS,
+    )
     noise_offset: float = setting(
         {"ours": 0.01, "paper": 0.0, "released": 0.01},
         "Size of the per-channel noise offset.",
@@ -55,11 +62,16 @@ class CidmConfig(TrainConfig):
         high=1.0,
     )
     token_init_std: float = setting(
-        0.013, "Spread of the first token at the start.", low=0.0, high=10.0
+        0.013,
+        "Spread of the first token at the start, in CLIP-L's units; for other text encoders it is "
+        "brought to their scale.",
+        low=0.0,
+        high=10.0,
     )
     token_norm_limit: float = setting(
         {"ours": 0.55, "paper": 1e3, "released": 0.55},
-        "The tokens stop learning for good once their mean norm reaches this.",
+        "The tokens stop learning for good once their mean norm reaches this, in units of the "
+        "first text encoder.",
         low=0.0,
         high=1e3,
     )
@@ -125,11 +137,20 @@ class Cidm:
     ) -> None:
         self._task, self._config, self._old, self._host = task, config, old, host
         self._alpha = config.alpha or float(config.rank)
+        paths = [layer.path for layer in task.layers]
+        self._versions = shared_versions(paths, config.token_layers)
         self._tokens: dict[str, Group] = {}
+        self._scales: dict[str, float] = {}
+        first: Tensor | None = None
         for encoder, class_rows in host.embeddings(task.subjects[0].class_words).items():
-            rows = self._first_tokens(class_rows, generator(config.seed, "tokens", encoder))
+            first = class_rows if first is None else first
+            scale = self._scales[f"tokens.{encoder}"] = _relative_length(class_rows, first)
+            # Of a row of other width each number counts for less.
+            std = config.token_init_std * scale * math.sqrt(first.shape[1] / class_rows.shape[1])
+            source = generator(config.seed, "tokens", encoder)
+            rows = self._first_tokens(class_rows, std, source)
             if task.start is not None:
-                rows = task.start.rows[encoder].expand_as(rows)
+                rows = self._started(task.start.rows[encoder], len(task.layers))
             self._tokens[encoder] = Group(f"tokens.{encoder}", {"rows": rows.to(host.device)})
         held: dict[str, Tensor] = {}
         factors = dict(self._first_factors(generator(config.seed, "lora")))
@@ -154,8 +175,18 @@ class Cidm:
         """Whether learning can go on from a taught concept.
 
         Raises:
-            TrainingError: If it has other ranks, or changes layers that are not learned here.
+            TrainingError: If it has other ranks, changes layers that are not learned here, or has
+                rows of its own for layers that are to share them.
         """
+        shared = shared_versions(start.layers, config.token_layers)
+        for rows in start.rows.values():
+            first = [shared.index(version) for version in shared]
+            if rows.shape[1] > 1 and not torch.equal(rows, rows[:, first]):
+                raise TrainingError(
+                    f"Learning cannot go on from {start.name!r} with token_layers "
+                    f"{config.token_layers!r}: its words mean something else in layers that would "
+                    "share their rows. Give token_layers 'layer', or replace it instead."
+                )
         known = {f"{layer}.{projection}" for layer in start.layers for projection in PROJECTIONS}
         alpha = config.alpha or float(config.rank)
         for path, update in start.updates.items():
@@ -171,10 +202,15 @@ class Cidm:
                     f"{alpha:g}. Give the same, or replace it instead."
                 )
 
-    def _first_tokens(self, class_rows: Tensor, source: torch.Generator) -> Tensor:
-        """Where the tokens of an encoder start, (words, layers, dim)."""
-        words, layers = len(self._task.words), len(self._task.layers)
-        return initial_tokens(class_rows, words, layers, self._config.token_init_std, source)
+    def _first_tokens(self, class_rows: Tensor, std: float, source: torch.Generator) -> Tensor:
+        """Where the tokens of an encoder start, (words, versions, dim)."""
+        words, versions = len(self._task.words), max(self._versions) + 1
+        return initial_tokens(class_rows, words, versions, std, source)
+
+    def _started(self, rows: Tensor, layers: int) -> Tensor:
+        """Taught rows (words, layers or 1, dim), of which each version takes its first layer's."""
+        first = [self._versions.index(version) for version in range(max(self._versions) + 1)]
+        return rows.expand(-1, layers, -1)[:, first]
 
     def _first_factors(self, source: torch.Generator) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Where the low-rank weights start: down (rank, in) and up (out, rank) by path."""
@@ -263,7 +299,8 @@ class Cidm:
     def stop_long_tokens(self, norms: Mapping[str, float]) -> None:
         """The norm stop: rows that have grown long enough never learn again."""
         for group in self._tokens.values():
-            if norms.get(group.name, 0.0) >= self._config.token_norm_limit:
+            limit = self._config.token_norm_limit * self._scales[group.name]
+            if norms.get(group.name, 0.0) >= limit:
                 group.freeze()
 
     def after_update(self, factor: float) -> None:
@@ -282,5 +319,16 @@ class Cidm:
 
     def result(self, facts: Mapping[str, object]) -> Concept:
         """The concept as learned so far, on the CPU."""
-        rows = {name: group.tensors["rows"] for name, group in self._tokens.items()}
+        rows = {name: self._of_layers(group) for name, group in self._tokens.items()}
         return self._task.concept(self.name, self._config, facts, self.updates, rows)
+
+    def _of_layers(self, group: Group) -> Tensor:
+        """The rows as a concept has them, (words, layers or 1, dim)."""
+        rows = group.tensors["rows"]
+        return rows if rows.shape[1] == 1 else rows[:, list(self._versions)]
+
+
+def _relative_length(rows: Tensor, first: Tensor) -> float:
+    """How long an encoder's embeddings are, compared with those of the first encoder."""
+    lengths = [float(each.norm(dim=-1).mean()) for each in (rows, first)]
+    return lengths[0] / lengths[1] if lengths[1] > 0 else 1.0

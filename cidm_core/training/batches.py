@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..errors import PromptError, TrainingError
 from ..methods.base import Batch, PhotoBatches, Source
 from ..ops.diffusion import noise_with_offset
 from ..ops.seeds import generator
+from ..sizes import PictureSizes
 from .captions import caption_variant
 from .data import Photo
 from .processes import Processes, share_of
@@ -23,19 +25,29 @@ from .processes import Processes, share_of
 
 @dataclass(frozen=True)
 class Latents:
-    """The cache: `variants` seeded augmentations of each photo, encoded once.
+    """The cache: for each photo its seeded augmentations, encoded once.
 
-    Photos without a concept mask have ones there.
+    Photos may differ in shape. Those without a concept mask have ones there.
 
     Attributes:
-        clean: (photos, variants, channels, height, width), in the model's units.
-        image_masks: 1 where the photo is, 0 on padding, (photos, variants, height, width).
+        clean: Of each photo (variants, channels, height, width), in the model's units.
+        image_masks: 1 where the photo is, 0 on padding, (variants, height, width).
         concept_masks: 1 where the concept is; None if no photo has a mask.
+        sizes: What SDXL is told of each variant.
     """
 
-    clean: Tensor
-    image_masks: Tensor
-    concept_masks: Tensor | None
+    clean: Sequence[Tensor]
+    image_masks: Sequence[Tensor]
+    concept_masks: Sequence[Tensor] | None
+    sizes: Sequence[Sequence[PictureSizes]]
+
+    @cached_property
+    def alike(self) -> list[list[int]]:
+        """Photos of the same shape, which can share a batch."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for photo, latents in enumerate(self.clean):
+            found.setdefault(tuple(latents.shape[1:]), []).append(photo)
+        return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -91,42 +103,63 @@ class CachedSource:
     def __init__(self, photos: CachedPhotos, draws: Draws) -> None:
         self._photos, self._draws, self._mine = photos, draws, draws.mine
         self._fits: dict[str, bool] = {}
-        self._round: tuple[int, list[int]] = (-1, [])
+        self._orders: dict[str, tuple[int, list[int]]] = {}
 
     def batch(self, index: int) -> Batch:
         """This process's share of the micro-batch with this number, counted over the whole run."""
         draws, mine, size = self._draws, self._mine, self._draws.size
         cache = self._photos.latents
-        photos = torch.tensor([self._photo(index * size + i) for i in range(size)])
+        photos = self._places(index)
         words = self._generator("words", index)
-        prompts = [self._prompt(self._photos.photos[i], words) for i in photos.tolist()]
+        prompts = [self._prompt(self._photos.photos[i], words) for i in photos]
         source = self._generator("tensors", index)
-        variants = torch.randint(cache.clean.shape[1], (size,), generator=source)
+        first = cache.clean[photos[0]]
+        variants = torch.randint(len(first), (size,), generator=source)
         timesteps = torch.randint(draws.timesteps, (size,), generator=source)
-        like = cache.clean.new_empty(size, *cache.clean.shape[2:])
+        like = first.new_empty(size, *first.shape[1:])
         noise = noise_with_offset(like, draws.noise_offset, source)
-        at = (photos[mine], variants[mine])
-        concept = cache.concept_masks
+        at = list(zip(photos, variants.tolist(), strict=True))[mine]
+
+        def taken(held: Sequence[Tensor]) -> Tensor:
+            return torch.stack([held[photo][variant] for photo, variant in at]).to(draws.device)
+
         return Batch(
-            latents=cache.clean[at].to(draws.device),
+            latents=taken(cache.clean),
             noise=noise[mine].to(draws.device),
             timesteps=timesteps[mine].to(draws.device),
             prompts=tuple(prompts[mine]),
-            image_masks=cache.image_masks[at].to(draws.device),
-            concept_masks=None if concept is None else concept[at].to(draws.device),
+            image_masks=taken(cache.image_masks),
+            concept_masks=None if cache.concept_masks is None else taken(cache.concept_masks),
+            sizes=tuple(cache.sizes[photo][variant] for photo, variant in at),
         )
 
     def _generator(self, what: str, number: int) -> torch.Generator:
         return generator(self._draws.seed, self._photos.label, what, number)
 
-    def _photo(self, draw: int) -> int:
-        """Photos come in shuffled rounds, so that each is seen equally often."""
-        count = len(self._photos.photos)
-        turn, place = divmod(draw, count)
-        if self._round[0] != turn:
-            source = self._generator("order", turn)
-            self._round = (turn, torch.randperm(count, generator=source).tolist())
-        return self._round[1][place]
+    def _places(self, index: int) -> list[int]:
+        """The photos of a batch, all of one shape.
+
+        They come in shuffled rounds, so that each is seen equally often: shapes in rounds, in which
+        each has as many turns as it has photos, and the photos of a shape in rounds of their own.
+        """
+        alike, size = self._photos.latents.alike, self._draws.size
+        turns = [shape for shape, photos in enumerate(alike) for _ in photos]
+        turn, place = divmod(index, len(turns))
+        shape, before = 0, index
+        if len(alike) > 1:
+            order = [turns[i] for i in self._order("shapes", turn, len(turns))]
+            shape = order[place]
+            before = turn * len(alike[shape]) + order[:place].count(shape)
+        photos, label = alike[shape], f"order {shape}" if shape else "order"
+        draws = range(before * size, (before + 1) * size)
+        rounds = (divmod(draw, len(photos)) for draw in draws)
+        return [photos[self._order(label, turn, len(photos))[place]] for turn, place in rounds]
+
+    def _order(self, what: str, turn: int, count: int) -> list[int]:
+        if self._orders.get(what, (-1, []))[0] != turn:
+            source = self._generator(what, turn)
+            self._orders[what] = (turn, torch.randperm(count, generator=source).tolist())
+        return self._orders[what][1]
 
     def _prompt(self, photo: Photo, source: torch.Generator) -> str:
         if not photo.kind:
@@ -182,6 +215,7 @@ def _joined(photos: Batch, prior: Batch) -> Batch:
         image_masks=torch.cat([photos.image_masks, prior.image_masks]),
         concept_masks=masks,
         is_prior=torch.cat(flags).bool(),
+        sizes=photos.sizes + prior.sizes,
     )
 
 
@@ -189,7 +223,9 @@ def _rows(batch: Batch, rows: Tensor) -> Batch:
     """Some pictures of a batch."""
     at = rows.to(batch.latents.device)
     tensors = {name: t[at] for name, t in vars(batch).items() if isinstance(t, Tensor)}
-    return replace(batch, prompts=tuple(batch.prompts[i] for i in rows.tolist()), **tensors)
+    kept = rows.tolist()
+    prompts = tuple(batch.prompts[i] for i in kept)
+    return replace(batch, prompts=prompts, sizes=tuple(batch.sizes[i] for i in kept), **tensors)
 
 
 @dataclass(frozen=True)

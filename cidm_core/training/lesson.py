@@ -104,6 +104,10 @@ class Lesson:
                 f"The method {self.method} needs prior pictures: other things of the class, such "
                 "as other dogs. Give a folder of them."
             )
+        if self.config.buckets and self.prior:
+            raise TrainingError(
+                "Prior pictures are learned in squares beside the photos. Leave `buckets` off."
+            )
         for subject in self.subjects:
             if method.words == "needed":
                 parse_words(subject.words)

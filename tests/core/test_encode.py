@@ -36,7 +36,7 @@ def with_added_tokens(base, concept, layer, prompt):
 
 @pytest.mark.parametrize("prompt", ["a photo of a <v1> <w1>, red", "<w1>", "Two <V1><w1> and <v1>"])
 def test_every_layer_equals_added_vocabulary_rows(tiny_base, concept, prompt):
-    ours = encode(tiny_base, [prompt], embeddings_of([concept]))[0]
+    ours = encode(tiny_base, [prompt], embeddings_of([concept]))[0][0]
     for layer in range(len(tiny_base.layers)):
         theirs = with_added_tokens(tiny_base, concept, layer, prompt.lower())
         torch.testing.assert_close(ours[layer], theirs, rtol=1e-4, atol=1e-5)
@@ -47,7 +47,7 @@ def test_prompts_without_concept_words_are_encoded_once(tiny_base, concept, monk
     encoder = tiny_base.text_encoders[0]
     forward = encoder.forward
     monkeypatch.setattr(encoder, "forward", lambda i, **k: rows.append(len(i)) or forward(i, **k))
-    out = encode(tiny_base, ["a", "a <v1>", "a", "b", "a <v1>"], embeddings_of([concept]))
+    out, _ = encode(tiny_base, ["a", "a <v1>", "a", "b", "a <v1>"], embeddings_of([concept]))
     layers = len(tiny_base.layers)
     assert rows == [1 + layers + 1]
     assert out.shape[:2] == (5, layers)
@@ -58,7 +58,7 @@ def test_prompts_without_concept_words_are_encoded_once(tiny_base, concept, monk
 def test_gradients_reach_the_rows_and_nothing_else(tiny_base, concept):
     rows = {k: v.clone().requires_grad_() for k, v in concept.rows.items()}
     table = {w: {k: v[i] for k, v in rows.items()} for i, w in enumerate(concept.words)}
-    encode(tiny_base, ["a <v1> <w1>"], table).square().sum().backward()
+    encode(tiny_base, ["a <v1> <w1>"], table)[0].square().sum().backward()
     assert rows["text_encoder"].grad.abs().sum(-1).min() > 0
     assert all(p.grad is None for p in tiny_base.text_encoders[0].parameters())
 
@@ -86,10 +86,10 @@ def test_concept_tokens_alone_and_jointly(tiny_base, concept):
     encoder = DiffusersEncoder(tiny_base)
     alone, mask = concept_tokens(encoder, [concept, other], joint=False)
     assert mask.tolist() == [[True, True], [True, False]]
-    expected = encode(tiny_base, ["<v2>"], embeddings_of([other]))[0, :, 1]
+    expected = encode(tiny_base, ["<v2>"], embeddings_of([other]))[0][0, :, 1]
     torch.testing.assert_close(alone[1, :, 0], expected)
     joint, _ = concept_tokens(encoder, [concept, other], joint=True)
-    expected = encode(tiny_base, ["<v1> <w1> <v2>"], embeddings_of([concept, other]))[0, :, 3]
+    expected = encode(tiny_base, ["<v1> <w1> <v2>"], embeddings_of([concept, other]))[0][0, :, 3]
     torch.testing.assert_close(joint[1, :, 0], expected)
 
 

@@ -8,8 +8,9 @@ from diffusers import StableDiffusionXLPipeline
 from make import random_concept
 
 from cidm_core.diffusers_host.encode import DiffusersEncoder, embeddings_of, encode_texts
-from cidm_core.diffusers_host.sizes import PictureSizes, added_conditions
+from cidm_core.diffusers_host.sizes import added_conditions
 from cidm_core.diffusers_host.tokens import tokenise
+from cidm_core.sizes import PictureSizes
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 PROMPTS = ["a photo of a dog on the house", "", "a red cat, with a bear", "x " * 100]

@@ -80,7 +80,7 @@ def test_without_concepts_the_plan_is_the_plain_pipeline(tiny_base, concepts):
 
     plan = make_plan(tiny_base, concepts, "a red thing", config=config(negative_prompt="bad"))
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    contexts = encode(tiny_base, ["bad", "a red thing"])[:, 0]
+    contexts = encode(tiny_base, ["bad", "a red thing"])[0][:, 0]
     t = torch.tensor(500)
     with torch.no_grad():
         bare = tiny_base.unet(x.expand(2, -1, -1, -1), t, encoder_hidden_states=contexts).sample

@@ -4,6 +4,7 @@ import pytest
 import torch
 from learning_samples import same_weights, small_base, weights
 
+from cidm_core.config import TrainConfig
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.errors import HostError
 from cidm_core.methods.base import Batch
@@ -51,7 +52,7 @@ def batch(prompts=PROMPTS):
 
 def predict(updates, phrases=(), checkpointing=False):
     host = LearningHost(small_base(), (), phrases)
-    with host.attached(updates, checkpointing=checkpointing):
+    with host.attached(updates, TrainConfig(gradient_checkpointing=checkpointing)):
         value = host.predict(batch(), {}, watch=False).value
         if value.requires_grad:
             value.square().sum().backward()

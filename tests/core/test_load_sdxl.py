@@ -8,19 +8,16 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.loaders import single_file_utils as theirs
 from make import random_concept
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from tools import checkpoint_presets as presets
 from tools import make_checkpoint as make
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from cidm_core import Bank, Photo
 from cidm_core.checkpoints.kinds import is_distilled
 from cidm_core.checkpoints.schedule import SCHEDULE
 from cidm_core.checkpoints.weights import open_weights
 from cidm_core.diffusers_host.build import Target
 from cidm_core.diffusers_host.load import base_from_tensors, load_base
-from cidm_core.diffusers_host.train import train_concept
 from cidm_core.diffusers_host.vae import vae_apart
 from cidm_core.errors import CidmError, FamilyError, HostError
 from cidm_core.families import FAMILIES, same_base
@@ -420,15 +417,6 @@ def test_what_it_predicts_is_told_by_its_marks(marks, header, expected, tensors,
 
 
 # What is refused
-
-
-def test_learning_comes_later(xl_base, tmp_path):
-    said = r"SDXL model \(text width 2048\).*later version"
-    colors = ("red", "green", "blue")
-    photos = [Photo(Image.new("RGB", (64, 64), color), "a dog") for color in colors]
-    with pytest.raises(FamilyError, match=said):
-        train_concept(xl_base, Bank(tmp_path), photos, words="<x>", class_words="dog")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_second_text_encoder(tensors, write, folder):

@@ -81,7 +81,7 @@ def test_a_weighted_prompt_is_encoded_as_the_formula_says(tiny_base):
 
 
 def test_captions_have_no_weights(tiny_base):
-    plain = encode(tiny_base, ["a (red cat:1.5)"])
+    plain, _ = encode(tiny_base, ["a (red cat:1.5)"])
     ids = tiny_base.tokenizers[0]("a (red cat:1.5)", padding="max_length", max_length=77).input_ids
     with torch.no_grad():
         states = tiny_base.text_encoders[0](torch.tensor([ids])).last_hidden_state

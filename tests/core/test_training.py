@@ -20,6 +20,7 @@ from make import random_concept
 
 from cidm_core.bank import Bank
 from cidm_core.concept import Concept, Subject
+from cidm_core.config import TrainConfig
 from cidm_core.diffusers_host import encode as encode_module
 from cidm_core.diffusers_host import injection, learning
 from cidm_core.diffusers_host.load import load_base
@@ -184,7 +185,7 @@ def run_loop(tmp_path, method, host, given, source=None, **options):
     folder = RunFolder(tmp_path, "test")
     batches = source or Always(make_batch())
     loop = Loop(method, lambda _: batches, settings, folder, host.device, **options)
-    with host.attached(method.updates, checkpointing=settings.gradient_checkpointing):
+    with host.attached(method.updates, settings):
         loop.run()
     return folder.rows
 
@@ -222,7 +223,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(monkeypatch):
         for pair in method.updates.values():
             torch.nn.init.normal_(pair.up, generator=torch.Generator().manual_seed(0))
         before = weights(base)
-        with host.attached(method.updates, checkpointing=checkpointing):
+        with host.attached(method.updates, TrainConfig(gradient_checkpointing=checkpointing)):
             sum(method.losses(make_batch()).values()).backward()
             assert bool(recomputed) == checkpointing
         same_weights(before, weights(base))

@@ -13,7 +13,9 @@ from cidm_core.methods.base import Group
 from cidm_core.methods.initial_values import initial_factors, initial_tokens
 from cidm_core.ops.schedules import constant, linear_decay
 from cidm_core.ops.seeds import generator
+from cidm_core.sizes import PictureSizes
 from cidm_core.training.batches import CachedPhotos, CachedSource, Draws, Latents
+from cidm_core.training.buckets import bucket_of, bucket_sizes
 from cidm_core.training.data import Photo
 from cidm_core.training.optimiser import LossScale, Optimiser, clip_factor, total_norm
 from cidm_core.training.processes import Alone
@@ -147,7 +149,11 @@ def latents(photos=3, variants=4, masks=False):
     shape = (photos, variants, 2, 4, 4)
     mean = torch.arange(photos * variants).float().view(photos, variants, 1, 1, 1).expand(shape)
     ones = torch.ones(photos, variants, 4, 4)
-    return Latents(mean, ones, ones * 0.5 if masks else None)
+    sizes = [
+        [PictureSizes.whole(photo, variant) for variant in range(variants)]
+        for photo in range(photos)
+    ]
+    return Latents(mean, ones, ones * 0.5 if masks else None, sizes)
 
 
 class Part(Alone):
@@ -332,3 +338,58 @@ def test_pace_follows_the_clock():
     assert pace.tick() == 1.0
     assert pace.tick() == 1.0
     assert pace.tick() == pytest.approx(1.2)
+
+
+# Shapes
+
+
+def test_buckets_are_those_of_the_field():
+    """Sides in steps of 64, areas up to the square's, as SDXL was trained with."""
+    sizes = bucket_sizes(1024, 8)
+    assert {(1024, 1024), (1152, 896), (1216, 832), (1344, 768), (640, 1536)} < {*sizes}
+    assert all(w % 64 == 0 and h % 64 == 0 and w * h <= 1024**2 for w, h in sizes)
+    assert {(w, h) for h, w in sizes} == {*sizes}
+    assert {(32, 32), (16, 64), (40, 24)} < {*bucket_sizes(32, 4)}
+
+
+@pytest.mark.parametrize(
+    ("photo", "size"),
+    [
+        ((3000, 3000), (512, 512)),
+        ((4000, 3000), (576, 448)),
+        ((3000, 4000), (448, 576)),
+        ((1920, 1080), (640, 384)),
+        ((5000, 300), (1024, 256)),
+        ((700, 690), (512, 512)),
+    ],
+)
+def test_a_photo_gets_the_bucket_nearest_to_its_shape(photo, size):
+    assert bucket_of(photo, 512, 8) == size
+
+
+def shaped():
+    """Photos 0 and 2 are wide, 1 is tall, 3 to 5 are square."""
+    shapes = [(2, 4), (4, 2), (2, 4), (3, 3), (3, 3), (3, 3)]
+    clean = [torch.full((2, 1, *s), float(i)) for i, s in enumerate(shapes)]
+    masks = [torch.ones(2, *s) for s in shapes]
+    sizes = [[PictureSizes.whole(i, v) for v in range(2)] for i in range(6)]
+    return Latents(clean, masks, None, sizes)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_batch_has_one_shape_and_every_photo_its_turn(size):
+    photos = [Photo(None, "") for _ in range(6)]
+    draws = Draws(3, size, 10, 0.0, torch.device("cpu"), Alone(), lambda _: None)
+    drawn = CachedSource(CachedPhotos(shaped(), photos), draws)
+    seen = []
+    for index in range(6 * 2 * 3):
+        found = drawn.batch(index)
+        assert found.latents.shape == found.noise.shape
+        assert found.image_masks.shape[1:] == found.latents.shape[2:]
+        which = [int(each.flatten()[0]) for each in found.latents]
+        assert which == [each.original[0] for each in found.sizes]
+        seen += which
+    assert {seen.count(photo) for photo in range(6)} == {6 * size}
+    again = CachedSource(CachedPhotos(shaped(), photos), draws).batch(29)
+    assert torch.equal(again.latents, drawn.batch(29).latents)
+    assert torch.equal(again.noise, drawn.batch(29).noise)
