@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from cidm_core.config import TrainConfig, setting
+from cidm_core.config import TrainConfig
 from cidm_core.methods.base import Group, Stage
 from cidm_core.ops.diffusion import masked_mse
 from cidm_core.ops.schedules import linear_decay
+from cidm_core.settings import setting
 from cidm_core.updates import ValueResidual
 
 

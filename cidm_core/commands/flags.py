@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from ..config import Settings
+from ..settings import Settings
 
 if TYPE_CHECKING:
     from ..diffusers_host.base import Base

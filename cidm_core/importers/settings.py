@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import KINDS, Settings, setting
+from ..config import KINDS
+from ..settings import Settings, setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,16 +15,18 @@ import torch
 from torch import Tensor
 
 from ..concept import Concept
-from ..config import TrainConfig, recipe_setting, setting
+from ..config import TrainConfig
 from ..errors import TrainingError
-from ..families import PROJECTIONS, TOKEN_LAYERS, shared_versions
+from ..families import PROJECTIONS, TOKEN_LAYERS
 from ..ops.consolidation_model import CommonSubspace, Orthogonality, Projection
 from ..ops.diffusion import attention_loss, masked_mse
 from ..ops.schedules import linear_decay
 from ..ops.seeds import generator
+from ..settings import recipe_setting, setting
 from ..updates import LowRank
 from .base import Batch, Demand, Group, Host, Stage, Task
 from .initial_values import initial_factors, initial_tokens
+from .word_rows import WordRows, can_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,21 +139,8 @@ class Cidm:
     ) -> None:
         self._task, self._config, self._old, self._host = task, config, old, host
         self._alpha = config.alpha or float(config.rank)
-        paths = [layer.path for layer in task.layers]
-        self._versions = shared_versions(paths, config.token_layers)
-        self._tokens: dict[str, Group] = {}
-        self._scales: dict[str, float] = {}
-        first: Tensor | None = None
-        for encoder, class_rows in host.embeddings(task.subjects[0].class_words).items():
-            first = class_rows if first is None else first
-            scale = self._scales[f"tokens.{encoder}"] = _relative_length(class_rows, first)
-            # Of a row of other width each number counts for less.
-            std = config.token_init_std * scale * math.sqrt(first.shape[1] / class_rows.shape[1])
-            source = generator(config.seed, "tokens", encoder)
-            rows = self._first_tokens(class_rows, std, source)
-            if task.start is not None:
-                rows = self._started(task.start.rows[encoder], len(task.layers))
-            self._tokens[encoder] = Group(f"tokens.{encoder}", {"rows": rows.to(host.device)})
+        begin, spread = self._first_tokens, config.token_init_std
+        self._rows = WordRows(task, host, config.token_layers, spread, config.seed, begin)
         held: dict[str, Tensor] = {}
         factors = dict(self._first_factors(generator(config.seed, "lora")))
         if task.start is not None:
@@ -178,10 +167,8 @@ class Cidm:
             TrainingError: If it has other ranks, changes layers that are not learned here, or has
                 rows of its own for layers that are to share them.
         """
-        shared = shared_versions(start.layers, config.token_layers)
         for rows in start.rows.values():
-            first = [shared.index(version) for version in shared]
-            if rows.shape[1] > 1 and not torch.equal(rows, rows[:, first]):
+            if not can_share(rows, start.layers, config.token_layers):
                 raise TrainingError(
                     f"Learning cannot go on from {start.name!r} with token_layers "
                     f"{config.token_layers!r}: its words mean something else in layers that would "
@@ -202,15 +189,11 @@ class Cidm:
                     f"{alpha:g}. Give the same, or replace it instead."
                 )
 
-    def _first_tokens(self, class_rows: Tensor, std: float, source: torch.Generator) -> Tensor:
+    def _first_tokens(
+        self, class_rows: Tensor, versions: int, std: float, source: torch.Generator
+    ) -> Tensor:
         """Where the tokens of an encoder start, (words, versions, dim)."""
-        words, versions = len(self._task.words), max(self._versions) + 1
-        return initial_tokens(class_rows, words, versions, std, source)
-
-    def _started(self, rows: Tensor, layers: int) -> Tensor:
-        """Taught rows (words, layers or 1, dim), of which each version takes its first layer's."""
-        first = [self._versions.index(version) for version in range(max(self._versions) + 1)]
-        return rows.expand(-1, layers, -1)[:, first]
+        return initial_tokens(class_rows, len(self._task.words), versions, std, source)
 
     def _first_factors(self, source: torch.Generator) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Where the low-rank weights start: down (rank, in) and up (out, rank) by path."""
@@ -237,7 +220,7 @@ class Cidm:
 
     def stages(self) -> Sequence[Stage]:
         """One: tokens and low-rank weights together, their learning rates falling to 0."""
-        rates = {group: self._config.lr_tokens for group in self._tokens.values()}
+        rates = {group: self._config.lr_tokens for group in self._rows.groups.values()}
         return [
             Stage(
                 "concept",
@@ -256,8 +239,7 @@ class Cidm:
         """Denoising loss and, where there are concept masks, the attention regulariser."""
         config, masks = self._config, batch.concept_masks
         watch = masks is not None and config.attention_weight > 0
-        tokens = {encoder: group.tensors["rows"] for encoder, group in self._tokens.items()}
-        prediction = self._host.predict(batch, tokens, watch)
+        prediction = self._host.predict(batch, self._rows.live, watch)
         seen = self._seen(batch)
         terms = {"denoise": masked_mse(prediction.value, prediction.target, seen)}
         if config.loss_scale == "channel_sum":
@@ -290,18 +272,11 @@ class Cidm:
 
     def token_norms(self) -> dict[str, Tensor]:
         """Mean norm of the token rows of each encoder."""
-        return {
-            group.name: group.tensors["rows"].detach().norm(dim=-1).mean()
-            for group in self._tokens.values()
-            if not group.frozen
-        }
+        return self._rows.norms()
 
     def stop_long_tokens(self, norms: Mapping[str, float]) -> None:
         """The norm stop: rows that have grown long enough never learn again."""
-        for group in self._tokens.values():
-            limit = self._config.token_norm_limit * self._scales[group.name]
-            if norms.get(group.name, 0.0) >= limit:
-                group.freeze()
+        self._rows.stop_long(norms, self._config.token_norm_limit)
 
     def after_update(self, factor: float) -> None:
         """R1 by projection; the second of the paper's two steps for R2."""
@@ -319,16 +294,5 @@ class Cidm:
 
     def result(self, facts: Mapping[str, object]) -> Concept:
         """The concept as learned so far, on the CPU."""
-        rows = {name: self._of_layers(group) for name, group in self._tokens.items()}
+        rows = self._rows.of_layers()
         return self._task.concept(self.name, self._config, facts, self.updates, rows)
-
-    def _of_layers(self, group: Group) -> Tensor:
-        """The rows as a concept has them, (words, layers or 1, dim)."""
-        rows = group.tensors["rows"]
-        return rows if rows.shape[1] == 1 else rows[:, list(self._versions)]
-
-
-def _relative_length(rows: Tensor, first: Tensor) -> float:
-    """How long an encoder's embeddings are, compared with those of the first encoder."""
-    lengths = [float(each.norm(dim=-1).mean()) for each in (rows, first)]
-    return lengths[0] / lengths[1] if lengths[1] > 0 else 1.0

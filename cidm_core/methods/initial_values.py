@@ -13,9 +13,9 @@ from ..families import PROJECTIONS, CrossAttention
 
 
 def initial_tokens(
-    class_rows: Tensor, words: int, layers: int, std: float, source: torch.Generator
+    class_rows: Tensor, words: int, versions: int, std: float, source: torch.Generator
 ) -> Tensor:
-    """First embeddings of the concept words, (words, layers, dim); all layers start alike.
+    """First embeddings of the concept words, (words, versions, dim); all versions start alike.
 
     The last words take over the class tokens, aligned at the end; when there are more tokens than
     words for them, the earliest of these words takes their mean. The words left over, at least
@@ -24,7 +24,7 @@ def initial_tokens(
     Args:
         class_rows: Embeddings of the class words, (tokens, dim).
         words: Number of concept words.
-        layers: Cross-attention layers.
+        versions: Versions of each row.
         std: Spread of the random words.
         source: CPU generator.
 
@@ -38,7 +38,7 @@ def initial_tokens(
     taken = torch.cat([class_rows[:surplus].mean(0, keepdim=True), class_rows[surplus:]])
     drawn = std * torch.randn(words, class_rows.shape[1], generator=source)
     rows = torch.cat([drawn[: words - named], taken.float().cpu()])
-    return rows[:, None].repeat(1, layers, 1)
+    return rows[:, None].repeat(1, versions, 1)
 
 
 def initial_factors(

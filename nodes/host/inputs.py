@@ -14,8 +14,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...cidm_core.config import AnySettings, Settings
 from ...cidm_core.errors import CidmError
+from ...cidm_core.settings import AnySettings, Settings
 
 # The frontend limits a number input without a maximum to 2048.
 _MOST_INT, _MOST_FLOAT = 2**53 - 1, 1e6

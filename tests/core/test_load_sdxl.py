@@ -13,6 +13,7 @@ from tools import checkpoint_presets as presets
 from tools import make_checkpoint as make
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from cidm_core import Bank
 from cidm_core.checkpoints.kinds import is_distilled
 from cidm_core.checkpoints.schedule import SCHEDULE
 from cidm_core.checkpoints.weights import open_weights

@@ -155,7 +155,7 @@ class Keeping(Cidm):
 
     def losses(self, batch):
         type(self).batches += (batch,)
-        rows = {encoder: group.tensors["rows"] for encoder, group in self._tokens.items()}
+        rows = self._rows.live
         found = self._host.predict(batch, rows, False)
         terms = {}
         for name, of in (("denoise", ~batch.is_prior), ("prior", batch.is_prior)):

@@ -48,9 +48,9 @@ def gradients(base, **given):
     with host.attached(method.updates, settings):
         loss = method.losses(batch())["denoise"]
         loss.backward()
-    (group, *_), lora = method._tokens.values(), method._lora
+    (group, *_), lora = method._rows.groups.values(), method._lora
     assert group.grad.abs().max() > 0
-    return loss.detach(), [each.grad.clone() for each in (*method._tokens.values(), lora)]
+    return loss.detach(), [each.grad.clone() for each in (*method._rows.groups.values(), lora)]
 
 
 def by_hand(base, method):
@@ -110,7 +110,7 @@ def test_layers_share_rows_as_asked_and_each_version_is_encoded_once(
         contexts = host._contexts
     assert encoded == [2 * versions] * 2
     assert len({id(each) for each in contexts}) == versions
-    for name, group in method._tokens.items():
+    for name, group in method._rows.groups.items():
         rows = group.tensors["rows"]
         assert rows.shape[:2] == (2, versions)
         assert rows.grad.abs().sum(-1).min() > 0
@@ -171,18 +171,18 @@ def test_rows_of_the_second_encoder_start_at_its_own_scale(xl_base, monkeypatch)
     second = xl_base.text_encoders[1].get_input_embeddings()
     monkeypatch.setattr(second.weight, "data", second.weight.data * 3)
     method, *_ = method_on(xl_base)
-    first, second = (group.tensors["rows"] for group in method._tokens.values())
+    first, second = (group.tensors["rows"] for group in method._rows.groups.values())
     (token,) = xl_base.tokenizers[1]("dog", add_special_tokens=False).input_ids
     table = xl_base.text_encoders[1].get_input_embeddings().weight
     assert torch.equal(second[1, 0], table[token])
     first, second = first.detach(), second.detach()
     ratio = float(second[1, 0].norm() / first[1, 0].norm())
     assert float(second[0].norm() / first[0].norm()) == pytest.approx(ratio, rel=0.1)
-    limits = {name: 100.0 * scale for name, scale in method._scales.items()}
+    limits = {name: 100.0 * scale for name, scale in method._rows._scales.items()}
     method.stop_long_tokens({name: limit * 0.99 for name, limit in limits.items()})
-    assert not any(group.frozen for group in method._tokens.values())
+    assert not any(group.frozen for group in method._rows.groups.values())
     method.stop_long_tokens({"tokens.text_encoder_2": limits["tokens.text_encoder_2"] * 1.01})
-    assert [group.frozen for group in method._tokens.values()] == [False, True]
+    assert [group.frozen for group in method._rows.groups.values()] == [False, True]
 
 
 def test_variants_are_cached_with_their_true_sizes_and_crops(xl_base):

@@ -7,7 +7,8 @@ import pytest
 from inside.parity_cases import CASES, CHANGES, HOSTS_OWN
 from update_kinds import NAMED
 
-from cidm_core.config import RECIPES, SampleConfig
+from cidm_core.config import SampleConfig
+from cidm_core.settings import RECIPES
 
 SCRIPT = Path(__file__).parent / "inside" / "parity.py"
 SAME = 8e-6  # of the latents' spread: single precision, sums in another order; 5.2e-6 was seen

@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from cidm_core.config import RECIPES, SampleConfig, TrainConfig
+from cidm_core.config import SampleConfig, TrainConfig
 from cidm_core.errors import CidmError
 from cidm_core.families import FAMILIES
 from cidm_core.methods import METHODS, adopted, config_for
 from cidm_core.methods.cidm import CidmConfig
+from cidm_core.settings import RECIPES
 
 BOTH = (TrainConfig, CidmConfig, SampleConfig)
 FIELDS = [(kind, f) for kind in BOTH for f in dataclasses.fields(kind)]

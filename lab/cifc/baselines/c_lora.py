@@ -29,10 +29,11 @@ class CLora(Baseline):
     def _consolidate(self) -> None:
         self._taken = squared_sums(self._old, self._host.device)
 
-    def _first_tokens(self, class_rows: Tensor, source: torch.Generator) -> Tensor:
-        words, layers = len(self._task.words), len(self._task.layers)
-        drawn = torch.randn(words, 1, class_rows.shape[1], generator=source)
-        return self._config.token_init_std * drawn.repeat(1, layers, 1)
+    def _first_tokens(
+        self, class_rows: Tensor, versions: int, std: float, source: torch.Generator
+    ) -> Tensor:
+        drawn = torch.randn(len(self._task.words), 1, class_rows.shape[1], generator=source)
+        return std * drawn.repeat(1, versions, 1)
 
     def penalties(self) -> dict[str, Tensor]:
         if not self._taken:

@@ -33,7 +33,7 @@ class ClassKept(Baseline):
         trigger = {" ".join(self._task.words): self._task.subjects[0].class_words}
         prompts = tuple(replace_words(prompt, trigger) for prompt in batch.prompts)
         plain = replace(batch, prompts=prompts)
-        tokens = {name: group.tensors["rows"].detach() for name, group in self._tokens.items()}
+        tokens = {name: rows.detach() for name, rows in self._rows.live.items()}
         nothing = {
             path: LowRank(pair.down.detach(), torch.zeros_like(pair.up), pair.alpha)
             for path, pair in self.updates.items()

@@ -145,7 +145,7 @@ class _Learned(Sequential):
         )
         super().__init__(task, config, [concept], host)
         self.weights = self._lora
-        for encoder, group in self._tokens.items():
+        for encoder, group in self._rows.groups.items():
             group.tensors["rows"].data.copy_(concept.rows[encoder])
             group.freeze()
 
