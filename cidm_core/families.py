@@ -154,6 +154,9 @@ FAMILIES: Mapping[str, Family] = {
         modelspec="stable-diffusion-xl-v1-base",
         latent_scale=0.13025,
         vae_fp16=False,
+        # The paper names no learning rates for SDXL; those of SD 1.5 stand.
+        training={"cidm": {"precision": "bf16"}},
+        sampling={"guidance_scale": 5.0},
     ),
     "MINI": Family(
         name="MINI",

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # Over the defaults and the family's values; "balanced" is those alone.
+_LOW: Mapping[str, object] = {
+    "batch_size": 1,
+    "gradient_checkpointing": True,
+    "precision": "bf16",
+    "variants": 8,
+}
 PRESETS: Mapping[str, Mapping[str, object]] = {
-    "low-vram": {
-        "batch_size": 1,
-        "gradient_checkpointing": True,
-        "precision": "bf16",
-        "variants": 8,
-    },
+    "least-vram": {**_LOW, "frozen_fp8": True, "park_text_encoders": True},
+    "low-vram": _LOW,
     "balanced": {},
     "best": {"accumulation": 2, "variants": 32},
 }
 PRESET_HELP = (
-    "low-vram takes one picture at a time, recomputes activations and computes in bf16; balanced "
-    "keeps the defaults; best sums two batches into a step, as the paper's two GPUs do, and makes "
-    "twice as many augmented variants"
+    "low-vram takes one picture at a time, recomputes activations and computes in bf16; least-vram "
+    "also keeps the UNet in 8 bits and the text encoders in main memory, for SDXL on 8 GB; "
+    "balanced keeps the defaults; best sums two batches into a step, as the paper's two GPUs do, "
+    "and makes twice as many augmented variants"
 )

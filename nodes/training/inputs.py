@@ -23,7 +23,12 @@ from ..host.inputs import AUTO, inputs_of, settings_given
 
 ON_THE_NODE = ("steps", "seed")  # settings of every method that the training node itself shows
 PREVIEWS = 8  # per run, unless the user says otherwise
-LABELS: Mapping[str, str] = {"Low VRAM": "low-vram", "Balanced": "balanced", "Best": "best"}
+LABELS: Mapping[str, str] = {
+    "Least VRAM": "least-vram",
+    "Low VRAM": "low-vram",
+    "Balanced": "balanced",
+    "Best": "best",
+}
 _HOST_DECIDES = frozenset({"preview_every", "precision"})
 
 
