@@ -1,5 +1,6 @@
 """Every benchmark script runs and writes what its readers rely on; times mean nothing here."""
 
+import argparse
 import importlib
 import json
 
@@ -75,6 +76,34 @@ def test_training_step(run):
     assert set(result["facts"]["tflop_per_step"]) == set(result["steps"])
     assert set(result["facts"]["kernels_per_step"]) == set(result["steps"])
     assert {"denoise", "R1", "R2"} <= set(result["facts"]["last_losses"])
+
+
+def test_gpu(run):
+    report = run("gpu", "--quick", "--device", "cpu")
+    assert len(report["results"]) == 6
+    for name, row in report["results"].items():
+        assert row["steps"] == row["asked_steps"] == 2, f"{name}: {row}"
+        assert row["process_seconds"] > row["loaded_at_seconds"]
+        assert row["peak_gb"] > 0
+        if "learns" in name:
+            assert row["saved_at_seconds"] > row["first_step_at_seconds"]
+        else:
+            assert row["with_concept"]
+            assert row["two regions, warm"]["step_ms"] > 0
+
+
+def test_gpu_without_one(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    importlib.import_module("lab.speed.gpu").main(["--out", str(tmp_path / "gpu.json")])
+    assert capsys.readouterr().out == "not run: there is no CUDA device\n"
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_gpu_rows_that_there_is_no_time_for(tmp_path):
+    module = importlib.import_module("lab.speed.gpu")
+    options = argparse.Namespace(quick=False, device="cpu", dtype="bf16")
+    found = module.measured(module.ROWS[0], tmp_path / "no", tmp_path / "no", options, 20.0)
+    assert found == {"not_run": "no time was left"}
 
 
 def test_consolidation(run):
