@@ -253,10 +253,13 @@ def test_the_command_writes_reports_goes_on_and_keeps_runs_apart(tmp_path, capsy
     assert "its seed differ" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "checkpoint", ["tiny_checkpoint", pytest.param("xl_checkpoint", marks=pytest.mark.lab)]
+)
 def test_the_real_thing_runs_from_a_checkpoint_a_clip_and_a_folder(
-    tiny_checkpoint, clip_folder, tmp_path, monkeypatch
+    checkpoint, clip_folder, tmp_path, monkeypatch, request
 ):
-    """SD 1.5's layout, random weights, small pictures."""
+    """SD 1.5's layout and SDXL's, random weights, small pictures."""
     px = {"width_px": 128, "height_px": 128}
     paper = sizes_module.PAPER_PROTOCOL
     sampling = {**paper.sampling, **px}
@@ -271,7 +274,8 @@ def test_the_real_thing_runs_from_a_checkpoint_a_clip_and_a_folder(
     (prompts / "test_pet.txt").write_text("a <TOK> in a garden\n")
     (tmp_path / "data" / "negative_prompt.txt").write_text("blurry\n")
     (tmp_path / "data" / "scenes.json").write_text(json.dumps(SCENES))
-    given = ["--model", tiny_checkpoint, "--clip", clip_folder, "--data", tmp_path / "data"]
+    model = request.getfixturevalue(checkpoint)
+    given = ["--model", model, "--clip", clip_folder, "--data", tmp_path / "data"]
     few = ["--train-steps", "1", "--steps", "1", "--images", "1", "--quiet"]
     few += ["--only", "main", "multi"]
     few += ["--systems", "ours", "--device", "cpu"]
