@@ -1,7 +1,8 @@
-"""The command line, run in this process on a tiny model; two runs in a process of their own."""
+"""The command line, run in this process on a tiny model; a few runs in a process of their own."""
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import re
@@ -351,13 +352,14 @@ def test_remove_asks_on_a_terminal(bank, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("answer", ["n\n", "", "y\n"])
-def test_without_a_terminal_nothing_is_removed_unless_yes_is_given(bank, tmp_path, answer):
+def test_without_a_terminal_nothing_is_removed_unless_yes_is_given(
+    bank, tmp_path, answer, monkeypatch, capsys
+):
     target = str(tmp_path / "other")
     main(["bank", "import", str(bank.path / "dog.safetensors"), "--bank", target])
-    words = ["-m", "cidm_core", "bank", "remove", "dog", "--bank", target]
-    done = python(words, input=answer)
-    assert done.returncode == FAILED
-    assert "--yes" in done.stderr
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    assert main(["bank", "remove", "dog", "--bank", target]) == FAILED
+    assert "--yes" in capsys.readouterr().err
     assert list(Bank(target)) == ["dog"]
 
 
@@ -779,18 +781,20 @@ def test_every_path_may_begin_with_a_tilde(tiny_folder, photos, bank, monkeypatc
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_a_word_that_the_output_lacks_ends_nothing(bank, tmp_path, encoding):
+def test_a_word_that_the_output_lacks_ends_nothing(bank, tmp_path, encoding, monkeypatch):
     copy = tmp_path / "bank"
     shutil.copytree(bank.path, copy)
     Bank(copy).add(replace(bank["ink"], name="狗🐕é", subjects=(Subject(("<狗1>",), "dog"),)))
-    words = ["-m", "cidm_core", "bank", "list", "--bank", str(copy)]
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    told = python(words, env=environment, encoding=encoding)
-    assert told.returncode == OK, told.stderr
-    assert r"<\u72d71>" in told.stdout
-    machine = python([*words, "--json"], env=environment, encoding=encoding)
-    assert machine.returncode == OK, machine.stderr
-    assert json.loads(machine.stdout)["concepts"][2]["name"] == "狗🐕é"
+
+    def told(*more):
+        with io.TextIOWrapper(io.BytesIO(), encoding=encoding) as out, monkeypatch.context() as now:
+            now.setattr("sys.stdout", out)
+            assert main(["bank", "list", "--bank", str(copy), *more]) == OK
+            out.flush()
+            return out.buffer.getvalue().decode(encoding)
+
+    assert r"<\u72d71>" in told()
+    assert json.loads(told("--json"))["concepts"][2]["name"] == "狗🐕é"
 
 
 def test_as_a_program(bank):
