@@ -279,27 +279,32 @@ def test_a_given_tokenizer_is_for_both(xl_folder, tmp_path):
 # VAE
 
 
-@pytest.mark.parametrize("source", ["checkpoint", "bare", "diffusers file", "old", "folder"])
-def test_a_vae_apart_in_every_form(source, tensors, tmp_path, xl_folder, xl_checkpoint):
-    seven = tmp_path / "seven"
-    make.write_compvis(seven / "m.safetensors", "sdxl-tiny", "fp32", seed=7)
-    make.write_diffusers(seven / "m", "sdxl-tiny", "fp32", seed=7)
-    expected = AutoencoderKL.from_pretrained(seven / "m" / "vae").state_dict()
-    start, path = "first_stage_model.", tmp_path / "vae.safetensors"
-    whole = load_file(seven / "m.safetensors")
+@pytest.fixture(scope="module")
+def vaes(tmp_path_factory):
+    """Where the VAE of another seed is, in every form, and its weights."""
+    seven = tmp_path_factory.mktemp("seven")
+    found = {"checkpoint": seven / "m.safetensors", "folder": seven / "m"}
+    make.write_compvis(found["checkpoint"], "sdxl-tiny", "fp32", seed=7)
+    make.write_diffusers(found["folder"], "sdxl-tiny", "fp32", seed=7)
+    start = "first_stage_model."
+    whole = load_file(found["checkpoint"])
     plain = load_file(seven / "m" / "vae" / "diffusion_pytorch_model.safetensors")
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     aged = plain
     for ours, other in old.items():
         aged = {k.replace(f".{ours}.", f".{other}."): v for k, v in aged.items()}
-    if source == "bare":
-        save_file({k.removeprefix(start): v for k, v in whole.items() if start in k}, path)
-    elif source in ("diffusers file", "old"):
-        save_file(plain if source == "diffusers file" else aged, path)
-    else:
-        path = seven / ("m.safetensors" if source == "checkpoint" else "m")
+    bare = {k.removeprefix(start): v for k, v in whole.items() if start in k}
+    for form, tensors in {"bare": bare, "diffusers file": plain, "old": aged}.items():
+        found[form] = seven / f"{form}.safetensors"
+        save_file(tensors, found[form])
+    return found, AutoencoderKL.from_pretrained(seven / "m" / "vae").state_dict()
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "bare", "diffusers file", "old", "folder"])
+def test_a_vae_apart_in_every_form(source, vaes, xl_folder, xl_checkpoint):
+    paths, expected = vaes
     for model in (xl_folder, xl_checkpoint):
-        base = cpu(model, vae=path)
+        base = cpu(model, vae=paths[source])
         found = base.vae.state_dict()
         assert all(torch.equal(found[name], value) for name, value in expected.items())
         assert base.vae.config.scaling_factor == 0.13025
