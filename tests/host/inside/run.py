@@ -3,9 +3,9 @@
     run.py COMFY SCRIPT [ARGS]    one script
     run.py COMFY                  a script per line of JSON on stdin; see `server.in_host`
 
-Importing ComfyUI takes longer than most scripts do: the second form imports it once, and every
-script gets a fork of that process to itself. A folder of its own, because tests/host/server.py
-would hide ComfyUI's `server` module.
+Importing ComfyUI and diffusers takes longer than most scripts do: the second form imports them
+once, and every script gets a fork of that process to itself. A folder of its own, because
+tests/host/server.py would hide ComfyUI's `server` module.
 """
 
 import ctypes
@@ -37,7 +37,12 @@ def serve():
     """Answer each order with the exit status of its script; minus the signal that ended it."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever ComfyUI prints is no answer
+    import accelerate  # noqa: F401
     import comfy.sd  # noqa: F401
+    from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+    import nodes  # noqa: F401
 
     gc.freeze()  # or the first collection in a fork would copy all that was imported
     for line in sys.stdin:
