@@ -13,7 +13,8 @@ from browser.small import mini_instead, photos_for
 from server import PACK, ROOT
 
 NODES_2 = {"nodes-2": True, "classic": False}
-STEPS, PREVIEW_EVERY = 12, 4
+STEPS = 12
+METHOD = {"preview_every": 4, "batch_size": 1, "variants": 1}
 READABLE = 0.7  # text of 14 px is 10 px then
 WORKFLOWS = {path.stem: json.loads(path.read_text()) for path in ROOT.glob("workflows/*.json")}
 TRY, BOXES, STYLE, INPAINT = (
@@ -33,15 +34,15 @@ PREPARE = """({ values }) => {
   app.api.addEventListener("execution_error", (event) => { heard.error = event.detail; });
 }"""
 # As a user adds the method node: by itself a run shows eight previews, which takes a while.
-FEWER_PREVIEWS = """(every) => {
+WITH_METHOD = """(settings) => {
   const train = app.graph.nodes.find((node) => node.type === "CIDM_TrainConcept");
   const method = LiteGraph.createNode("CIDM_MethodCidm");
   app.graph.add(method);
-  method.widgets.find((each) => each.name === "preview_every").value = every;
+  for (const [name, value] of Object.entries(settings))
+    method.widgets.find((each) => each.name === name).value = value;
   method.connect(0, train, train.findInputSlot("method"));
 }"""
 RUN = "() => document.querySelector('[data-testid=\"queue-button\"]').click()"
-HEARD = "() => window.heard"
 ID_OF = "(type) => app.graph.nodes.find((node) => node.type === type).id"
 SHOW = """({ type, at }) => {
   const { ds } = app.canvas, node = app.graph.nodes.find((each) => each.type === type);
@@ -49,15 +50,18 @@ SHOW = """({ type, at }) => {
   ds.offset = [at[0] - node.pos[0], at[1] - node.pos[1]];
   app.canvas.setDirty(true, true);
 }"""
-# The picture on a node now, wherever this kind of canvas keeps it: address, width.
+# The pictures on a node now (address, width), wherever this kind of canvas keeps them.
 PICTURES = {
-    "classic": """(id) => (app.graph.getNodeById(id).imgs ?? [])
-        .map((each) => [each.src, each.naturalWidth])""",
-    "nodes-2": """(id) => [...document.querySelectorAll(`[data-node-id="${id}"] img`)]
-        .map((each) => [each.src, each.naturalWidth])""",
+    "classic": "(id) => app.graph.getNodeById(id).imgs ?? []",
+    "nodes-2": """(id) => [...document.querySelectorAll(`[data-node-id="${id}"] img`)]""",
 }
-TEXT = """(id) => app.graph.getNodeById(id).widgets
-    .find((each) => each.name === "$$node-text-preview")?.value ?? "" """
+# All that a run shows at a glance: a call costs more than what it looks at.
+SEEN = """(id) => ({
+  heard: window.heard,
+  pictures: (%s)(id).map((each) => [each.src, each.naturalWidth]),
+  text: app.graph.getNodeById(id).widgets
+    .find((each) => each.name === "$$node-text-preview")?.value ?? "",
+})"""
 PRESS = """(label) => [...document.querySelectorAll("button")]
     .find((each) => each.textContent.trim() === label).click()"""
 WIDGET = """([id, name]) => app.graph.getNodeById(id).widgets
@@ -88,13 +92,12 @@ def run(page, kind, watched, seen):
     """Press Run and look at one node until the job has ended."""
     page.evaluate(RUN)
     end = time.monotonic() + 90
-    while not page.evaluate(HEARD)["done"]:
-        heard = page.evaluate(HEARD)
-        assert heard["error"] is None, heard["error"]
+    while not (now := page.evaluate(SEEN % PICTURES[kind], watched))["heard"]["done"]:
+        assert now["heard"]["error"] is None, now["heard"]["error"]
         assert time.monotonic() < end, "the job has not ended"
-        seen.live |= {src for src, width in page.evaluate(PICTURES[kind], watched) if width}
-        seen.texts.append(page.evaluate(TEXT, watched))
-        time.sleep(0.1)
+        seen.live |= {src for src, width in now["pictures"] if width}
+        seen.texts.append(now["text"])
+        time.sleep(0.2)
     page.wait(f"() => !!({SAVED})()")
     seen.saved = page.evaluate(SAVED)
 
@@ -107,10 +110,11 @@ def learned(kind, page, server):
     values = {
         "CIDM_LoadConceptBank": {"new_name": seen.bank},
         "CIDM_TrainConcept": {"steps": STEPS},
+        "EmptyLatentImage": {"batch_size": 1},
         "KSampler": {"steps": 2},
     }
     page.evaluate(PREPARE, {"values": values})
-    page.evaluate(FEWER_PREVIEWS, PREVIEW_EVERY)
+    page.evaluate(WITH_METHOD, METHOD)
     page.evaluate(SHOW, {"type": "CIDM_TrainConcept", "at": [500, 120]})
     run(page, kind, page.evaluate(ID_OF, "CIDM_TrainConcept"), seen)
     return seen
