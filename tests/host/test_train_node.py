@@ -220,16 +220,17 @@ def test_cancel_keeps_the_state_and_the_same_graph_goes_on(server, photos):
     assert same(bank["dog"], bank_of(server, "smooth")["dog"])
 
 
-def test_the_second_concept_sees_the_first(server, learned):
+def test_the_second_concept_sees_the_first(server, photos):
     """Photos and captions as lists from the core's dataset loader, this time."""
-    first = bank_of(server, "whole")["dog"]
+    assert server.run(on_mini("pair", steps=1)).status == "success"
+    bank = bank_of(server, "pair")
+    first = bank["dog"]
     terms = {"orthogonality": "subspace", "common_subspace": "closed_form"}
     lists = {"photo_folder": "", "images": ["data", 0], "captions": ["data", 1]}
-    prompt = training("whole", "cat", **lists, **terms)
+    prompt = on_mini("pair", "cat", **lists, **terms)
     prompt["data"] = node("LoadImageTextDataSetFromFolder", folder="cat")
     result = server.run(prompt)
     assert result.status == "success", result.error
-    bank = bank_of(server, "whole")
     assert list(bank) == ["dog", "cat"]
     assert same(bank["dog"], first)
     alone, after = log_of(bank, "dog")[0], log_of(bank, "cat")[0]
