@@ -9,6 +9,7 @@ from dataclasses import replace
 import diffusers
 import pytest
 import torch
+from make import random_concept
 from safetensors import safe_open
 from test_format2 import ENCODER, FIRST, KEY, draw, everything
 from update_kinds import concepts
@@ -61,9 +62,10 @@ def changes(pipe, paths, path):
     def weights():
         held = {}
         for name in paths:
-            encoder = name.startswith("text_encoder")
-            inner = name.removeprefix("text_encoder.")
-            root = pipe.text_encoder if encoder else pipe.unet
+            part, _, inner = name.partition(".")
+            encoder = part.startswith("text_encoder")
+            root = getattr(pipe, part) if encoder else pipe.unet
+            inner = inner if encoder else name
             if encoder and not hasattr(root, "text_model"):
                 inner = inner.removeprefix("text_model.")
             held[name] = root.get_submodule(inner).weight.detach().clone()
@@ -87,6 +89,41 @@ def test_diffusers_applies_the_low_rank_deltas_of_a_concept_file(tiny_base, pipe
     for name, update in concept.updates.items():
         expected = update.delta if isinstance(update, LowRank) else torch.zeros(1)
         torch.testing.assert_close(found[name], expected.expand_as(found[name]), **SAME)
+
+
+@QUIET
+@pytest.mark.parametrize("exported", [False, True], ids=["concept file", "exported"])
+def test_diffusers_applies_those_of_sdxl(xl_base, tmp_path, exported):
+    """In attn2, attn1 and both text encoders."""
+    inner = "text_model.encoder.layers.1"
+    paths = [f"{layer.path}.{p}" for layer in xl_base.layers for p in ("to_k", "to_out.0")]
+    paths += [f"{xl_base.layers[1].path.replace('attn2', 'attn1')}.{p}" for p in ("to_q", "to_v")]
+    # diffusers reads a text encoder's attention where all four of its layers are there.
+    parts = ("mlp.fc1", *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")))
+    paths += [f"{e}.{inner}.{part}" for e in ("text_encoder", "text_encoder_2") for part in parts]
+    updates = {}
+    for path in paths:
+        out, into = xl_base.module(path).weight.shape
+        updates[path] = LowRank(draw(2, into) / into**0.5, draw(out, 2) / 2, 2.0)
+    concept = replace(random_concept(xl_base, "<a> <b>", seed=1), updates=updates)
+    path = tmp_path / "pets.safetensors"
+    if exported:
+        write_lora(concept, path)
+    else:
+        path.write_bytes(concept_to_bytes(concept))
+    parts = (copy.deepcopy(part) for part in (*xl_base.text_encoders, xl_base.unet))
+    first, second, unet = parts
+    pipe = diffusers.StableDiffusionXLPipeline(
+        xl_base.vae,
+        first,
+        second,
+        *xl_base.tokenizers,
+        unet,
+        diffusers.DDIMScheduler.from_config(xl_base.scheduler_config),
+        add_watermarker=False,
+    )
+    for name, change in changes(pipe, updates, path).items():
+        torch.testing.assert_close(change, updates[name].delta, **SAME, msg=name)
 
 
 @QUIET
