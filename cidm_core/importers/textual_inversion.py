@@ -12,14 +12,14 @@ from torch import Tensor
 from ..checkpoints.weights import open_weights
 from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError, HostError
+from ..families import FAMILIES
 from ..storage.names import default_name
 from ..words import bracketed, new_words
-from .cifc_concept import single_encoder
 
 _METHOD = "textual_inversion"
 _MOST = 8  # tensors; a LoRA has hundreds
 _A1111, _KOHYA = "string_to_param", "emb_params"
-_ENCODERS = ("clip_l", "clip_g", "t5xxl")  # keys of models with several text encoders
+_ENCODERS = ("clip_l", "clip_g", "t5xxl")  # keys of models with several text encoders, in order
 _WIDTHS = {1024: "SD 2", 1280: "SDXL"}
 
 
@@ -77,17 +77,13 @@ def concept_of(
     Raises:
         BankError: If the vectors are of another kind of model, or their number is not the words'.
     """
-    encoder = single_encoder(family, path.name).encoders[0]
-    if {v.shape[1] for v in vectors.values()} != {encoder.dim} or set(vectors) & set(_ENCODERS):
+    rows = _rows(vectors, path, family)
+    first = next(iter(rows.values()))
+    # The tables of several encoders are called after these.
+    words = list(words) or _words(vectors if len(rows) == 1 else {"*": first}, path)
+    if len(words) != len(first):
         raise BankError(
-            f"{path.name} is a textual inversion of another kind of model ({_described(vectors)}); "
-            f"{family} reads words {encoder.dim} wide. Use one that was made for {family}."
-        )
-    rows = torch.cat(list(vectors.values()))
-    words = list(words) or _words(vectors, path)
-    if len(words) != len(rows):
-        raise BankError(
-            f"{path.name} is a textual inversion of {len(rows)} vectors, and {len(words)} words "
+            f"{path.name} is a textual inversion of {len(first)} vectors, and {len(words)} words "
             "were given. Give a word for each, or none to have them made."
         )
     try:
@@ -105,12 +101,35 @@ def concept_of(
             base=base,
             layers=layers,
             updates={},
-            rows={encoder.name: rows[:, None]},
+            rows={name: found[:, None] for name, found in rows.items()},
             method=_METHOD,
             facts={"imported": path.name},
         )
     except ConceptError as caught:
         raise BankError(f"{path.name}: {caught}") from caught
+
+
+def _rows(vectors: Mapping[str, Tensor], path: Path, family: str) -> dict[str, Tensor]:
+    """The vectors (words, dim) that each text encoder of a family reads."""
+    if (row := FAMILIES.get(family)) is None:
+        raise BankError(f"{path.name} cannot be of family {family}, which is unknown here.")
+    if len(row.encoders) == 1 and not set(vectors) & set(_ENCODERS):
+        found = [torch.cat(list(vectors.values()))] if len(_widths(vectors)) == 1 else []
+    else:
+        wanted = [key for key, _ in zip(_ENCODERS, row.encoders, strict=False)]
+        found = [vectors[key] for key in wanted] if set(wanted) == set(vectors) else []
+    dims = [each.dim for each in row.encoders]
+    if [each.shape[1] for each in found] != dims or len({len(each) for each in found}) != 1:
+        raise BankError(
+            f"{path.name} is a textual inversion of another kind of model ({_described(vectors)}); "
+            f"{family} reads words {' and '.join(map(str, dims))} wide. Use one that was made for "
+            f"{family}."
+        )
+    return dict(zip([each.name for each in row.encoders], found, strict=True))
+
+
+def _widths(vectors: Mapping[str, Tensor]) -> set[int]:
+    return {each.shape[1] for each in vectors.values()}
 
 
 def _words(vectors: Mapping[str, Tensor], path: Path) -> list[str]:

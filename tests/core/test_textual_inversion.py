@@ -1,4 +1,4 @@
-"""Textual inversions of SD 1.5 become concepts without weights; all others are named."""
+"""Textual inversions of SD 1.5 and SDXL become concepts without weights; all others are named."""
 
 import pytest
 import torch
@@ -73,6 +73,40 @@ def test_its_words_draw_what_its_vectors_mean(save, tiny_base, tmp_path):
     assert drawn[0].tobytes() == drawn[1].tobytes()
     other = generate(tiny_base, bank, "a red cat", config=config)[0]
     assert other.tobytes() != drawn[1].tobytes()
+
+
+def of_sdxl(words=2):
+    """As kohya, diffusers and ComfyUI have them."""
+    return {"clip_g": torch.randn(words, 1280), "clip_l": torch.randn(words, 768)}
+
+
+def test_one_of_sdxl_has_vectors_for_both_encoders(save, xl_base, tmp_path):
+    table, bank = of_sdxl(), Bank(tmp_path / "bank")
+    concept, _ = take(save("my toy.safetensors", table), bank, xl_base)
+    assert concept.words == ("<my_toy-1>", "<my_toy-2>")
+    assert torch.equal(concept.rows["text_encoder"], table["clip_l"][:, None])
+    assert torch.equal(concept.rows["text_encoder_2"], table["clip_g"][:, None])
+    size = SampleConfig(steps=1, width_px=64, height_px=64)
+    drawn = [
+        generate(xl_base, bank, f"a {word}", config=size)[0]
+        for word in ("<my_toy-1> <my_toy-2>", "toy")
+    ]
+    assert drawn[0].tobytes() != drawn[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"emb_params": TWO},
+        {"clip_l": TWO},
+        {"clip_l": TWO, "clip_g": torch.ones(3, 1280)},
+        {"clip_l": TWO, "clip_g": torch.ones(2, 1024)},
+        {**of_sdxl(), "t5xxl": torch.ones(2, 4096)},
+    ],
+)
+def test_those_that_sdxl_does_not_read(save, xl_base, tmp_path, table):
+    with pytest.raises(BankError, match=r"SDXL reads words 768 and 1280 wide"):
+        take(save("x.safetensors", table), Bank(tmp_path / "bank"), xl_base)
 
 
 def test_a_bank_tells_the_model_and_the_user_the_words(save, tmp_path):
