@@ -7,20 +7,25 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from learning_samples import learn
+from learning_samples import config, learn, photos
 from safetensors.torch import load_file, save_file
 
+from cidm_core.bank import Bank
 from cidm_core.checkpoints.schedule import SCHEDULE, says_v, schedule_of, without_signal
 from cidm_core.cli import main
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
+from cidm_core.diffusers_host.job import prepare
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.diffusers_host.pipeline import make_plan
 from cidm_core.diffusers_host.schedulers import SCHEDULERS, make_scheduler
 from cidm_core.errors import HostError
 from cidm_core.methods.cidm import CidmConfig
 from cidm_core.regions import Region
+from cidm_core.training.data import TrainingSubject
 from cidm_core.training.doubt import FIRST, doubt
+from cidm_core.training.lesson import Lesson
+from cidm_core.training.processes import Alone
 
 SIZE = {"width_px": 64, "height_px": 64}
 V = {**SCHEDULE, "prediction_type": "v_prediction"}
@@ -249,3 +254,14 @@ def test_a_model_that_is_taken_for_the_wrong_one_is_doubted(tmp_path, caplog):
 def test_what_is_doubted(count, loss, given, doubted):
     rows = [{"denoise": loss, "skipped": False}] * (count - 1) + [{"skipped": True}]
     assert bool(doubt(rows, CidmConfig(**given))) == doubted
+
+
+def test_a_state_goes_on_with_its_own_noise_levels_only(tiny_base, tmp_path):
+    def run(schedule):
+        base = replace(tiny_base, scheduler_config=dict(schedule))
+        held = TrainingSubject(photos(), "<d1> <d2>", "dog")
+        lesson = Lesson((held,), (), "cidm", config(resolution_px=64))
+        return prepare(base, Bank(tmp_path), lesson, None, "refuse", Alone()).folder.run
+
+    assert run(SCHEDULE) == run(SCHEDULE)
+    assert len({run(schedule) for schedule in (SCHEDULE, V, WITHOUT_SIGNAL)}) == 3
