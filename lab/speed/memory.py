@@ -113,7 +113,7 @@ def count_memory(base: Base, preset: str, precision: str, size_px: int) -> dict[
         "preset": preset,
         "precision": precision,
         "size_px": size_px,
-        "weights_gb": round(model / GB, 2),
+        "weights_gb": round(model / GB, 3),
         "kept_for_backward_gb": round(kept.peak / GB, 2),
         "sum_gb": round((model + kept.peak) / GB, 2),
     }

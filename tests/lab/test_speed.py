@@ -114,7 +114,20 @@ def test_consolidation(run):
 
 
 def test_memory(run):
-    fp32, bf16, low = run("memory", "--quick")["rows"]
+    fp32, bf16, low, _ = run("memory", "--quick")["rows"]
     assert fp32["weights_gb"] >= bf16["weights_gb"]
     assert fp32["kept_for_backward_gb"] >= bf16["kept_for_backward_gb"]
     assert low["kept_for_backward_gb"] <= bf16["kept_for_backward_gb"]
+
+
+def test_token_layers(run, xl_checkpoint):
+    report = run("token_layers", "--quick", "--model", str(xl_checkpoint))
+    found = {row["token_layers"]: row["versions"] for row in report["rows"]}
+    assert found == {"layer": 8, "block": 4, "one": 1}
+
+
+def test_memory_of_a_checkpoint(run, xl_checkpoint):
+    """Eight bits instead of sixteen, and no text encoders."""
+    report = run("memory", "--quick", "--model", str(xl_checkpoint))
+    held = {(row["preset"], row["precision"]): row["weights_gb"] for row in report["rows"]}
+    assert held["least-vram", "bf16"] < held["low-vram", "bf16"] <= held["balanced", "bf16"]
