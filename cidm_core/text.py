@@ -39,3 +39,11 @@ class TextContext:
     def at(self, layer: int) -> Tensor:
         """What a cross-attention layer reads, (tokens, dim)."""
         return self.states[min(layer, len(self.states) - 1)]
+
+
+def pooled_text(versions: Tensor) -> Tensor:
+    """The pooled text (dim,) of a prompt's versions (layers, dim): a UNet reads one for all layers.
+
+    It is their mean; how far one layer's words reach into it is then the same for all layers.
+    """
+    return versions.mean(0)

@@ -63,10 +63,12 @@ def _around(make, layers):
 
 
 def _encoder(make, layers):
-    """The text encoder, and keys of cross-attention."""
-    layer = "text_encoder.text_model.encoder.layers.0"
-    found = make.low(f"{layer}.self_attn.q_proj", 2) | make.full(f"{layer}.self_attn.v_proj")
-    found |= make.low(f"{layer}.mlp.fc1", 3)
+    """The text encoders, and keys of cross-attention."""
+    found = {}
+    for row in make.model.family.encoders:
+        layer = f"{row.name}.text_model.encoder.layers.0"
+        found |= make.low(f"{layer}.self_attn.q_proj", 2) | make.full(f"{layer}.self_attn.v_proj")
+        found |= make.low(f"{layer}.mlp.fc1", 3)
     return found | {k: v for at in layers for k, v in make.low(f"{at}.to_k", 2).items()}
 
 

@@ -18,7 +18,7 @@ from ..calls import Name
 from ..concept import Concept
 from ..sampling.encoder_updates import changing, encoder_deltas
 from ..sampling.versions import distinct_versions
-from ..text import Spans, TextContext
+from ..text import Spans, TextContext, pooled_text
 from .base import Base, changed_weights
 from .prompt_weights import apply_weights, foreign_syntax
 from .tokens import Tokens, tokenise
@@ -171,7 +171,7 @@ def _pooled(
     states = output.last_hidden_state[rows, torch.tensor(ends).to(rows)]
     projected: Tensor = encoder.text_projection(states)
     split = projected.split(list(copies))
-    return [each.mean(0) for each in map(_for_each_version, split, versions)]
+    return [pooled_text(each) for each in map(_for_each_version, split, versions)]
 
 
 def _run(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...cidm_core.errors import FamilyError, HostError
 from ...cidm_core.families import Family, fingerprint
 from . import comfy as host
-from .model import base_weight, model_facts, probed_weights
+from .model import ModelFacts, base_weight, facts_of_pair, model_facts, probed_weights
 
 if TYPE_CHECKING:
     from ...cidm_core.diffusers_host.base import Base
@@ -36,7 +36,7 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
     Call it outside inference mode, or nothing can be learned on it.
 
     Args:
-        model: ModelPatcher of a plain Stable Diffusion 1.x model, or of mini-sd.
+        model: ModelPatcher of a plain Stable Diffusion 1.x or XL model, or of mini-sd.
         clip: Its CLIP object.
         vae: Any VAE object with the model's latents; it is used as it is, not copied.
         precision: "fp32", "bf16" or "fp16".
@@ -52,19 +52,20 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
 
     prediction = _prediction(model)
     sigmas = model.get_model_object("model_sampling").sigmas
-    text_weights, tokenizer, text_heads = _text_encoder(clip)
-    tensors = {**_unet_weights(model), **text_weights}
+    facts = facts_of_pair(model, clip)
+    encoders = facts.encoders
+    tensors = {**_unet_weights(model), **_text_weights(clip, facts)}
     base = base_from_tensors(
         _NAME,
         _weights(tensors),
-        (tokenizer,),
+        tuple(each.tokenizer(clip) for each in encoders),
         HostVae(vae, model.get_model_object("latent_format")),
         Target(host.torch_device(), DTYPES[precision]),
         scheduler_config=schedule_of(sigmas, prediction),
-        heads=_heads(model.model.diffusion_model, "UNet"),
-        text_heads=(text_heads,),
+        heads=_unet_heads(model.model.diffusion_model),
+        text_heads=[_heads(each.module(clip).transformer, each.row.title) for each in encoders],
     )
-    del tensors, text_weights
+    del tensors
     file = _file_of(model)
     base.name = file.stem if file else base.family.name
     try:
@@ -133,38 +134,44 @@ def _unet_weights(model: Any) -> dict[str, Tensor]:
     return {f"{UNET}{key.removeprefix(start)}": base_weight(model, key) for key in names}
 
 
-def _text_encoder(clip: Any) -> tuple[dict[str, Tensor], Any, int]:
-    """Weights, tokenizer and heads of a CLIP that has one CLIP text model and nothing else."""
-    from ...cidm_core.checkpoints.text_encoders import CLIP
+def _text_weights(clip: Any, facts: ModelFacts) -> dict[str, Tensor]:
+    """The text encoders' tensors by the names of a checkpoint, without any LoRA."""
+    from ...cidm_core.checkpoints.text_encoders import prefixes_of
 
-    whole = clip.cond_stage_model
-    part = getattr(whole, "clip", "")
-    module = getattr(whole, part, None) if isinstance(part, str) else None
-    transformer = getattr(module, "transformer", None)
-    if not isinstance(transformer, nn.Module) or not hasattr(transformer, "text_model"):
-        raise HostError(
-            f"The CLIP socket carries a {type(whole).__name__}, which is no text encoder of Stable "
-            "Diffusion 1.x. Connect the CLIP of the same checkpoint, or load one with type "
-            "'stable_diffusion'."
-        )
-    start = f"{part}.transformer."
-    names = [k for k in whole.state_dict() if k.startswith(start) and "position_ids" not in k]
-    # The patcher's model is the text encoder itself.
-    found = {f"{CLIP}{key.removeprefix(start)}": base_weight(clip.patcher, key) for key in names}
-    tokenizer = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", part)).tokenizer
-    return found, tokenizer, _heads(transformer, "text encoder")
+    found: dict[str, Tensor] = {}
+    names = [key for key in clip.cond_stage_model.state_dict() if "position_ids" not in key]
+    for each, prefix in zip(facts.encoders, prefixes_of(facts.family), strict=True):
+        # The patcher's model is the text encoders' own.
+        found |= {
+            f"{prefix}{key.removeprefix(each.start)}": base_weight(clip.patcher, key)
+            for key in names
+            if key.startswith(each.start)
+        }
+    return found
+
+
+def _unet_heads(unet: nn.Module) -> int | None:
+    """Attention heads of a UNet; None if there is one for every 64 channels, as in SDXL."""
+    many = len(_numbers(unet, "heads")) > 1 and _numbers(unet, "dim_head") == {64}
+    return None if many else _heads(unet, "UNet")
 
 
 def _heads(module: nn.Module, part: str) -> int:
-    counts = {getattr(each, "heads", None) for each in module.modules()}
-    found = {count for count in counts if isinstance(count, int)}
+    found = _numbers(module, "heads")
     if len(found) != 1:
         listed = ", ".join(map(str, sorted(found))) or "none"
         raise FamilyError(
             f"The connected model has a {part} with attention heads: {listed}. Stable Diffusion "
-            "1.x has one number in all layers; load such a checkpoint."
+            "1.x has one number in all layers, SDXL one head for every 64 channels; load such a "
+            "checkpoint."
         )
     return found.pop()
+
+
+def _numbers(module: nn.Module, name: str) -> set[int]:
+    """The values of an attribute in all modules that have it."""
+    counts = {getattr(each, name, None) for each in module.modules()}
+    return {count for count in counts if isinstance(count, int)}
 
 
 def _prediction(model: Any) -> str:
@@ -172,7 +179,7 @@ def _prediction(model: Any) -> str:
 
     Raises:
         HostError: If it is neither noise nor v, or the checkpoint says v, which the host passes
-            over in Stable Diffusion 1.x.
+            over.
     """
     from ...cidm_core.checkpoints.schedule import says_v
 

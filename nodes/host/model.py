@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from ...cidm_core.checkpoints.compvis import UNET, unet_config, unet_name
-from ...cidm_core.checkpoints.geometry import check_built, family_of, layers_of
+from ...cidm_core.checkpoints.geometry import family_of, layers_of
 from ...cidm_core.errors import FamilyError
 from ...cidm_core.families import CrossAttention, Family, fingerprint, fingerprint_paths
+from ...cidm_core.updates import TEXT_ENCODERS
+from .encoders import HostEncoder, encoders_of
 
 _UNET = "diffusion_model."
 
@@ -27,6 +29,7 @@ class ModelFacts:
         fingerprint: Name of the weights.
         config: Of the UNet, as diffusers has it.
         shapes: Of the UNet's weights, by their names in the host.
+        encoders: The text encoders, where a CLIP was told of.
         encoder_shapes: Of the text encoders' weights, by paths as concepts have them.
     """
 
@@ -35,7 +38,8 @@ class ModelFacts:
     fingerprint: str
     config: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
-    encoder_shapes: Mapping[str, tuple[int, ...]]
+    encoders: tuple[HostEncoder, ...] = ()
+    encoder_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, Any])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,9 +50,15 @@ class ModelFacts:
         """Where ComfyUI's UNet has a module of diffusers' UNet."""
         return _host_path(path, self.config)
 
+    def encoder_key(self, path: str) -> str:
+        """Name in the CLIP's state dict of a text encoder's weight, by its path in concepts."""
+        name, _, rest = path.partition(".")
+        (start,) = (each.start for each in self.encoders if each.row.name == name)
+        return f"{start}{rest}.weight"
+
     def shape_of(self, path: str) -> tuple[int, ...] | None:
         """Shape of the weight at a path as concepts have it; None if there is none."""
-        if path.startswith("text_encoder"):
+        if path.startswith(TEXT_ENCODERS):
             return self.encoder_shapes.get(path)
         with contextlib.suppress(KeyError, IndexError, ValueError):  # no path that a UNet can have
             return self.shapes.get(f"{UNET}{self.host_path(path)}.weight")
@@ -72,32 +82,18 @@ def base_weight(model: Any, key: str) -> Tensor:
     return weight
 
 
-def encoder_key(clip: Any, path: str) -> str:
-    """Name in a CLIP's state dict of the weight at a path as concepts have it."""
-    encoder, _, rest = path.partition(".")
-    # A model of one encoder says what it is called.
-    first = getattr(clip.cond_stage_model, "clip", "clip_l")
-    part = "clip_g" if encoder == "text_encoder_2" else first
-    return f"{part}.transformer.{rest}.weight"
-
-
-def _encoder_shapes(clip: Any, family: Family) -> dict[str, tuple[int, ...]]:
+def _encoder_shapes(clip: Any, encoders: Sequence[HostEncoder]) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
-    for row in family.encoders:
-        start, end = encoder_key(clip, f"{row.name}.").split(".weight")[0], ".weight"
-        for key, weight in clip.cond_stage_model.state_dict().items():
-            if key.startswith(start) and key.endswith(end):
-                path = key.removeprefix(start).removesuffix(end)
-                found[f"{row.name}.{path}"] = tuple(weight.shape)
+    for key, weight in clip.cond_stage_model.state_dict().items():
+        for each in encoders:
+            if key.startswith(each.start) and key.endswith(".weight"):
+                path = key.removeprefix(each.start).removesuffix(".weight")
+                found[f"{each.row.name}.{path}"] = tuple(weight.shape)
     return found
 
 
-def model_facts(model: Any, clip: Any = None) -> ModelFacts:
+def model_facts(model: Any) -> ModelFacts:
     """Read a MODEL's family, layers and fingerprint off its weights.
-
-    Args:
-        model: What is on the MODEL socket.
-        clip: Its CLIP, where concepts are to be checked that change the text encoder.
 
     Raises:
         FamilyError: If concepts do not exist for this kind of model.
@@ -108,16 +104,27 @@ def model_facts(model: Any, clip: Any = None) -> ModelFacts:
     if f"{UNET}input_blocks.0.0.weight" not in shapes:
         raise FamilyError(
             f"{name} is a {type(model.model).__name__}, not a Stable Diffusion UNet. Concepts are "
-            "learned on Stable Diffusion 1.x for now; load such a checkpoint."
+            "learned on Stable Diffusion 1.x and XL; load such a checkpoint."
         )
     config = unet_config(name, shapes)
     # An inpainting model has more input channels; concepts of the plain one fit it.
     config["in_channels"] = config["out_channels"]
     family, layers = family_of(name, config), layers_of(name, config)
-    check_built(name, family)
     name = fingerprint(probed_weights(model, layers, config))
-    encoders = {} if clip is None else _encoder_shapes(clip, family)
-    return ModelFacts(family, layers, name, config, shapes, encoders)
+    return ModelFacts(family, layers, name, config, shapes)
+
+
+def facts_of_pair(model: Any, clip: Any) -> ModelFacts:
+    """`model_facts` with what the CLIP of a MODEL tells: names and shapes of text encoders.
+
+    Raises:
+        FamilyError: If concepts do not exist for this kind of model.
+        HostError: If the CLIP is of another family, or lacks an encoder.
+    """
+    facts = model_facts(model)
+    encoders = encoders_of(clip, facts.family)
+    shapes = _encoder_shapes(clip, encoders)
+    return replace(facts, encoders=encoders, encoder_shapes=shapes)
 
 
 def probed_weights(

@@ -17,6 +17,7 @@ from ..sampling.conditions import REQUEST, CondEntry, RowRequest
 
 _PLACE = ("area", "mask", "mask_strength", "set_area_to_bounds", "strength")
 _CONTROL = ("control", "control_apply_to_uncond")
+_SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
 _MOST = 64  # conditionings of a row
 
 _Insert = tuple[CondEntry, Sequence[CondEntry], int]
@@ -54,7 +55,7 @@ class SceneRows:
         # While the region has nothing to say, its row is that of the picture.
         picture = _whole(self._texts["negative" if text.endswith("negative") else "positive"])
         rest = [each for gap in gaps(map(_time, entries)) for each in _during(picture, gap)]
-        rows = [*self._controlled(entries), *rest]
+        rows = [*self._controlled(_sized_as(picture, entries)), *rest]
         return [_asking(each, RowRequest(self._by(weighed_by, text, each))) for each in rows]
 
     def _attended(
@@ -136,6 +137,16 @@ def _whole(entries: Sequence[CondEntry]) -> list[CondEntry]:
         if _placed(entry)
     ]
     return [*whole, *(e for gap in gaps(map(_time, whole)) for e in _during(placed, gap))]
+
+
+def _sized_as(picture: Sequence[CondEntry], entries: Sequence[CondEntry]) -> list[CondEntry]:
+    """Conditionings with the picture's sizes, which SDXL reads, unless they tell their own."""
+    told = [{k: v for k, v in entry[1].items() if k in _SIZES} for entry in picture]
+    size = next(filter(None, told), {})
+    return [
+        entry if any(key in entry[1] for key in _SIZES) else [entry[0], {**size, **entry[1]}]
+        for entry in entries
+    ]
 
 
 def _placed(entry: CondEntry) -> bool:

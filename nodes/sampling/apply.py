@@ -14,7 +14,7 @@ from ...cidm_core.pictures.sheets import stack
 from ...cidm_core.pictures.weights import weights_picture
 from ...cidm_core.sampling.plan import weights_in_words
 from ..host.inputs import inputs_of, settings_from
-from ..host.model import model_facts
+from ..host.model import facts_of_pair
 from ..host.pictures import shown, to_tensor
 from ..host.sockets import RegionPrompt, RegionsSocket, bank_input, schema
 from .banked import attach_hooks
@@ -60,7 +60,7 @@ class ApplyConceptBank(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, clip: Any, bank: Bank, **settings: Any) -> io.NodeOutput:
         config = settings_from(SampleConfig, settings)
-        facts = model_facts(model, clip)
+        facts = facts_of_pair(model, clip)
         bank.check(facts, allow_other_base=config.allow_other_base)
         taught = teach(clip, ConceptText(bank, facts, config))
         return io.NodeOutput(attach_hooks(model, facts, config), taught)

@@ -8,7 +8,7 @@ the concepts' weights along.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -24,11 +24,10 @@ from ...cidm_core.sampling.concept_weights import check_words, participants, wei
 from ...cidm_core.sampling.encoder_updates import changes_encoder, encoder_deltas
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
-from ..host.model import ModelFacts, encoder_key
+from ..host.model import ModelFacts
 from .prompts import TRACES, ConceptPrompt, concept_id
-from .tokens import Binding, Expanded, HostTokens, phrase_of, spans_of, word_of
-
-_ENCODERS = {"l": "text_encoder", "g": "text_encoder_2"}  # ComfyUI's name -> ours
+from .tokens import Binding, Expanded, HostTokens, named_by, spans_of
+from .versions import encoding_versions
 
 
 class _Held(Mapping[str, Concept]):
@@ -86,18 +85,33 @@ class ConceptText:
     def _rows(self, encoder: str, word: str) -> Tensor:
         """Embeddings of a concept word in ComfyUI's encoder of that name, (layers or 1, dim)."""
         concept = self._held[self.owners[word]]
-        return concept.rows[_ENCODERS[encoder]][concept.words.index(word)].float()
+        (ours,) = (each.row.name for each in self.facts.encoders if each.key == encoder)
+        return concept.rows[ours][concept.words.index(word)].float()
 
     def encoding(self, clip: Any, tokens: HostTokens) -> Encoding:
         """The tokens for every layer, and the CLIP with what the named concepts change in it."""
-        first = next(iter(tokens.values()))
-        called = [c for chunk in first for t in chunk if (c := word_of(t) or phrase_of(t))]
+        chunks = [chunk for of_encoder in tokens.values() for chunk in of_encoder]
+        called = dict.fromkeys(name for chunk in chunks for t in chunk if (name := named_by(t)))
         names = dict.fromkeys(self.owners[each] for each in called)
         changing = [c for name in names if changes_encoder(c := self._held[name])]
         deltas = encoder_deltas(changing, self.config.strength)
         expanded = self._binding.expand(tokens, len(self.facts.layers))
-        changed = _with_deltas(clip, deltas) if deltas else clip
-        return Encoding(changed, expanded, spans_of(clip, first), tuple(called), tuple(names))
+        changed = self._with_deltas(clip, deltas) if deltas else clip
+        return Encoding(changed, expanded, spans_of(clip, tokens), tuple(called), tuple(names))
+
+    def _with_deltas(self, clip: Any, deltas: Mapping[str, Tensor]) -> Any:
+        """A copy of a CLIP whose text encoders have other weights; the host swaps them."""
+        changed = clip.clone()
+        patches = {self.facts.encoder_key(at): ("diff", (delta,)) for at, delta in deltas.items()}
+        changed.add_patches(patches, 1.0)
+        return changed
+
+    def encoded(
+        self, encoding: Encoding, encode: Callable[..., Any], *args: Any, **more: Any
+    ) -> Any:
+        """What a stock method makes of the tokens."""
+        with encoding_versions(encoding.clip, self.facts.encoders, encoding.tokens):
+            return encode(encoding.tokens, *args, **more)
 
     def prompt(self, clip: Any, encoding: Encoding, encoded: Tensor) -> ConceptPrompt:
         """Weigh the concepts for one encoded prompt.
@@ -116,7 +130,7 @@ class ConceptText:
         _, weights = weigh(all_layers, present)
         single = len(text.states) == 1
         plain = encoded if single else text.states.mean(0, keepdim=True).to(encoded)
-        called = ", ".join(dict.fromkeys(encoding.called))
+        called = ", ".join(encoding.called)
         known = {concept_id(self.bank, concept): concept for concept in concepts}
         words = [place for at in text.spans.triggers.values() for place in at]
         TRACES.remember(called, plain, words, self.facts.family.encoders[0].max_tokens)
@@ -128,7 +142,7 @@ class ConceptText:
         key = (text, clip.layer_idx, getattr(clip.patcher, "patches_uuid", None))
         if key not in self._encoded:
             encoding = self.encoding(clip, self.tokenize(clip, text))
-            encoded = encoding.clip.stock_encode(encoding.tokens)
+            encoded = self.encoded(encoding, encoding.clip.stock_encode)
             self._encoded[key] = encoding.context(encoded)
         return self._encoded[key]
 
@@ -169,14 +183,6 @@ class _Encoder:
         return [self.text.triggers_of(self.clip, group) for group in groups]
 
 
-def _with_deltas(clip: Any, deltas: Mapping[str, Tensor]) -> Any:
-    """A copy of a CLIP whose text encoders have other weights; the host puts them in and out."""
-    changed = clip.clone()
-    patches = {encoder_key(clip, path): ("diff", (delta,)) for path, delta in deltas.items()}
-    changed.add_patches(patches, 1.0)
-    return changed
-
-
 class _KnowsConcepts:
     """Mixed into the class of a CLIP object; the stock methods stay reachable as `stock_*`."""
 
@@ -204,9 +210,9 @@ class _KnowsConcepts:
             options = {"return_pooled": return_pooled, "return_dict": return_dict}
             return self.stock_encode(tokens, **options)
         encoding = self.concept_text.encoding(self, tokens)
-        found = encoding.clip.stock_encode(
-            encoding.tokens, return_pooled=return_pooled, return_dict=True
-        )
+        encode = encoding.clip.stock_encode
+        options = {"return_pooled": return_pooled, "return_dict": True}
+        found = self.concept_text.encoded(encoding, encode, **options)
         prompt = self.concept_text.prompt(self, encoding, found["cond"])
         if return_dict:
             return {**found, "cond": prompt.plain, **prompt.options()}
@@ -215,7 +221,8 @@ class _KnowsConcepts:
     def encode_from_tokens_scheduled(self, tokens: HostTokens, *args: Any, **kwargs: Any) -> Any:
         encoding = self.concept_text.encoding(self, tokens)
         result: list[list[Any]] = []
-        for encoded, options in encoding.clip.stock_scheduled(encoding.tokens, *args, **kwargs):
+        encode = encoding.clip.stock_scheduled
+        for encoded, options in self.concept_text.encoded(encoding, encode, *args, **kwargs):
             prompt = self.concept_text.prompt(self, encoding, encoded)
             result.append([prompt.plain, {**options, **prompt.options()}])
         return result

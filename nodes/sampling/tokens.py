@@ -28,9 +28,15 @@ FindRows = Callable[[str, str], Tensor]
 
 
 class Expanded(dict[str, Any]):
-    """HostTokens repeated for every layer, which the stock encoder takes as they are."""
+    """HostTokens repeated for every layer, which the stock encoder takes as they are.
 
-    copies = 1
+    Attributes:
+        copies: How often.
+        versions: By encoder, for each copy the first one with the same tokens.
+    """
+
+    copies: int
+    versions: dict[str, list[int]]
 
 
 class _PhraseToken(int):
@@ -44,9 +50,9 @@ def word_of(token: Token) -> str | None:
     return getattr(token[0], "concept_word", None)
 
 
-def phrase_of(token: Token) -> str | None:
-    """The trigger phrase that a token belongs to."""
-    return getattr(token[0], "phrase", None)
+def named_by(token: Token) -> str | None:
+    """The concept word that a token stands for, or the trigger phrase that it belongs to."""
+    return word_of(token) or getattr(token[0], "phrase", None)
 
 
 class Binding:
@@ -109,6 +115,9 @@ class Binding:
         }
         held = [len(each) for of_encoder in rows.values() for each in of_encoder.values()]
         expanded.copies = layers if any(n > 1 for n in held) else 1
+        expanded.versions = {
+            name: _versions(list(own.values()), expanded.copies) for name, own in rows.items()
+        }
 
         def at(token: Token, layer: int, own: Mapping[str, Tensor]) -> Token:
             word = word_of(token)
@@ -125,6 +134,13 @@ class Binding:
         return expanded
 
 
+def _versions(rows: Sequence[Tensor], copies: int) -> list[int]:
+    """For each copy the first in which all words have the same rows, (layers or 1, dim) each."""
+    ids = [each.unique(dim=0, return_inverse=True)[1].tolist() for each in rows]
+    keys = [tuple(own[min(copy, len(own) - 1)] for own in ids) for copy in range(copies)]
+    return [keys.index(key) for key in keys]
+
+
 def _tagged(clip: Any, phrases: Iterable[str], tokens: HostTokens) -> HostTokens:
     """Tag the tokens of trigger phrases, longest phrase first."""
     for phrase in sorted(phrases, key=len, reverse=True):
@@ -134,21 +150,35 @@ def _tagged(clip: Any, phrases: Iterable[str], tokens: HostTokens) -> HostTokens
     return tokens
 
 
-def spans_of(clip: Any, chunks: Sequence[Sequence[Token]]) -> Spans:
+def spans_of(clip: Any, tokens: HostTokens) -> Spans:
     """Where words stand among the tokens of all chunks; start, end and padding are none.
+
+    Two encoders may read two texts, side by side: a place is a word's if it is that in either.
 
     Args:
         clip: Whose tokens they are.
-        chunks: Of one encoder, before they were repeated for the layers.
+        tokens: Before they were repeated for the layers.
     """
-    end = next(iter(_ends(clip).values()))
+    ends = _ends(clip)
+    found = [_spans(chunks, ends[name]) for name, chunks in tokens.items()]
+    names = dict.fromkeys(name for each in found for name in each.triggers)
+    triggers = {
+        name: tuple(sorted({place for each in found for place in each.triggers.get(name, ())}))
+        for name in names
+    }
+    taken = {place for places in triggers.values() for place in places}
+    plain = {place for each in found for place in each.plain}
+    return Spans(triggers, tuple(sorted(plain - taken)))
+
+
+def _spans(chunks: Sequence[Sequence[Token]], end: int) -> Spans:
     triggers: dict[str, tuple[int, ...]] = {}
     plain: list[int] = []
     place = 0
     for chunk in chunks:
         last = next((i for i, t in enumerate(chunk) if i and _is(t, end)), len(chunk))
         for i, token in enumerate(chunk):
-            trigger = word_of(token) or phrase_of(token)
+            trigger = named_by(token)
             if trigger is not None:
                 triggers[trigger] = (*triggers.get(trigger, ()), place + i)
             elif 0 < i < last:

@@ -28,20 +28,31 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (HERE not in item.path.parents, "page" in item.fixturenames))
 
 
-@pytest.fixture(scope="session")
-def checkpoint():
-    """A random SD 1.5 checkpoint both hosts open, made once per version of its generator."""
+def _made_once(name, preset):
+    """A random checkpoint, made once per version of its generator."""
     makers = (make_checkpoint, checkpoint_presets)
     source = b"".join(Path(maker.__file__).read_bytes() for maker in makers)
     folder = Path(tempfile.gettempdir()) / f"cidm-tests-{hashlib.sha256(source).hexdigest()[:12]}"
     folder.mkdir(exist_ok=True)
-    path = folder / CHECKPOINT
+    path = folder / name
     with FileLock(folder / ".lock"):
         if not path.is_file():
             half = folder / f"{os.getpid()}.safetensors"
-            make_checkpoint.write_compvis(half, "host", "fp16", tokenizer=False)
+            make_checkpoint.write_compvis(half, preset, "fp16", tokenizer=False)
             half.replace(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint():
+    """A random SD 1.5 checkpoint both hosts open."""
+    return _made_once(CHECKPOINT, "host")
+
+
+@pytest.fixture(scope="session")
+def xl_checkpoint():
+    """A random SDXL checkpoint both hosts open, ComfyUI with `inside/small_xl.py`."""
+    return _made_once("sdxl-random.safetensors", "sdxl-words")
 
 
 @pytest.fixture(scope="session")

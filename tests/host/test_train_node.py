@@ -406,7 +406,6 @@ def test_a_run_that_ends_early_leaves_no_memory_taken_and_the_bank_whole(found):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("sdxl", "carries a SDXLClipModel"),
         ("scales", "quantised, with scales"),
         ("integers", "quantised (a.weight: torch.int8)"),
         ("inpainting", "an inpainting model"),

@@ -142,6 +142,11 @@ PRESETS = {
         sdxl_vae_config((32, 32, 64, 64), 2),
         *((2, 2), (64, 64), 768),
     ),
+    "sdxl-words": sdxl_preset(
+        sdxl_unet_config((32, 64), (0, 2), 1),
+        sdxl_vae_config((32, 32, 32, 32), 1),
+        *((3, 3), (64, 64), 49408),
+    ),
     "sdxl-host": sdxl_preset(
         sdxl_unet_config((320, 320, 320), (0, 1, 2), 2), _FULL_SDXL_VAE, *_FULL_SDXL_TEXT
     ),

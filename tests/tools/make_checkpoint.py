@@ -15,6 +15,8 @@ l16   all 16 cross-attention layers of SD 1.5, every level 320 wide (ComfyUI loa
 full  the real geometry, 1.07 billion parameters, 2.1 GB in fp16
 sdxl-tiny  SDXL family, but 32 and 64 wide, one layer per block, text encoders of two layers
 sdxl-slim  the blocks of SDXL and its 70 cross-attention layers, 32 and 64 wide
+sdxl-words  sdxl-tiny with CLIP's vocabulary and text encoders of three layers, for ComfyUI, whose
+           loader has to be told of them: 240 MB in fp16
 sdxl-host  the smallest that ComfyUI loads as an SDXL: Segmind Vega's blocks with attention in the
            middle one, so 17 cross-attention layers, 320 wide; the real text encoders, 1.9 GB
 sdxl-full  the real geometry, 3.47 billion parameters, 6.9 GB in fp16

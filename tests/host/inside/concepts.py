@@ -21,7 +21,10 @@ def concept(facts, number, words):
             down, up = random(4, into, seed=seed) * into**-0.5, random(out, 4, seed=seed + 5) * 0.5
             name = f"{layer.path}.{projection}"
             updates[name] = pack("cidm_core.updates").LowRank(down, up, 4.0)
-    tokens = random(len(words), len(facts.layers), facts.family.context_dim, seed=number) * 0.05
+    rows = {
+        row.name: random(len(words), len(facts.layers), row.dim, seed=number + 500 * i) * 0.05
+        for i, row in enumerate(facts.family.encoders)
+    }
     return pack("cidm_core.concept").Concept(
         name=f"c{number}",
         subjects=(pack("cidm_core.concept").Subject(words, "thing"),),
@@ -29,7 +32,7 @@ def concept(facts, number, words):
         base=facts.fingerprint,
         layers=tuple(layer.path for layer in facts.layers),
         updates=updates,
-        rows={"text_encoder": tokens},
+        rows=rows,
     )
 
 

@@ -22,7 +22,7 @@ FullRank = pack("cidm_core.updates").FullRank
 apply, guider_node = pack("nodes.sampling.apply"), pack("nodes.regions.guider")
 host, sockets = pack("nodes.host.model"), pack("nodes.host.sockets")
 model, clip, vae = pack("nodes.mini.load").LoadMiniModel.execute().args[:3]
-facts = host.model_facts(model, clip)
+facts = host.facts_of_pair(model, clip)
 made = update_kinds.concepts(facts, pack)
 FOLDER = Path(tempfile.mkdtemp())
 found = {}
@@ -55,7 +55,7 @@ def loaded(concept):
     patched, taught = comfy.sd.load_lora_for_models(model, clip, file, 1.0, 1.0)
     deltas = changed(patched) | changed(taught.patcher)
     expected = {
-        host.encoder_key(clip, path)
+        facts.encoder_key(path)
         if path.startswith("text_encoder")
         else f"diffusion_model.{facts.host_path(path)}.weight": update.delta
         for path, update in concept.updates.items()

@@ -1,21 +1,27 @@
-"""The same pictures in both hosts: latents of ComfyUI against those of the diffusers host."""
+"""The same pictures in both hosts: latents of ComfyUI against those of the diffusers host.
+
+parity.py FAMILY CHECKPOINT TOKENIZER [CASES]
+"""
 
 import sys
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from itertools import pairwise
 from typing import ClassVar
 
 import comfy.sd
 import concepts
+import small_xl
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from concepts import random
 from inside import ROOT, pack, report
-from parity_cases import CASES
+from parity_cases import CASES, OF_FAMILY, TEXTS
 
 sys.path.append(str(ROOT / "tests"))
 import update_kinds
 
-checkpoint, tokenizer, *wanted = sys.argv[1:]
+family, checkpoint, tokenizer, *wanted = sys.argv[1:]
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
 
@@ -31,12 +37,13 @@ patches, sampler = (
     pack("cidm_core.diffusers_host.sampler"),
 )
 pipeline = pack("cidm_core.diffusers_host.pipeline")
+prompts = pack("nodes.sampling.prompts")
 
 PX, SIGMAS, SCALE = 64, (10.0, 0.0), 5.0
 
 
-def opened(**options):
-    """MODEL and CLIP. One of CLIP's twelve layers on both sides: text takes most of the time."""
+def open_sd15(**options):
+    """One of CLIP's twelve layers on both sides: text takes most of the time."""
     options = {"clip_l_model_config": {"num_hidden_layers": 1}, **options}
     model, clip = comfy.sd.load_checkpoint_guess_config(
         checkpoint, output_vae=False, te_model_options=options
@@ -53,14 +60,16 @@ def slim(mlp, width=128):
         setattr(layer, name, torch.nn.Parameter(cut.clone(), requires_grad=False))
 
 
+opened = {"SD15": open_sd15, "SDXL": partial(small_xl.opened, checkpoint)}[family]
 # In single precision: a delta added to weights in half precision would be rounded with them.
 model, clip = opened(dtype=torch.float32)
 base = pack("cidm_core.diffusers_host.load").load_base(
     checkpoint, device="cpu", dtype="fp32", tokenizer=tokenizer
 )
-encoder = base.text_encoders[0].encoder
-encoder.layers = encoder.layers[:1]
-slim(encoder.layers[0].mlp)
+if family == "SD15":
+    encoder = base.text_encoders[0].encoder
+    encoder.layers = encoder.layers[:1]
+    slim(encoder.layers[0].mlp)
 bank = concepts.bank(base)
 for concept in update_kinds.concepts(base, pack).values():
     bank.add(concept)
@@ -100,8 +109,9 @@ def encode(words, text):
     return concepts.encode(words, text)
 
 
-def comfy_latents(prompt, regions, config, noise, bare=model, text=clip):
-    taught, words = applied(bare, text, *(getattr(config, k) for k in apply._SETTINGS))
+def comfy_latents(prompt, regions, config, noise, bare=model, text=clip, sigmas=SIGMAS):
+    settings = [getattr(config, name) for name in apply._SETTINGS]
+    taught, words = applied(bare, clip, *settings)[0], applied(model, text, *settings)[1]
     positive, negative = encode(words, prompt), encode(words, config.negative_prompt)
     if regions:
         held = tuple(
@@ -116,20 +126,35 @@ def comfy_latents(prompt, regions, config, noise, bare=model, text=clip):
         ).args[0]
     else:
         guider = concepts.plain_guider(taught, positive, negative, config.guidance_scale)
-    return concepts.sample(guider, noise, SIGMAS) * 0.18215
+    return model.model.latent_format.process_in(concepts.sample(guider, noise, sigmas))
 
 
-def diffusers_latents(prompt, regions, config, noise, execution="auto"):
-    plan = pipeline.make_plan(base, bank, prompt, regions, config)
-    timestep = model.get_model_object("model_sampling").timestep
-    x = noise * SIGMAS[0]
-    with patches.attach(base, plan, execution) as attached:
-        estimate = sampler._Estimate(base, attached, len(x), tuple(x.shape[-2:]), config)
-        for sigma, following in pairwise(SIGMAS):
+def diffusers_latents(
+    prompt, regions, config, noise, execution="auto", bare=model, own=base, sigmas=SIGMAS
+):
+    plan = pipeline.make_plan(own, bank, prompt, regions, config)
+    timestep = bare.get_model_object("model_sampling").timestep
+    x = noise * sigmas[0]
+    with patches.attach(own, plan, execution) as attached:
+        estimate = sampler._Estimate(own, attached, len(x), tuple(x.shape[-2:]), config)
+        for sigma, following in pairwise(sigmas):
             t = timestep(torch.tensor([sigma]))[0]
-            eps = estimate(x / (sigma**2 + 1) ** 0.5, t)
-            x = x + eps * (following - sigma)
+            seen = x / (sigma**2 + 1) ** 0.5
+            found = estimate(seen, t)
+            if own.prediction_type == "v_prediction":  # v to clean latents, as ComfyUI has it
+                clean = (seen - found * sigma) / (sigma**2 + 1) ** 0.5
+                found = (x - clean) / sigma
+            x = x + found * (following - sigma)
     return x
+
+
+def predicting_v(**settings):
+    """The model on both sides, as one that predicts v, and where both round alike."""
+    [patched] = ModelSamplingDiscrete().patch(model, "v_prediction", **settings)
+    sigmas = patched.get_model_object("model_sampling").sigmas
+    schedule = pack("cidm_core.checkpoints.schedule").schedule_of(sigmas, "v_prediction")
+    both = {"bare": patched, "sigmas": (2.0, 0.0)}
+    return both, {**both, "own": replace(base, scheduler_config=schedule)}
 
 
 def with_lora():
@@ -152,6 +177,18 @@ def with_lora():
     return patched, list(deltas.values())
 
 
+def text_difference(prompt, config):
+    """Of what both sides read for a prompt, per layer and pooled."""
+    settings = [getattr(config, name) for name in apply._SETTINGS]
+    ((_, options),) = encode(applied(model, clip, *settings)[1], prompt)
+    ours = prompts.prompt_in(options).text
+    (theirs,) = (text for key, text in Remembering.known.items() if key[0] == prompt)
+    found = {"states": difference(ours.states, theirs.states)}
+    if theirs.pooled is not None:
+        found["pooled"] = difference(options["pooled_output"][0], theirs.pooled)
+    return found
+
+
 def difference(a, b):
     """Largest difference as a share of the latents' spread."""
     return float((a - b).abs().max() / b.std())
@@ -162,21 +199,30 @@ def settings_of(**given):
 
 
 found = {}
+texts = {}
 noise = random(1, 4, PX // 8, PX // 8, seed=7)
 bare = diffusers_latents("a cat", (), settings_of(), noise)
-for name in wanted or CASES:
+for name in wanted or OF_FAMILY[family]:
     prompt, regions, settings = CASES[name]
     regions = tuple(region(**each) for each in regions)
     config = settings_of(**settings)
     ours = comfy_latents(prompt, regions, config, noise)
     theirs = diffusers_latents(prompt, regions, config, noise)
     found[name] = {"difference": difference(ours, theirs), "effect": difference(theirs, bare)}
+    if name in TEXTS:
+        texts[name] = text_difference(prompt, config)
     if name == "one":
         merged = diffusers_latents(prompt, regions, config, noise, "merged")
         found["merged"] = {"difference": difference(ours, merged)}
         per_row = diffusers_latents(prompt, regions, config, noise, "per_sample")
         found["per_row"] = {"difference": difference(ours, per_row)}
-    if name == "encoder":
+    if name == "own negative":
+        for kind, zsnr in (("v", False), ("v without signal", True)):
+            mine, other = predicting_v(zsnr=zsnr)
+            ours = comfy_latents(prompt, regions, config, noise, **mine)
+            as_v = diffusers_latents(prompt, regions, config, noise, **other)
+            found[kind] = {"difference": difference(ours, as_v), "effect": difference(as_v, theirs)}
+    if name == "encoder" and family == "SD15":
         half = comfy_latents(prompt, regions, config, noise, text=opened(dtype=torch.float16)[1])
         found["encoder in half precision"] = {"difference": difference(half, theirs)}
     if name == "regions":
@@ -191,6 +237,7 @@ for name in wanted or CASES:
             "difference": difference(ours, theirs),
             "effect": difference(theirs, without),
         }
+found["texts"] = texts
 found["left behind"] = [
     name for name, m in model.model.diffusion_model.named_modules() if "forward" in m.__dict__
 ]

@@ -60,6 +60,16 @@ CASES = {
     "attention of all kinds": ("a <k1> <l1> and a <k6>", HALVES, {"noise_estimation": False}),
 }
 
+# A second family needs each way that its text and rows take, not every option once more.
+OF_FAMILY = {
+    "SD15": list(CASES),
+    "SDXL": [
+        *("one", "weighted", "regions", "own negative", "encoder"),
+    ],
+}
+
+TEXTS = ["one", "weighted", "encoder"]  # whose text is compared too, before it is drawn with
+
 # Concepts, regions or settings must have changed these pictures a lot.
 CHANGES = [name for name in CASES if name not in ("plain", "strength")]
 

@@ -179,9 +179,7 @@ found["concepts_in_the_end"] = list(failing)
 odd = torch.zeros(2, 2)
 wide = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(320, 9, 3, 3)}
 unet_weights = base._unet_weights
-sdxl = SimpleNamespace(cond_stage_model=type("SDXLClipModel", (), {})())
 found["refused"] = {
-    "sdxl": refusal(lambda: base._text_encoder(sdxl)),
     "scales": refusal(lambda: base._weights({"a.weight": odd, "a.weight_scale": odd})),
     "integers": refusal(lambda: base._weights({"a.weight": odd.to(torch.int8)})),
 }
