@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import comfy.sd
 import concepts
+import node_helpers
 import small_xl
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
@@ -109,10 +110,23 @@ def encode(words, text):
     return concepts.encode(words, text)
 
 
+def told_sizes(config):
+    """What CLIP Text Encode (SDXL) puts into a conditioning."""
+    named = {"width": "original_width_px", "height": "original_height_px"}
+    named |= {"crop_w": "crop_left_px", "crop_h": "crop_top_px"}
+    named |= {"target_width": "target_width_px", "target_height": "target_height_px"}
+    given = {theirs: getattr(config, ours) for theirs, ours in named.items()}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def comfy_latents(prompt, regions, config, noise, bare=model, text=clip, sigmas=SIGMAS):
     settings = [getattr(config, name) for name in apply._SETTINGS]
     taught, words = applied(bare, clip, *settings)[0], applied(model, text, *settings)[1]
-    positive, negative = encode(words, prompt), encode(words, config.negative_prompt)
+    texts = prompt, config.negative_prompt
+    positive, negative = (
+        node_helpers.conditioning_set_values(encode(words, text), told_sizes(config))
+        for text in texts
+    )
     if regions:
         held = tuple(
             sockets.RegionPrompt(

@@ -17,6 +17,10 @@ HALVES = (
     {"prompt": "a <k2> and a <k3> <l3>", "box": (0.4, 0.2, 1.0, 1.0), "negative": "old boat"},
     {"prompt": "a <k5> <l5>", "box": (0.2, 0.0, 0.8, 0.5)},
 )
+SIZES = {
+    **{"original_width_px": 640, "original_height_px": 512, "crop_left_px": 8, "crop_top_px": 16},
+    **{"target_width_px": 96, "target_height_px": 80},
+}
 
 CASES = {
     "plain": ("a cat, best quality", (), {}),
@@ -45,6 +49,8 @@ CASES = {
     "paper": (TWO, BOTH, {"recipe": "paper"}),
     "released": (TWO, BOTH, {"recipe": "released"}),
     "released, but gated": (TWO, (LEFT, OWN), {"recipe": "released", "weights": "gate"}),
+    # What SDXL is told of the picture's size.
+    "sizes": (ONE, (), SIZES),
     # Kinds of updates (tests/update_kinds.py).
     "low": ("a photo of a <k1> <l1>", (), {}),
     "full": ("a photo of a <k2>", (), {}),
@@ -62,9 +68,9 @@ CASES = {
 
 # A second family needs each way that its text and rows take, not every option once more.
 OF_FAMILY = {
-    "SD15": list(CASES),
+    "SD15": [name for name in CASES if name != "sizes"],
     "SDXL": [
-        *("one", "weighted", "regions", "own negative", "encoder"),
+        *("one", "weighted", "regions", "own negative", "sizes", "encoder"),
     ],
 }
 
