@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...cidm_core.calls import Name, find_calls
 from ...cidm_core.errors import HostError
+from ...cidm_core.sampling.versions import distinct_versions
 from ...cidm_core.text import Spans
 from ...cidm_core.words import canonical, pattern
 
@@ -32,11 +33,11 @@ class Expanded(dict[str, Any]):
 
     Attributes:
         copies: How often.
-        versions: By encoder, for each copy the first one with the same tokens.
+        versions: By encoder, the copies that differ, and where among them the like of each is.
     """
 
     copies: int
-    versions: dict[str, list[int]]
+    versions: dict[str, tuple[list[int], list[int]]]
 
 
 class _PhraseToken(int):
@@ -116,7 +117,7 @@ class Binding:
         held = [len(each) for of_encoder in rows.values() for each in of_encoder.values()]
         expanded.copies = layers if any(n > 1 for n in held) else 1
         expanded.versions = {
-            name: _versions(list(own.values()), expanded.copies) for name, own in rows.items()
+            name: distinct_versions(list(own.values())) for name, own in rows.items()
         }
 
         def at(token: Token, layer: int, own: Mapping[str, Tensor]) -> Token:
@@ -132,13 +133,6 @@ class Binding:
                 for chunk in chunks
             ]
         return expanded
-
-
-def _versions(rows: Sequence[Tensor], copies: int) -> list[int]:
-    """For each copy the first in which all words have the same rows, (layers or 1, dim) each."""
-    ids = [each.unique(dim=0, return_inverse=True)[1].tolist() for each in rows]
-    keys = [tuple(own[min(copy, len(own) - 1)] for own in ids) for copy in range(copies)]
-    return [keys.index(key) for key in keys]
 
 
 def _tagged(clip: Any, phrases: Iterable[str], tokens: HostTokens) -> HostTokens:

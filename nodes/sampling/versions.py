@@ -24,9 +24,11 @@ def encoding_versions(
     """While a CLIP encodes these tokens: each distinct version is run once by each encoder."""
     with ExitStack() as stack:
         for each in encoders if tokens.copies > 1 else ():
-            versions = tokens.versions[each.key]
+            kept, places = tokens.versions[each.key]
             chunks = len(tokens[each.key]) // tokens.copies
-            hooks = _Hooks(versions, chunks, pooled=each.row.pooled)
+            if len(places) == 1:  # the same in all layers, beside another encoder's that differ
+                places = places * tokens.copies
+            hooks = _Hooks(kept, places, chunks, pooled=each.row.pooled)
             module = each.module(clip)
             stack.callback(module.register_forward_pre_hook(hooks.before).remove)
             stack.callback(module.register_forward_hook(hooks.after).remove)
@@ -37,31 +39,33 @@ class _Hooks:
     """Around the forward pass of one encoder.
 
     Args:
-        versions: For each version, the first that is equal to it.
+        kept: The versions that differ.
+        places: For each version the place of its like among them.
         chunks: Of the prompt.
         pooled: Whether the encoder's pooled text is read.
     """
 
-    def __init__(self, versions: Sequence[int], chunks: int, *, pooled: bool) -> None:
-        self._all, self._chunks, self._pooled = len(versions) * chunks, chunks, pooled
-        self._source = [first * chunks + i for first in versions for i in range(chunks)]
+    def __init__(
+        self, kept: Sequence[int], places: Sequence[int], chunks: int, *, pooled: bool
+    ) -> None:
+        self._kept = [version * chunks + i for version in kept for i in range(chunks)]
+        self._places = [place * chunks + i for place in places for i in range(chunks)]
+        self._chunks, self._pooled = chunks, pooled
 
     def before(self, _module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
         """Leave out the chunks that are there already; after them may come an empty one."""
         (sections,) = given
-        kept = sorted(set(self._source))
-        return ([*(sections[i] for i in kept), *sections[self._all :]],)
+        empty = sections[len(self._places) :]
+        return ([*(sections[i] for i in self._kept), *empty],)
 
     def after(self, _module: Any, _given: Any, output: tuple[Any, ...]) -> tuple[Any, ...]:
         """Put them where the host looks for them."""
         states, pooled, *more = output
-        kept = sorted(set(self._source))
-        place = {section: i for i, section in enumerate(kept)}
-        rows = [*(place[each] for each in self._source), *range(len(kept), len(states))]
+        rows = [*self._places, *range(len(self._kept), len(states))]
         return (states[rows], self._of_all(pooled[rows]), *more)
 
     def _of_all(self, pooled: Tensor) -> Tensor:
         """Pooled text of every section; the host takes the first."""
         if not self._pooled:
             return pooled
-        return pooled_text(pooled[: self._all : self._chunks]).expand_as(pooled)
+        return pooled_text(pooled[: len(self._places) : self._chunks]).expand_as(pooled)
