@@ -51,6 +51,7 @@ def learn(told, base):
         "cidm",
         base.family,
         steps=told["steps"],
+        variants=min(16, told["steps"] // 10 + 1),  # not to look at photos for longer than to learn
         batch_size=1,
         resolution_px=told["px"],
         precision=told["dtype"],

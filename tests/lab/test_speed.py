@@ -106,6 +106,15 @@ def test_gpu_rows_that_there_is_no_time_for(tmp_path):
     assert found == {"not_run": "no time was left"}
 
 
+def test_gpu_targets_are_of_what_was_measured():
+    module = importlib.import_module("lab.speed.gpu")
+    row = {"process_seconds": 50.0, "peak_gb": 6.0}
+    found = module.targets_of({module.SMALL: {**row, "steps": 800}, module.LARGE: {"not_run": ""}})
+    assert [each["met"] for each in found] == [True, False]
+    found = module.targets_of({module.SMALL: {**row, "steps": 700}, module.LARGE: {"failed": []}})
+    assert [each["limit"] for each in found] == [5]
+
+
 def test_consolidation(run):
     report = run("consolidation", "--quick")
     for row in report["results"]:
