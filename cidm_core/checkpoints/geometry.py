@@ -54,19 +54,6 @@ def family_of(name: str, config: Mapping[str, Any]) -> Family:
     return family
 
 
-def check_built(name: str, family: Family) -> None:
-    """Refuse a model of a family that can be loaded, but not yet learned on or drawn with.
-
-    Raises:
-        FamilyError: If it is one.
-    """
-    if len(family.encoders) > 1:
-        raise FamilyError(
-            f"{name} is an {family.name} model (text width {family.context_dim}). Concepts on "
-            f"{family.name} come in a later version; give a Stable Diffusion 1.x checkpoint."
-        )
-
-
 def pruned_error(name: str, depths: Sequence[object]) -> FamilyError:
     """What to say of an SDXL model that lacks blocks of the plain one.
 

@@ -4,13 +4,18 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "inside" / "sdxl.py"
+INSIDE = Path(__file__).parent / "inside"
 EXACT = 2e-6  # of values about 1 large: sums in another order
 
 
 @pytest.fixture(scope="module")
 def found(in_host, base, xl_checkpoint):
-    return in_host(SCRIPT, xl_checkpoint, base / "models" / "checkpoints" / "tokenizer")
+    return in_host(INSIDE / "sdxl.py", xl_checkpoint, base / "models" / "checkpoints" / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def learned(in_host, xl_checkpoint):
+    return in_host(INSIDE / "sdxl_training.py", xl_checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -90,3 +95,18 @@ def test_the_sockets_give_the_base_that_the_file_gives(found):
     assert made["heads"][0] == made["heads"][1]
     assert made["text heads"] == [12, 20]
     assert made["tokenizers"][0] == made["tokenizers"][1]
+
+
+def test_train_concept_teaches_both_encoders_a_word(learned):
+    assert learned["steps"] == 2
+    assert learned["finite"]
+    assert learned["family"] == ["SDXL", True]
+    assert learned["rows"] == {"text_encoder": [2, 8, 768], "text_encoder_2": [2, 8, 1280]}
+    assert learned["preview"]
+
+
+def test_what_it_taught_is_listed_and_drawn_and_loads_as_a_lora(learned):
+    assert "SDXL" in learned["listing"]
+    assert learned["drawn"]
+    loaded, held = learned["lora keys"]
+    assert loaded == held > 0

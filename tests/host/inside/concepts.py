@@ -3,7 +3,9 @@
 import tempfile
 
 import comfy.samplers
+import comfy.sd
 import torch
+from comfy.taesd.taesd import TAESD
 from inside import pack
 
 
@@ -42,6 +44,20 @@ def bank(facts, count=3):
     for n in range(1, count + 1):
         made.add(concept(facts, n, (f"<v{n}1>", f"<v{n}2>")))
     return made
+
+
+def tiny_vae():
+    """ComfyUI's tiny autoencoder, of random weights."""
+    draw = torch.Generator().manual_seed(0)
+    return comfy.sd.VAE(
+        sd={
+            key: torch.randn(value.shape, generator=draw)
+            / max(1, value.numel() // len(value)) ** 0.5
+            if value.ndim
+            else value
+            for key, value in TAESD(latent_channels=4).state_dict().items()
+        }
+    )
 
 
 def encode(clip, text):

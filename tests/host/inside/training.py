@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import comfy.model_management as memory
 import comfy.sd
+import concepts
 import inside
 import torch
-from comfy.taesd.taesd import TAESD
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from concepts import error_of
 
@@ -30,14 +30,7 @@ folder = Path(tempfile.mkdtemp())
 model, clip = comfy.sd.load_checkpoint_guess_config(
     sys.argv[1], output_vae=False, te_model_options=inside.FEW_LAYERS
 )[:2]
-draw = torch.Generator().manual_seed(0)
-tiny = {
-    key: torch.randn(value.shape, generator=draw) / max(1, value.numel() // len(value)) ** 0.5
-    if value.ndim
-    else value
-    for key, value in TAESD(latent_channels=4).state_dict().items()
-}
-vae = comfy.sd.VAE(sd=tiny)
+vae = concepts.tiny_vae()
 images = torch.rand(2, 96, 80, 3, generator=torch.Generator().manual_seed(0))
 
 
