@@ -104,7 +104,7 @@ def model_facts(model: Any) -> ModelFacts:
     if f"{UNET}input_blocks.0.0.weight" not in shapes:
         raise FamilyError(
             f"{name} is a {type(model.model).__name__}, not a Stable Diffusion UNet. Concepts are "
-            "learned on Stable Diffusion 1.x and XL; load such a checkpoint."
+            "learned on Stable Diffusion 1.x and SDXL; load such a checkpoint."
         )
     config = unet_config(name, shapes)
     # An inpainting model has more input channels; concepts of the plain one fit it.

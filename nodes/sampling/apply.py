@@ -44,7 +44,10 @@ class ApplyConceptBank(io.ComfyNode):
             search_aliases=["CIDM", "concept", "lora bank", "elastic aggregation", "load concepts"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the bank was learned on."),
-                io.Clip.Input("clip", tooltip="The CLIP of the same checkpoint."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="The CLIP of the same checkpoint, for SDXL with both text encoders.",
+                ),
                 bank_input(),
                 *inputs_of(SampleConfig, _SETTINGS, advanced=_STRENGTH),
             ],

@@ -171,8 +171,8 @@ def _output(cls: type[io.ComfyNode], bank: Any, learned: Any, reporter: Any) -> 
 
 def _sockets() -> list[io.Input]:
     return [
-        io.Model.Input("model", tooltip="A Stable Diffusion 1.x model. It is copied, not changed."),
-        io.Clip.Input("clip", tooltip="The model's own text encoder."),
+        io.Model.Input("model", tooltip="A Stable Diffusion 1.x or SDXL model. It is copied."),
+        io.Clip.Input("clip", tooltip="The model's own CLIP, for SDXL with both text encoders."),
         io.Vae.Input("vae", tooltip="A VAE for the model; a tiny one works too."),
         BankSocket.Input("bank", tooltip="Where the concept goes, after the earlier ones."),
         io.Image.Input(
