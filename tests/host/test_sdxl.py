@@ -21,7 +21,7 @@ def learned(in_host, xl_checkpoint):
 @pytest.mark.parametrize(
     "case",
     [
-        *("one", "one row for all layers", "weighted", "long"),
+        *("one", "textual inversion", "one row for all layers", "weighted", "long"),
         *("clip skip -1", "clip skip -2", "clip skip -3"),
         *("two texts, g", "two texts, l", "two texts of two lengths"),
     ],

@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.lora
@@ -17,6 +18,7 @@ import small_xl
 import torch
 from concepts import differ, encode, error_of, plain_guider, random
 from inside import pack, report
+from safetensors.torch import save_file
 
 import nodes as stock
 
@@ -64,6 +66,11 @@ def twin(name, word, plain, layers, noise=0.0):
 bank.add(twin("dog", "<dog>", "dog", LAYERS))
 bank.add(twin("cat", "<cat>", "cat", 1))
 bank.add(twin("fox", "<fox>", "fox", LAYERS, noise=0.05))
+file = Path(tempfile.mkdtemp()) / "pup.safetensors"
+names = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+save_file({k: bank["dog"].rows[name][:, 0].contiguous() for k, name in names.items()}, file)
+told = pack("cidm_core.importers.settings").ImportConfig(class_words="dog", words="<pup>")
+pack("cidm_core.importers.concept_import").import_concept(file, bank, told, facts)
 taught, words = Apply.execute(model, clip, bank).args
 
 
@@ -85,6 +92,7 @@ def two_texts(of, text_g, text_l):
 # A word with a plain word's rows reads as that word, and pooled text stays where the prompt ends.
 PAIRS = {
     "one": ("a <dog> on a hill", "a dog on a hill"),
+    "textual inversion": ("a <pup> on a hill", "a dog on a hill"),
     "one row for all layers": ("a <cat>, asleep", "a cat, asleep"),
     "weighted": ("a (<dog>:1.3) on a (hill:0.7)", "a (dog:1.3) on a (hill:0.7)"),
     "long": ("a red house on a hill " * 13 + "<dog>", "a red house on a hill " * 13 + "dog"),
