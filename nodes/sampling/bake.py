@@ -10,9 +10,8 @@ from comfy_api.latest import io
 from ...cidm_core.errors import HostError, PromptError
 from ...cidm_core.sampling.layer_updates import baked
 from ...cidm_core.sampling.slots import SlotTable
-from ..host.model import model_facts
 from ..host.sockets import schema
-from .banked import applied_config, attach_hooks
+from .banked import applied_config, applied_facts, attach_hooks
 from .prompts import prompt_in
 
 
@@ -58,7 +57,7 @@ class BakeConcepts(io.ComfyNode):
                 "The conditioning of Bake Concepts names no concept. Encode a prompt with concept "
                 "words, with the CLIP of Apply Concept Bank."
             )
-        facts = model_facts(model)
+        facts = applied_facts(model)
         table = SlotTable(len(facts.layers))
         table.add("", None, table.weigh(prompts), {})
         concepts, (slot,) = table.finish()

@@ -23,6 +23,7 @@ from .conditions import rows_of
 from .prompts import RowCond
 
 KEY = "cidm"
+_FACTS = "cidm_facts"
 
 
 def attach_hooks(model: Any, facts: ModelFacts, config: SampleConfig) -> Any:
@@ -47,6 +48,7 @@ def attach_hooks(model: Any, facts: ModelFacts, config: SampleConfig) -> Any:
     taught.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer)
     taught.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _model_call)
     taught.set_attachments(KEY, config)
+    taught.set_attachments(_FACTS, facts)
     taught.__class__ = _banked(type(taught))
     return taught
 
@@ -55,6 +57,11 @@ def applied_config(model: Any) -> SampleConfig | None:
     """The settings of the bank that was applied to a MODEL; None if there is none."""
     applied = model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
     return model.get_attachment(KEY) if applied else None
+
+
+def applied_facts(model: Any) -> ModelFacts:
+    """What Apply Concept Bank read off a MODEL and its CLIP."""
+    return model.get_attachment(_FACTS)
 
 
 class _Banked:

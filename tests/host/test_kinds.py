@@ -39,6 +39,10 @@ def test_a_concept_that_fits_is_not_refused(found):
     assert found["fits"] is None
 
 
+def test_a_baked_model_draws_with_a_concept_that_changes_the_text_encoder(found):
+    assert found["baked"] is None
+
+
 def test_the_guider_follows_the_recipe_of_the_bank(found):
     assert found["recipes"] == {
         "ours": ["gate", "per_task", "per_region", "partition", True],

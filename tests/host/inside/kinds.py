@@ -102,6 +102,15 @@ found["other layers"] = refusal(replace(low, layers=short, updates={}, rows={}))
 found["other base"] = refusal(replace(low, base="9x9:" + ",".join(["1"] * 32)))
 found["fits"] = refusal(low)
 
+# A baked model still draws words of a concept that changes the text encoder.
+taught, words = apply.ApplyConceptBank.execute(model, clip, bank_of(made["encoder"])).args
+prompt = concepts.encode(words, "a <k5> <l5>")
+baked = pack("nodes.sampling.bake").BakeConcepts.execute(taught, prompt).args[0]
+guider = concepts.plain_guider(baked, prompt, concepts.encode(words, ""), 3.0)
+found["baked"] = concepts.error_of(
+    concepts.sample, guider, concepts.random(1, 8, 8, 8, seed=1), (8.0, 0.0)
+)
+
 # One word for every choice; "auto" in the guider follows the bank's.
 bank = bank_of(*made.values())
 
