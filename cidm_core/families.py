@@ -1,4 +1,4 @@
-"""SD15, SDXL and mini-sd as rows of one table: cross-attention layers, encoders, key names.
+"""SD15, SDXL, mini-sd and mini-sdxl as rows of one table: attn2 layers, encoders, key names.
 
 Layers are listed in execution order (down, mid, up), the order in which CIDM numbers them.
 Walking a diffusers UNet with `named_modules` gives another one (mid last), so nothing here does.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -131,6 +131,34 @@ class Family:
             )
 
 
+_MINI = Family(
+    name="MINI",
+    geometry=Geometry((96, 96), (1, 1), 1, 1),
+    encoders=(TextEncoderRow("text_encoder", 128, 48),),
+    latent_channels=8,
+    latent_px=4,
+    resolution_px=32,
+    modelspec="mini-sd",
+    latent_scale=1.0,
+    most_px=256,
+    # Its embeddings are 1.1 long (CLIP-L's 0.4), so tokens start and stop longer. R1 and R2
+    # are sums over layers; beside this small loss they need to be less.
+    training={
+        "cidm": {
+            "steps": 500,
+            "batch_size": 4,
+            "lr_lora": 2e-3,
+            "lr_tokens": 1e-2,
+            "token_init_std": 0.1,
+            "token_norm_limit": 4.0,
+            "gamma1": 0.01,
+            "gamma2": 0.03,
+        }
+    },
+    sampling={"steps": 30, "guidance_scale": 4.0},
+)
+
+
 FAMILIES: Mapping[str, Family] = {
     "SD15": Family(
         name="SD15",
@@ -158,31 +186,16 @@ FAMILIES: Mapping[str, Family] = {
         training={"cidm": {"precision": "bf16"}},
         sampling={"guidance_scale": 5.0},
     ),
-    "MINI": Family(
-        name="MINI",
-        geometry=Geometry((96, 96), (1, 1), 1, 1),
-        encoders=(TextEncoderRow("text_encoder", 128, 48),),
-        latent_channels=8,
-        latent_px=4,
-        resolution_px=32,
-        modelspec="mini-sd",
-        latent_scale=1.0,
-        most_px=256,
-        # Its embeddings are 1.1 long (CLIP-L's 0.4), so tokens start and stop longer. R1 and R2
-        # are sums over layers; beside this small loss they need to be less.
-        training={
-            "cidm": {
-                "steps": 500,
-                "batch_size": 4,
-                "lr_lora": 2e-3,
-                "lr_tokens": 1e-2,
-                "token_init_std": 0.1,
-                "token_norm_limit": 4.0,
-                "gamma1": 0.01,
-                "gamma2": 0.03,
-            }
-        },
-        sampling={"steps": 30, "guidance_scale": 4.0},
+    "MINI": _MINI,
+    "MINI_XL": replace(
+        _MINI,
+        name="MINI_XL",
+        geometry=Geometry((96, 96), (1, 2), 1, 2),
+        encoders=(
+            TextEncoderRow("text_encoder", 64, 48, penultimate=True),
+            TextEncoderRow("text_encoder_2", 128, 48, penultimate=True, pooled=True, pad_id=0),
+        ),
+        modelspec="mini-sdxl",
     ),
 }
 

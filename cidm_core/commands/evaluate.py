@@ -53,8 +53,8 @@ def add_evaluate(verbs: Any) -> None:
     what.add_argument(
         "--clip",
         metavar="PATH",
-        help="CLIP model: a folder, a cached name, or mini-clip for mini-sd's pictures. With "
-        "--alone it may be left out, and pixels are compared.",
+        help="CLIP model: a folder, a cached name, or mini-clip for pictures of mini-sd and "
+        "mini-sdxl. With --alone it may be left out, and pixels are compared.",
     )
     what.add_argument(
         "--photos",

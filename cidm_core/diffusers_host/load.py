@@ -1,4 +1,4 @@
-"""Base models, offline: a checkpoint, a diffusers folder, mini-sd, or tensors in memory.
+"""Base models, offline: a checkpoint, a diffusers folder, an embedded one, or tensors in memory.
 
 No network is touched: configurations come from the folder or from the tensors' shapes, and a
 hub name is only looked up in the local cache.
@@ -41,12 +41,13 @@ from .vae import vae_apart, vae_of_file, vae_of_folder
 
 logger = logging.getLogger(__name__)
 
-MINI_SD = "mini-sd"
+MINI_SD, MINI_SDXL = "mini-sd", "mini-sdxl"
 _FEW_STEPS = (
     "looks distilled to draw in a few steps (by its name). Learn on the model that it was made "
     "from, and draw with its concepts here, in few steps and with little guidance."
 )
-_MINI_FOLDER = Path(__file__).parent.parent / "mini" / "sd"
+_MINI = Path(__file__).parent.parent / "mini"
+_MINI_FOLDERS: Mapping[str, Path] = {MINI_SD: _MINI / "sd", MINI_SDXL: _MINI / "sdxl"}
 
 
 def load_base(
@@ -64,7 +65,7 @@ def load_base(
     Args:
         model: A Stable Diffusion 1.x or XL checkpoint (`.safetensors`, or a `.ckpt` of plain
             tensors) in CompVis layout, a diffusers folder, the name of one in the local Hugging
-            Face cache, or "mini-sd".
+            Face cache, "mini-sd" or "mini-sdxl".
         device: Default: CUDA, else MPS, else the CPU.
         dtype: "fp32", "bf16", "fp16" or a torch type. Default: fp32 on the CPU, bf16 on CUDA
             that supports it, else fp16.
@@ -98,10 +99,10 @@ def load_base(
 
 
 def _find(model: str | Path) -> Path:
-    if str(model) == MINI_SD:
-        if not _MINI_FOLDER.is_dir():
-            raise HostError(f"This installation lacks {_MINI_FOLDER}. Install the package again.")
-        return _MINI_FOLDER
+    if embedded := _MINI_FOLDERS.get(str(model)):
+        if not embedded.is_dir():
+            raise HostError(f"This installation lacks {embedded}. Install the package again.")
+        return embedded
     path = user_path(model)
     if path.exists():
         return path
@@ -109,7 +110,7 @@ def _find(model: str | Path) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or path.suffix in (".safetensors", *PICKLES):
         raise HostError(
             f"There is no model at {path.absolute()}. Give a .safetensors checkpoint, a diffusers "
-            f"folder, or {MINI_SD!r}."
+            f"folder, {MINI_SD!r} or {MINI_SDXL!r}."
         )
     try:
         return Path(snapshot_download(name, local_files_only=True))
@@ -220,7 +221,7 @@ def base_from_tensors(
 def _from_folder(
     path: Path, target: Target, given: Path | None, apart: Path | None, told: Told
 ) -> Base:
-    name = path.name if path != _MINI_FOLDER else MINI_SD
+    name = next((name for name, own in _MINI_FOLDERS.items() if own == path), path.name)
     _check_folder(path, ("unet",), ("unet", "vae", "text_encoder"))
     unet = json_of(path / "unet" / "config.json")
     family = family_of(name, unet)

@@ -14,6 +14,7 @@ from cidm_core import cli
 from cidm_core.commands.console import Console
 from cidm_core.commands.flags import CommandParser, add_model, add_output, chosen_base, own_device
 from cidm_core.errors import CidmError
+from cidm_core.families import FAMILIES
 from cidm_core.paths import user_path
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     if args.data and "--model" not in args.typed:
         raise CidmError(
             "--data is the real thing, and no model was named. Give --model, such as an SD 1.5 "
-            "checkpoint; --model mini-sd means the tiny one, at 32 x 32 px."
+            "checkpoint; --model mini-sd and mini-sdxl mean the tiny ones, at 32 x 32 px."
         )
     base = chosen_base(args)
     out = user_path(args.out)
@@ -194,11 +195,11 @@ def _prepare(
     from .run import make_benches
     from .tasks import folder_suite, long_suite, mini_suite
 
-    small = base.family.name == "MINI"
+    small = base.family.resolution_px == FAMILIES["MINI"].resolution_px
     if not (small or (args.data and args.clip)):
         raise CidmError(
-            f"{base.name} is no mini-sd: the small world is not for it. Give photos and prompts "
-            "with --data, and a CLIP model with --clip."
+            f"{base.name} is no mini-sd or mini-sdxl: the small world is not for it. Give photos "
+            "and prompts with --data, and a CLIP model with --clip."
         )
     suite = folder_suite(user_path(args.data)) if args.data else mini_suite()
     long = None

@@ -1,4 +1,4 @@
-"""Measure mini-sd on held-out captions: `python -m lab.mini.evaluate --n 300`."""
+"""Measure mini-sd or mini-sdxl on held-out captions: `python -m lab.mini.evaluate --n 300`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from typing import Any, cast
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from .held_out import HELD_OUT_LOOKS, HELD_OUT_PAIRS
-from .model import MINI_SD_FOLDER, Denoiser, token_ids
+from .model import Denoiser, token_ids
+from .models import MODELS
 from .probe import COLOR_WORDS, Probe, load_probe
+from .views import WHOLE
 
 GUIDANCE = 4.0
 SAMPLING_STEPS = 25
+_ORIGINAL_SIZES = (12, 16, 22, 32, 64)
 ColoredKind = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class MiniSd:
-    """The loaded parts of mini-sd, in float32."""
+class Loaded:
+    """The loaded parts of an embedded model, in float32."""
 
     vae: AutoencoderKL
     denoiser: Denoiser
@@ -39,40 +41,52 @@ class MiniSd:
     scheduler: DDIMScheduler
 
 
-def load_mini_sd(folder: Path = MINI_SD_FOLDER) -> MiniSd:
-    """Load the diffusers folder for evaluation."""
+def load_mini(name: str = "mini-sd", folder: Path | None = None) -> Loaded:
+    """Load an embedded model's diffusers folder, by default the package's own, for evaluation."""
+    folder = folder or MODELS[name].folder
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval()
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
-    text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
-    return MiniSd(vae, Denoiser(unet, text), tokenizer, cast(DDIMScheduler, scheduler))
+    denoiser = MODELS[name].load(folder)
+    return Loaded(vae, denoiser, tokenizer, cast(DDIMScheduler, scheduler))
 
 
 @torch.no_grad()
 def draw_prompts(
-    model: MiniSd,
+    model: Loaded,
     prompts: list[str],
     seed: int,
     steps: int = SAMPLING_STEPS,
     guidance: float = GUIDANCE,
     sampler: str = "dpm",
+    sizes: tuple[int, ...] = WHOLE,
 ) -> Tensor:
-    """Draw one picture per prompt, shape (N, 3, 32, 32) in [-1, 1], by classifier-free guidance."""
+    """Draw one picture per prompt, shape (N, 3, 32, 32) in [-1, 1], by classifier-free guidance.
+
+    `sizes` are what a model of SDXL's kind is told: original size, crop corner, target size.
+    """
     kinds = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler}
     scheduler: Any = kinds[sampler].from_config(model.scheduler.config)
     scheduler.set_timesteps(steps)
     ids = torch.cat(
         [token_ids(model.tokenizer, [""] * len(prompts)), token_ids(model.tokenizer, prompts)]
     )
-    words = model.denoiser.text_encoder(input_ids=ids).last_hidden_state
+    texts = model.denoiser.read(ids, torch.tensor([sizes] * len(ids), dtype=torch.float32))
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn((len(prompts), 8, 8, 8), generator=generator)
     for t in scheduler.timesteps:
-        both = model.denoiser.unet(torch.cat([x, x]), t, encoder_hidden_states=words).sample
-        empty, asked = both.chunk(2)
+        empty, asked = model.denoiser.unet(torch.cat([x, x]), t, **texts).sample.chunk(2)
         x = scheduler.step(empty + guidance * (asked - empty), t, x).prev_sample
     return model.vae.decode(x).sample.clamp(-1, 1)  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def sharpness(
+    model: Loaded, prompts: list[str], seed: int, original: int, steps: int = SAMPLING_STEPS
+) -> float:
+    """Return the mean squared step between neighbouring pixels of pictures told a size."""
+    x = draw_prompts(model, prompts, seed, steps, sizes=(original, original, *WHOLE[2:]))
+    return float((x.diff(dim=-1).square().mean() + x.diff(dim=-2).square().mean()) / 2)
 
 
 def _named(color: str, kind: str) -> str:
@@ -104,7 +118,7 @@ def to_images(x: Tensor) -> list[Image.Image]:
 
 
 def score(
-    model: MiniSd,
+    model: Loaded,
     probe: Probe,
     prompts: list[tuple[str, list[ColoredKind]]],
     args: argparse.Namespace,
@@ -143,6 +157,13 @@ _SHOWN = (
 )  # fmt: skip
 
 
+def _sharpness(model: Loaded, args: argparse.Namespace) -> dict[str, float]:
+    prompts = [text for text, _ in held_out_prompts(50, 1, args.seed)]
+    return {
+        str(side): round(sharpness(model, prompts, args.seed, side), 4) for side in _ORIGINAL_SIZES
+    }
+
+
 _COMMAND = "python -m lab.mini.evaluate"
 
 
@@ -159,10 +180,11 @@ def _tiled(images: list[Image.Image], columns: int, scale: int = 4) -> Image.Ima
 
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=_COMMAND, description="Measure how well mini-sd draws held-out captions."
+        prog=_COMMAND, description="Measure how well mini-sd or mini-sdxl draws held-out captions."
     )
     parser.add_argument("--n", type=int, default=300, help="pictures per question")
-    parser.add_argument("--model", type=Path, default=MINI_SD_FOLDER)
+    parser.add_argument("--model", default="mini-sd", choices=tuple(MODELS))
+    parser.add_argument("--folder", type=Path, help="where it lies; default: in the package")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=SAMPLING_STEPS)
     parser.add_argument("--guidance", type=float, default=GUIDANCE)
@@ -171,14 +193,16 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--save", action="store_true", help="write EVALUATION.json into the model folder"
     )
-    return parser.parse_args(given)
+    args = parser.parse_args(given)
+    args.folder = args.folder or MODELS[args.model].folder
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, report and draw."""
     given = list(sys.argv[1:] if argv is None else argv)
     args = _arguments(given)
-    model, probe = load_mini_sd(args.model), load_probe()
+    model, probe = load_mini(args.model, args.folder), load_probe()
     report: dict[str, object] = {"n": args.n, "guidance": args.guidance, "steps": args.steps}
     report |= {"sampler": args.sampler, "seed": args.seed}
     shown = to_images(
@@ -190,11 +214,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         shown += images[:24] if things == 1 else images[:48]
         report[name] = shares
         report["seconds_per_picture"] = round((time.monotonic() - started) / args.n, 3)
+    if MODELS[args.model].reads_sizes:
+        report["sharpness_by_original_size"] = _sharpness(model, args)
     report["command"] = " ".join([_COMMAND, *given])
     text = json.dumps(report, indent=2)
     sys.stdout.write(text + "\n")
     if args.save:
-        (args.model / "EVALUATION.json").write_text(text + "\n")
+        (args.folder / "EVALUATION.json").write_text(text + "\n")
     if args.sheet:
         _tiled(shown, columns=12).save(args.sheet)
 

@@ -1,23 +1,18 @@
-"""mini-sd's parts beside the autoencoder, and its folder in diffusers' layout."""
+"""The embedded models' parts beside the autoencoder: text encoder, UNet, schedule, token ids."""
 
 from __future__ import annotations
 
-import copy
-import json
-import tempfile
-from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from . import MINI
-from .tokenizer import CONTEXT, END, START, write_vocabulary
+from .tokenizer import CONTEXT, END, START
 from .train_vae import LATENT_CHANNELS
 
 MINI_SD_FOLDER = MINI / "sd"
@@ -25,26 +20,31 @@ TEXT_WIDTH = 128
 STEPS = 1000
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Return an untrained CLIP text model of 3 layers, 128 wide, 48 positions."""
+def text_config(tokenizer: CLIPTokenizer, layers: int, **others: Any) -> CLIPTextConfig:
+    """Return the shape of a CLIP text model, 128 wide, 48 positions."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     start, end = vocabulary[START], vocabulary[END]
-    config = CLIPTextConfig(
+    return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
         intermediate_size=2 * TEXT_WIDTH,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=CONTEXT,
         bos_token_id=start,
         eos_token_id=end,
         pad_token_id=end,
+        **others,
     )
-    return CLIPTextModel(config)
 
 
-def new_unet() -> UNet2DConditionModel:
-    """Return an untrained two-level UNet on latents (B, 8, 8, 8)."""
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Return mini-sd's untrained text model of 3 layers."""
+    return CLIPTextModel(text_config(tokenizer, layers=3))
+
+
+def new_unet(context: int = TEXT_WIDTH, **others: Any) -> UNet2DConditionModel:
+    """Return an untrained two-level UNet on latents (B, 8, 8, 8) and texts (B, 48, context)."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=LATENT_CHANNELS,
@@ -53,9 +53,10 @@ def new_unet() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=(96, 96),
         layers_per_block=1,
-        cross_attention_dim=TEXT_WIDTH,
+        cross_attention_dim=context,
         attention_head_dim=4,
         norm_num_groups=32,
+        **others,
     )
 
 
@@ -85,55 +86,39 @@ class Denoiser(nn.Module):
         self.unet = unet
         self.text_encoder = text_encoder
 
-    def forward(self, latents: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
-        """Map latents (B, 8, 8, 8), timesteps (B,) and token ids (B, 48) to noise (B, 8, 8, 8)."""
-        words = self.text_encoder(input_ids=ids).last_hidden_state
-        return self.unet(latents, timesteps, encoder_hidden_states=words).sample
+    def pipeline(self, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> DiffusionPipeline:
+        """Return diffusers' pipeline of the parts, for writing them."""
+        return StableDiffusionPipeline(
+            vae=vae,
+            unet=self.unet,
+            text_encoder=self.text_encoder,
+            tokenizer=tokenizer,
+            scheduler=new_scheduler(),  # type: ignore[arg-type]
+            safety_checker=None,  # type: ignore[arg-type]
+            feature_extractor=None,  # type: ignore[arg-type]
+            requires_safety_checker=False,
+        )
+
+    def read(self, ids: Tensor, sizes: Tensor) -> dict[str, Any]:
+        """Return what the UNet reads beside latents and time.
+
+        Args:
+            ids: Token ids (B, 48), end tokens after the end.
+            sizes: Original size, crop corner and target size in pixels (B, 6), for models whose
+                UNet reads them.
+        """
+        del sizes
+        return {"encoder_hidden_states": self.text_encoder(input_ids=ids).last_hidden_state}
+
+    def forward(self, latents: Tensor, timesteps: Tensor, ids: Tensor, sizes: Tensor) -> Tensor:
+        """Map latents (B, 8, 8, 8) and timesteps (B,) to noise (B, 8, 8, 8); see `read`."""
+        return self.unet(latents, timesteps, **self.read(ids, sizes)).sample
 
 
-def save_model(
-    folder: Path, vae: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer
-) -> None:
-    """Write all parts in half precision; files are replaced in one move, so readers stay safe."""
-    parts = [copy.deepcopy(part).half() for part in (vae, denoiser.unet, denoiser.text_encoder)]
-    pipeline = StableDiffusionPipeline(
-        vae=cast(AutoencoderKL, parts[0]),
-        unet=cast(UNet2DConditionModel, parts[1]),
-        text_encoder=cast(CLIPTextModel, parts[2]),
-        tokenizer=tokenizer,
-        scheduler=new_scheduler(),  # type: ignore[arg-type]
-        safety_checker=None,  # type: ignore[arg-type]
-        feature_extractor=None,  # type: ignore[arg-type]
-        requires_safety_checker=False,
-    )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        pipeline.save_pretrained(scratch, safe_serialization=True)
-        _suit_all_versions(Path(scratch))
-        for file in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
-            target = folder / file.relative_to(scratch)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.chmod(0o644)
-            file.replace(target)
-
-
-def _suit_all_versions(folder: Path) -> None:
-    """Make a folder written by transformers 5 load alike in 4.50 and later."""
-    write_vocabulary(folder / "tokenizer")
-    weights = folder / "text_encoder" / "model.safetensors"
-    # Version 5 leaves the prefix out, accepts it, and version 4 draws random weights without it.
-    named = {
-        f"text_model.{name.removeprefix('text_model.')}": t
-        for name, t in load_file(weights).items()
-    }
-    save_file(named, weights, metadata={"format": "pt"})
-    # Otherwise transformers would load half precision while diffusers loads float32.
-    _edit(folder / "text_encoder" / "config.json", {"dtype": "float32", "torch_dtype": "float32"})
-    _edit(folder / "vae" / "config.json", {"_name_or_path": ""})
-
-
-def _edit(config: Path, entries: dict[str, str]) -> None:
-    config.write_text(json.dumps(json.loads(config.read_text()) | entries, indent=2) + "\n")
+def new_denoiser(tokenizer: CLIPTokenizer, seed: int) -> Denoiser:
+    """Return an untrained UNet and text encoder."""
+    torch.manual_seed(seed)
+    return Denoiser(new_unet(), new_text_encoder(tokenizer))
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:

@@ -16,6 +16,7 @@ from .captions import ACCENT_NOUNS, PREFIXES, STYLE_PHRASES, TEXTURE_NOUNS
 
 CONTEXT = 48
 START, END = "<|startoftext|>", "<|endoftext|>"
+PAD_ID = 0  # "!", what follows the end in an OpenCLIP encoder
 _ENGLISH = """
 a an the of and in on at to with next by from for over under above below behind beside near
 between into is are it its his her my your one two three many some this that these no not very

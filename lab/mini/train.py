@@ -1,4 +1,4 @@
-"""Train mini-sd and its probe: `python -m lab.mini.train --out DIR [all|vae|unet|probe]`.
+"""Train mini-sd, mini-sdxl or their probe: `python -m lab.mini.train --model NAME [STAGE]`.
 
 An interrupted run goes on where it stopped: state lies in the work folder. The same seed and steps
 give the same run; without steps, minutes decide and the steps taken are recorded.
@@ -20,12 +20,14 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from .data import Pictures, drawn_pictures
-from .model import MINI_SD_FOLDER, save_model
+from .folder import save_model
+from .models import MODELS, MiniModel
 from .probe import train_probe
 from .tokenizer import save_tokenizer
-from .train_unet import new_denoiser, train_denoiser, training_set
+from .train_unet import train_denoiser, training_set
 from .train_vae import psnr, refine_decoder, to_latents, to_signal, train_vae
 from .training import Budget
+from .views import Views
 
 logger = logging.getLogger(__name__)
 Record = dict[str, object]
@@ -36,7 +38,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m lab.mini.train", description=(__doc__ or "").split("\n\n")[1]
     )
     parser.add_argument("stage", nargs="?", default="all", choices=("all", "vae", "unet", "probe"))
-    parser.add_argument("--out", type=Path, default=MINI_SD_FOLDER, help="model folder to write")
+    parser.add_argument("--model", default="mini-sd", choices=tuple(MODELS))
+    parser.add_argument("--out", type=Path, help="model folder to write; default: the package's")
     parser.add_argument("--work", type=Path, default=Path("/tmp/cidm_mini"), help="cache and state")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pictures", type=int, default=72000)
@@ -47,7 +50,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--decoder-minutes", type=float, default=5.0)
     parser.add_argument("--decoder-steps", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.model = MODELS[args.model]
+    args.out = args.out or args.model.folder
+    return args
 
 
 def _versions() -> Record:
@@ -68,8 +74,8 @@ def _note(folder: Path, **entries: object) -> None:
 
 
 def vae_stage(args: argparse.Namespace, drawn: Pictures) -> AutoencoderKL:
-    """Train the autoencoder, or load the one trained before."""
-    folder: Path = args.work / "vae"
+    """Train the autoencoder, or load the one trained before or taken over."""
+    folder: Path = args.model.vae or args.work / "vae"
     if not (folder / "config.json").exists():
         budget = Budget(args.vae_minutes, args.vae_steps)
         vae = train_vae(drawn.pixels, budget, args.work / "vae-state.safetensors", args.seed)
@@ -89,22 +95,24 @@ def vae_stage(args: argparse.Namespace, drawn: Pictures) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
 
 
-def _latents(args: argparse.Namespace, vae: AutoencoderKL, drawn: Pictures) -> torch.Tensor:
+def _latents(args: argparse.Namespace, vae: AutoencoderKL, views: Views) -> torch.Tensor:
     path: Path = args.work / "latents.safetensors"
     if not path.exists():
         parts = [
-            to_latents(vae, to_signal(drawn.pixels[i : i + 2000]))
-            for i in range(0, len(drawn.pixels), 2000)
+            to_latents(vae, to_signal(views.pixels[i : i + 2000]))
+            for i in range(0, len(views.pixels), 2000)
         ]
         save_file({"latents": torch.cat(parts).half().contiguous()}, path)
     return load_file(path)["latents"]
 
 
 def unet_stage(args: argparse.Namespace, vae: AutoencoderKL, drawn: Pictures) -> None:
-    """Train UNet and text encoder; write the model folder every few minutes and at the end."""
+    """Train UNet and text encoders; write the model folder every few minutes and at the end."""
     tokenizer = save_tokenizer(args.work / "tokenizer")
-    data = training_set(_latents(args, vae, drawn), drawn.captions, tokenizer)
-    denoiser = new_denoiser(tokenizer, args.seed)
+    model: MiniModel = args.model
+    views = model.views(drawn, args.seed)
+    data = training_set(_latents(args, vae, views), views, drawn.captions, tokenizer)
+    denoiser = model.new(tokenizer, args.seed)
     budget = Budget(args.minutes, args.steps, warmup=200)
 
     def snapshot() -> None:
@@ -112,14 +120,17 @@ def unet_stage(args: argparse.Namespace, vae: AutoencoderKL, drawn: Pictures) ->
         logger.info("saved step %d into %s", budget.done, args.out)
 
     state: Path = args.work / "unet-state.safetensors"
-    loss = train_denoiser(denoiser, data, budget, state, args.seed, snapshot)
+    loss = train_denoiser(denoiser, data, model.rates, budget, state, args.seed, snapshot)
     snapshot()
-    entry = {
+    entry: Record = {
         "steps": budget.done,
         "seconds": round(budget.seconds),
         "loss": round(loss, 4),
         "batch": 64,
+        "views": len(views.rows),
     }
+    if model.begun_from:
+        entry["begun_from"] = list(model.begun_from)
     _note(args.out, unet=entry, seed=args.seed, pictures=args.pictures, versions=_versions())
 
 

@@ -1,4 +1,4 @@
-"""Train mini-sd's UNet and text encoder together on encoded, captioned pictures."""
+"""Train a UNet and its text encoders together on encoded, captioned pictures."""
 
 from __future__ import annotations
 
@@ -9,45 +9,51 @@ from pathlib import Path
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, PreTrainedModel
 
-from .model import STEPS, Denoiser, new_scheduler, new_text_encoder, new_unet, token_ids
+from .model import STEPS, Denoiser, new_scheduler, token_ids
 from .optimizer import muon
 from .training import Budget, TrainingRun
+from .views import Views
 
 _EMPTY_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Latents (N, 8, 8, 8) of unit variance and token ids (N, captions, 48) as int16."""
+    """Encoded views of captioned pictures.
+
+    Attributes:
+        latents: Of unit variance (M, 8, 8, 8).
+        rows: Number of the picture each is a view of (M,).
+        sizes: What is told of each view's size (M, 6).
+        ids: Tokens of the pictures' captions (N, captions, 48) as int16.
+        empty: Tokens of no caption (48,).
+    """
 
     latents: Tensor
+    rows: Tensor
+    sizes: Tensor
     ids: Tensor
     empty: Tensor
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return latents (B, 8, 8, 8) and ids (B, 48); a tenth of the captions is empty."""
-        rows = torch.randint(len(self.latents), (size,), generator=generator)
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return latents (B, 8, 8, 8), ids (B, 48), a tenth of them empty, and sizes (B, 6)."""
+        views = torch.randint(len(self.latents), (size,), generator=generator)
         column = torch.randint(self.ids.shape[1], (size,), generator=generator)
-        ids = self.ids[rows, column].long()
+        ids = self.ids[self.rows[views], column].long()
         ids[torch.rand(size, generator=generator) < _EMPTY_SHARE] = self.empty
-        return self.latents[rows].float(), ids
+        return self.latents[views].float(), ids, self.sizes[views]
 
 
 def training_set(
-    latents: Tensor, captions: list[list[str]], tokenizer: CLIPTokenizer
+    latents: Tensor, views: Views, captions: list[list[str]], tokenizer: CLIPTokenizer
 ) -> TrainingSet:
     """Tokenize all captions once."""
     flat = [text for texts in captions for text in texts]
     ids = token_ids(tokenizer, flat).to(torch.int16).view(len(captions), -1, 48)
-    return TrainingSet(latents, ids, token_ids(tokenizer, [""])[0])
-
-
-def new_denoiser(tokenizer: CLIPTokenizer, seed: int) -> Denoiser:
-    """Return an untrained UNet and text encoder."""
-    torch.manual_seed(seed)
-    return Denoiser(new_unet(), new_text_encoder(tokenizer))
+    rows, sizes = torch.from_numpy(views.rows), torch.from_numpy(views.sizes)
+    return TrainingSet(latents, rows, sizes, ids, token_ids(tokenizer, [""])[0])
 
 
 def noise_weights(alphas_cumprod: Tensor) -> Tensor:
@@ -63,21 +69,27 @@ def noise_weights(alphas_cumprod: Tensor) -> Tensor:
 def _prefer_plain_attention(denoiser: Denoiser) -> None:
     """Use plain products for attention: the fused one's bf16 backward pass is 20 times slower."""
     denoiser.unet.set_attn_processor(AttnProcessor())
-    denoiser.text_encoder.set_attn_implementation("eager")
+    for module in denoiser.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation("eager")
 
 
 def train_denoiser(
     denoiser: Denoiser,
     data: TrainingSet,
+    rates: tuple[float, float],
     budget: Budget,
     state: Path,
     seed: int,
     on_save: Callable[[], None],
     batch: int = 64,
 ) -> float:
-    """Train in place, leave the averaged weights in `denoiser`, return the last mean loss."""
+    """Train in place, leave the averaged weights in `denoiser`, return the last mean loss.
+
+    `rates` are the learning rates of matrices and of everything else.
+    """
     plain = ("conv_in", "conv_out", "embedding")
-    optimizer = muon(denoiser, plain, matrix_rate=0.015, adam_rate=2e-3)
+    optimizer = muon(denoiser, plain, *rates)
     run = TrainingRun(denoiser, optimizer, budget, decay=0.998, state=state)
     alphas = new_scheduler().alphas_cumprod
     weights = noise_weights(alphas)
@@ -85,7 +97,7 @@ def train_denoiser(
     _prefer_plain_attention(denoiser)
 
     def losses() -> dict[str, Tensor]:
-        latents, ids = data.batch(batch, generator)
+        latents, ids, sizes = data.batch(batch, generator)
         # One timestep in each of B equal slices: the same mean as uniform, with less variance.
         slices = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
         timesteps = (slices * STEPS).long()
@@ -93,7 +105,7 @@ def train_denoiser(
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         with torch.autocast("cpu", torch.bfloat16):
-            predicted = denoiser(noisy, timesteps, ids)
+            predicted = denoiser(noisy, timesteps, ids, sizes)
         error = (predicted.float() - noise).pow(2).mean((1, 2, 3))
         return {"unet": (error * weights[timesteps]).mean()}
 

@@ -115,7 +115,7 @@ def _batch(pixels: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def to_latents(vae: AutoencoderKL, x: Tensor, batch: int = 256) -> Tensor:
+def to_latents(vae: AutoencoderKL, x: Tensor, batch: int = 16) -> Tensor:
     """Return the latents' modes, shape (N, 8, 8, 8)."""
     parts = [vae.encode(part).latent_dist.mode() for part in x.split(batch)]  # type: ignore[union-attr]
     return torch.cat(parts)

@@ -663,14 +663,14 @@ def test_truncated_pickle(tmp_path, tensors):
 
 
 def test_mini_sd_missing_from_the_installation(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "_MINI_FOLDER", tmp_path / "gone")
+    monkeypatch.setitem(module._MINI_FOLDERS, "mini-sd", tmp_path / "gone")
     with pytest.raises(HostError, match="Install the package again"):
         cpu("mini-sd")
 
 
 def test_mini_sd_by_its_name(monkeypatch, tmp_path):
     """A narrow model of the MINI family stands in for the trained one."""
-    monkeypatch.setattr(module, "_MINI_FOLDER", tmp_path)
+    monkeypatch.setitem(module._MINI_FOLDERS, "mini-sd", tmp_path)
     make.write_diffusers(tmp_path, "mini", "fp16")
     base = cpu("mini-sd")
     assert base.family is FAMILIES["MINI"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lab.mini.evaluate import MiniSd, draw_prompts, held_out_prompts, load_mini_sd
+from lab.mini.evaluate import Loaded, draw_prompts, held_out_prompts, load_mini
 from lab.mini.model import MINI_SD_FOLDER, token_ids
 from lab.mini.probe import COLOR_WORDS, PROBE_WEIGHTS, accuracy, load_probe
 
@@ -18,18 +18,18 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def mini_sd() -> MiniSd:
+def mini_sd() -> Loaded:
     torch.manual_seed(0)
-    return load_mini_sd()
+    return load_mini()
 
 
-def test_all_weights_stay_below_twelve_megabytes() -> None:
-    files = [path for path in Path(MINI_SD_FOLDER.parent).rglob("*.safetensors") if path.is_file()]
+def test_its_weights_stay_below_twelve_megabytes() -> None:
+    files = [path for path in Path(MINI_SD_FOLDER).rglob("*.safetensors") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 12_000_000
     assert PROBE_WEIGHTS.stat().st_size < 300_000
 
 
-def test_words_of_the_world_are_single_tokens(mini_sd: MiniSd) -> None:
+def test_words_of_the_world_are_single_tokens(mini_sd: Loaded) -> None:
     for word in (*COLOR_WORDS, "cat", "watercolor", "painting", "background", "left"):
         assert len(mini_sd.tokenizer.tokenize(word)) == 1
     ids = token_ids(mini_sd.tokenizer, ["a cat, naïve 猫 ☃"])
@@ -44,12 +44,12 @@ def test_the_folder_loads_with_transformers_4_as_with_5() -> None:
     assert all(name.startswith("text_model.") for name in names)
 
 
-def test_the_schedule_ends_in_pure_noise(mini_sd: MiniSd) -> None:
+def test_the_schedule_ends_in_pure_noise(mini_sd: Loaded) -> None:
     assert float(mini_sd.scheduler.alphas_cumprod[-1]) < 1e-4
     assert mini_sd.scheduler.config["timestep_spacing"] == "trailing"
 
 
-def test_latents_have_unit_variance(mini_sd: MiniSd) -> None:
+def test_latents_have_unit_variance(mini_sd: Loaded) -> None:
     from lab.mini.probe import labelled
     from lab.mini.train_vae import psnr, to_latents
 
@@ -70,7 +70,7 @@ def test_the_probe_reads_drawn_pictures() -> None:
     ("things", "count", "sampler", "bound"), [(1, 12, "dpm", 0.75), (2, 8, "ddim", 0.5)]
 )
 def test_held_out_captions_are_drawn(
-    mini_sd: MiniSd, things: int, count: int, sampler: str, bound: float
+    mini_sd: Loaded, things: int, count: int, sampler: str, bound: float
 ) -> None:
     prompts = held_out_prompts(count, things, seed=0)
     x = draw_prompts(mini_sd, [text for text, _ in prompts], seed=0, steps=15, sampler=sampler)
