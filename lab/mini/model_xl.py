@@ -40,6 +40,7 @@ from .tokenizer import PAD_ID
 CLIP_WIDTH = 64
 SIZE_WIDTH = 32  # of each of the six numbers about the picture's size
 _FITTED_ON = 1500  # captions
+_POOLED_ALONE = 0.15
 
 
 class DenoiserXL(Denoiser):
@@ -79,9 +80,25 @@ class DenoiserXL(Denoiser):
 
     def read(self, ids: Tensor, sizes: Tensor) -> dict[str, Any]:
         """Return what the UNet reads beside latents and time."""
-        states, pooled = self.texts(ids)
+        return self._inputs(*self.texts(ids), sizes)
+
+    def _inputs(self, states: Tensor, pooled: Tensor, sizes: Tensor) -> dict[str, Any]:
         added = {"text_embeds": pooled, "time_ids": sizes}
         return {"encoder_hidden_states": states, "added_cond_kwargs": added}
+
+    def forward(self, latents: Tensor, timesteps: Tensor, ids: Tensor, sizes: Tensor) -> Tensor:
+        """Predict the noise for training; some rows hear of their caption as pooled text alone.
+
+        SDXL's own training drops each condition by itself as well. Without that pooled text, which
+        says nothing that the states do not say, stays unread.
+        """
+        config: Any = self.text_encoder_2.config
+        empty = torch.full_like(ids[:1], config.eos_token_id)
+        empty[:, 0] = config.bos_token_id
+        states, pooled = self.texts(torch.cat([ids, empty]))
+        alone = torch.rand(len(ids), 1, 1) < _POOLED_ALONE
+        given = self._inputs(torch.where(alone, states[-1:], states[:-1]), pooled[:-1], sizes)
+        return self.unet(latents, timesteps, **given).sample
 
     def _padded(self, ids: Tensor) -> Tensor:
         """Pad as OpenCLIP does: token 0 after the end token."""
@@ -113,6 +130,19 @@ def new_denoiser_xl(tokenizer: CLIPTokenizer, seed: int) -> DenoiserXL:
     return denoiser
 
 
+@torch.no_grad()
+def meet_half_way(denoiser: Denoiser, begun: Denoiser) -> None:
+    """Take the mean of trained weights and those they began with, but for what is new.
+
+    References:
+        Wortsman et al. 2022, "Robust fine-tuning of zero-shot models".
+    """
+    first = dict(begun.named_parameters())
+    for name, parameter in denoiser.named_parameters():
+        if "add_embedding" not in name:
+            parameter.lerp_(first[name], 0.5)
+
+
 def mini_clip_text() -> CLIPTextModel:
     """Return mini-clip's text tower as a model of its own."""
     clip = CLIPModel.from_pretrained(MINI_CLIP_FOLDER, dtype=torch.float32)
@@ -132,7 +162,8 @@ def _begin_text(text: CLIPTextModelWithProjection, small: CLIPTextModel) -> None
     last = cast(Any, text.text_model.encoder.layers[-1])
     for layer in (last.self_attn.out_proj, last.mlp.fc2):
         _clear(layer)
-    nn.init.eye_(text.text_projection.weight)
+    # Trained, it shrinks pooled text before anything has learned to read it.
+    nn.init.eye_(text.text_projection.weight.requires_grad_(False))
 
 
 def _absorbed_norm(
@@ -174,7 +205,9 @@ def _begin_unet(
         elif name.endswith("transformer_blocks.1"):
             for layer in (block.attn1.to_out[0], block.attn2.to_out[0], block.ff.net[2]):
                 _clear(layer)
-    _clear(cast(Any, unet).add_embedding.linear_2)
+    added = cast(Any, unet).add_embedding
+    added.linear_1.weight[:, :TEXT_WIDTH] = 0
+    _clear(added.linear_2)
 
 
 def _clear(layer: nn.Linear) -> None:

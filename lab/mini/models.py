@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from . import MINI
 from .data import Pictures
 from .model import MINI_SD_FOLDER, Denoiser, new_denoiser
-from .model_xl import DenoiserXL, new_denoiser_xl
+from .model_xl import DenoiserXL, meet_half_way, new_denoiser_xl
 from .views import Views, sized_pictures, whole_pictures
 
 MINI_SDXL_FOLDER = MINI / "sdxl"
@@ -29,6 +29,7 @@ class MiniModel:
         parts: Those, by folder, in the order the class takes them.
         new: Makes what training begins with, of tokenizer and seed.
         views: Makes what is shown of the drawn pictures, with a seed.
+        finish: What is done to the trained model, given one as `new` made it.
         rates: Learning rates of matrices and of everything else.
         begun_from: What `new` and the autoencoder are taken from, for the record.
         reads_sizes: Its UNet reads what is told of the picture's size.
@@ -41,6 +42,7 @@ class MiniModel:
     new: Callable[[CLIPTokenizer, int], Denoiser]
     views: Callable[[Pictures, int], Views]
     rates: tuple[float, float]
+    finish: Callable[[Denoiser, Denoiser], None] | None = None
     begun_from: tuple[str, ...] = ()
     reads_sizes: bool = False
     vae: Path | None = None
@@ -74,6 +76,7 @@ MODELS: Mapping[str, MiniModel] = {
         new=new_denoiser_xl,
         views=sized_pictures,
         rates=(0.005, 1e-3),  # gentle, so that what it begins with is not lost
+        finish=meet_half_way,
         begun_from=("mini-sd", "mini-clip"),
         reads_sizes=True,
         vae=MINI_SD_FOLDER / "vae",

@@ -121,6 +121,8 @@ def unet_stage(args: argparse.Namespace, vae: AutoencoderKL, drawn: Pictures) ->
 
     state: Path = args.work / "unet-state.safetensors"
     loss = train_denoiser(denoiser, data, model.rates, budget, state, args.seed, snapshot)
+    if model.finish is not None:
+        model.finish(denoiser, model.new(tokenizer, args.seed))
     snapshot()
     entry: Record = {
         "steps": budget.done,
