@@ -44,8 +44,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="mini-sd",
         metavar="PATH",
-        help="A Stable Diffusion 1.x or XL .safetensors file, a diffusers folder, or one of the tiny "
-        "models that come with this package: mini-sd, the default, or mini-sdxl.",
+        help="A Stable Diffusion 1.x or XL .safetensors file, a diffusers folder, or one of the "
+        "tiny models that come with this package: mini-sd, the default, or mini-sdxl.",
     )
     group.add_argument(
         "--tokenizer", metavar="DIR", help="Tokenizer folder, where the model has none of its own."

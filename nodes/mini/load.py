@@ -1,4 +1,4 @@
-"""Load mini-sd, the small model that comes with the pack, into the stock sockets."""
+"""Load one of the small models that come with the pack into the stock sockets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from ..host import comfy as host
 from ..host.pictures import shown, to_tensor
 from ..host.sockets import CATEGORY, schema
 
+MINI_MODELS = ("mini-sd", "mini-sdxl")
+
 
 class LoadMiniModel(io.ComfyNode):
-    """mini-sd as MODEL, CLIP and VAE, and photos to learn from."""
+    """A mini model as MODEL, CLIP and VAE, and photos to learn from."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,25 +24,37 @@ class LoadMiniModel(io.ComfyNode):
             description=(
                 "A tiny model of 32 x 32 pixels that comes with the pack. It learns a concept in a "
                 "minute or two, without a download, and knows simple scenes such as 'a photo of a "
-                "red cat'. Draw with width and height 32, 30 steps, cfg 4."
+                "red cat'. Draw with width and height 32, 30 steps, cfg 4. mini-sdxl is built as "
+                "SDXL is: two text encoders, pooled text, sizes and several layers in a block."
             ),
             search_aliases=[
                 "mini",
                 "mini-sd",
+                "mini-sdxl",
                 "tiny model",
                 "toy model",
                 "demo checkpoint",
                 "CIDM",
             ],
             **host.shows_result(),
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=list(MINI_MODELS),
+                    default=MINI_MODELS[0],
+                    optional=True,
+                    tooltip="mini-sd is built as SD 1.5 is, mini-sdxl as SDXL. Concepts of one do "
+                    "not fit the other.",
+                ),
+            ],
             outputs=[
                 io.Model.Output(
                     display_name="MODEL",
-                    tooltip="The UNet of mini-sd: 8 latent channels, 4 pixels per latent cell.",
+                    tooltip="Its UNet: 8 latent channels, 4 pixels per latent cell.",
                 ),
                 io.Clip.Output(
                     display_name="CLIP",
-                    tooltip="Its text encoder: up to 48 tokens of plain English.",
+                    tooltip="Its text encoders: up to 48 tokens of plain English.",
                 ),
                 io.Vae.Output(
                     display_name="VAE",
@@ -55,12 +69,13 @@ class LoadMiniModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        from ...cidm_core.diffusers_host.load import MINI_SD, load_base
+    def execute(cls, model: str = MINI_MODELS[0]) -> io.NodeOutput:
+        from ...cidm_core.diffusers_host.load import load_base
         from ...cidm_core.mini.looks import example_photos
-        from .objects import clip_of, model_of, vae_of
+        from .clip import clip_of
+        from .objects import model_of, vae_of
 
-        base = load_base(MINI_SD, device="cpu", dtype="fp32")
+        base = load_base(model, device="cpu", dtype="fp32")
         photos, captions = zip(*example_photos(), strict=True)
         image = torch.cat([to_tensor(photo) for photo in photos])
         parts = model_of(base), clip_of(base), vae_of(base)

@@ -1,35 +1,29 @@
-"""mini-sd as ComfyUI's own objects: ModelPatcher, CLIP, VAE.
+"""The mini models as ComfyUI's own objects: MODEL and VAE (`clip`: CLIP).
 
-UNet and text encoder are the host's modules with mini-sd's numbers, so that samplers, LoRA
-loaders and attention patches see what they know. The autoencoder stays diffusers' module: its
-widths, group norms of 8 and missing middle attention have no counterpart among the host's.
+The UNet is the host's module with the mini model's numbers, so that samplers, LoRA loaders and
+attention patches see what they know. The autoencoder stays diffusers' module: its widths, group
+norms of 8 and missing middle attention have no counterpart among the host's.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
+import comfy.model_base
 import comfy.model_detection
 import comfy.model_management as memory
 import comfy.model_patcher
 import comfy.sd
-import comfy.sd1_clip
 import comfy.supported_models_base
-import folder_paths
 import torch
-from comfy.clip_model import CLIPTextModel
 from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...cidm_core.checkpoints.compvis import UNET, unet_name
-from ...cidm_core.checkpoints.text_encoders import CLIP, clip_names
 from ...cidm_core.diffusers_host.base import Base
-
-_TOKENIZER = Path(__file__).parents[2] / "cidm_core" / "mini" / "sd" / "tokenizer"
 
 
 class MiniLatents(comfy.latent_formats.LatentFormat):
@@ -61,18 +55,51 @@ class MiniConfig(comfy.supported_models_base.BASE):
         return False  # the host takes more than 4 input channels for one
 
 
+class MiniXL(comfy.model_base.SDXL):
+    """SDXL's pooled text and sizes, for cells of 4 px."""
+
+    def encode_adm(self, **given: Any) -> Tensor:
+        """Pooled text and the six numbers, (rows, numbers)."""
+        # The host takes a cell for 8 px where a prompt says nothing of sizes.
+        height, width = given["noise"].shape[2:4]
+        if (given["height"], given["width"]) == (height * 8, width * 8):
+            cell = self.latent_format.spacial_downscale_ratio
+            given |= {"height": height * cell, "width": width * cell}
+        return super().encode_adm(**given)
+
+
+class MiniXLConfig(MiniConfig):
+    """mini-sdxl; its family has two text encoders."""
+
+    size_numbers: int
+
+    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> Any:
+        made = MiniXL(self, self.model_type(state_dict, prefix), device)
+        made.embedder = Timestep(self.size_numbers)
+        return made
+
+
+def _config_of(base: Base, weights: dict[str, Tensor]) -> MiniConfig:
+    detected = comfy.model_detection.detect_unet_config(weights, "")
+    if len(base.family.encoders) == 1:
+        return MiniConfig(detected)
+    found = MiniXLConfig(detected)
+    found.size_numbers = base.unet.config.addition_time_embed_dim
+    return found
+
+
 def model_of(base: Base) -> Any:
     """The UNet as a MODEL.
 
     Args:
-        base: mini-sd in fp32 on the CPU.
+        base: A mini model in fp32 on the CPU.
     """
     config = base.unet.config
     weights = {
         unet_name(key, config).removeprefix(UNET): value
         for key, value in base.unet.state_dict().items()
     }
-    found = MiniConfig(comfy.model_detection.detect_unet_config(weights, ""))
+    found = _config_of(base, weights)
     # diffusers' name for the number of heads
     found.unet_config |= {"num_heads": config.attention_head_dim, "num_head_channels": -1}
     schedule = base.scheduler_config
@@ -94,48 +121,6 @@ def model_of(base: Base) -> Any:
     patcher = _patcher(model, memory.get_torch_device(), memory.unet_offload_device())
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "cidm_mini", checked)
     return patcher
-
-
-def clip_of(base: Base) -> Any:
-    """The text encoder as a CLIP. The host keeps it in fp16, in which mini-sd is stored."""
-    encoder = base.text_encoders[0]
-    config = encoder.config.to_dict()
-    special = {"start": config["bos_token_id"], "end": config["eos_token_id"]}
-    special["pad"] = config["pad_token_id"]
-
-    def text_model(settings: Any, dtype: Any, device: Any, operations: Any) -> Any:
-        made = CLIPTextModel(settings, dtype, device, operations)
-        size = (config["vocab_size"], config["hidden_size"])  # the host knows CLIP-L's only
-        made.set_input_embeddings(operations.Embedding(*size, dtype=dtype, device=device))
-        return made
-
-    encoder_made = partial(
-        comfy.sd1_clip.SDClipModel,
-        max_length=config["max_position_embeddings"],
-        textmodel_json_config=dict(config),
-        special_tokens=special,
-        return_projected_pooled=False,
-        model_class=text_model,
-    )
-    words = partial(
-        comfy.sd1_clip.SDTokenizer,
-        tokenizer_path=str(_TOKENIZER),
-        max_length=config["max_position_embeddings"],
-        embedding_size=config["hidden_size"],
-    )
-    target = comfy.supported_models_base.ClipTarget(
-        partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=words),
-        partial(comfy.sd1_clip.SD1ClipModel, clip_model=encoder_made),
-    )
-    places = folder_paths.get_folder_paths("embeddings")
-    clip = comfy.sd.CLIP(target, embedding_directory=places)
-    weights = {
-        clip_names(key)[0].removeprefix(CLIP): value for key, value in encoder.state_dict().items()
-    }
-    # The host's class has a projection behind the pooled output, which nothing here reads.
-    weights["text_projection.weight"] = torch.eye(config["hidden_size"])
-    clip.load_sd(weights)
-    return clip
 
 
 class MiniAutoencoder(torch.nn.Module):

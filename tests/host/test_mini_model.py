@@ -1,7 +1,8 @@
-"""mini-sd in ComfyUI: the numbers of the diffusers host, and pictures by stock nodes."""
+"""The mini models in ComfyUI: the numbers of the diffusers host, and pictures by stock nodes."""
 
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -11,9 +12,9 @@ def node(kind, **inputs):
     return {"class_type": kind, "inputs": inputs}
 
 
-def drawing(text="a photo of a red cat", seed=1, px=32):
+def drawing(text="a photo of a red cat", seed=1, px=32, model="mini-sd"):
     return {
-        "load": node("CIDM_LoadMiniModel"),
+        "load": node("CIDM_LoadMiniModel", model=model),
         "positive": node("CLIPTextEncode", clip=["load", 1], text=text),
         "negative": node("CLIPTextEncode", clip=["load", 1], text=""),
         "latent": node("EmptyLatentImage", width=px, height=px, batch_size=1),
@@ -48,11 +49,18 @@ def is_red(picture):
     return red > 150 and max(green, blue) < 100
 
 
-def test_every_part_computes_what_diffusers_computes(in_host, tmp_path):
+@pytest.fixture(scope="module")
+def compared(in_host, tmp_path_factory):
     script = Path(__file__).parent / "inside" / "mini_parity.py"
-    found = in_host(script, tmp_path / "lora.safetensors")
+    return in_host(script, tmp_path_factory.mktemp("mini") / "lora.safetensors")
+
+
+@pytest.mark.parametrize("model", ["mini-sd", "mini-sdxl"])
+def test_every_part_computes_what_diffusers_computes(compared, model):
+    found = compared[model]
     # Hidden states are 0.3 and eps 1.0 large; what is left is the order of float32 sums.
     assert found["text"] < 1e-5
+    assert found["pooled"] < 1e-5
     assert found["unet"] < 1e-5
     assert found["encode"] < 1e-5
     assert found["decode"] < 1e-5
@@ -61,8 +69,9 @@ def test_every_part_computes_what_diffusers_computes(in_host, tmp_path):
     assert patched == expected
 
 
-def test_stock_nodes_draw_a_red_cat(server):
-    result = server.run(drawing())
+@pytest.mark.parametrize("model", ["mini-sd", "mini-sdxl"])
+def test_stock_nodes_draw_a_red_cat(server, model):
+    result = server.run(drawing(model=model))
     assert result.status == "success", result.error
     (picture,) = server.pictures(result, "save")
     assert picture.size == (32, 32)
