@@ -24,12 +24,12 @@ _SD = {"EmptyLatentImage": {"width": 64, "height": 64}}
 
 
 def on_mini(prompt: dict[str, Any], keep_checkpoint: str = "") -> dict[str, Any]:
-    """The prompt with mini-sd instead of a checkpoint, or with another checkpoint."""
+    """The prompt with a mini model instead of a checkpoint, or with another checkpoint."""
     made = copy.deepcopy(prompt)
     for node in made.values():
         kind, inputs = node["class_type"], node["inputs"]
         if kind == "CheckpointLoaderSimple":
-            node |= _loader(keep_checkpoint)
+            node |= _loader(keep_checkpoint, inputs["ckpt_name"])
         elif kind == "CLIPVisionLoader":
             node |= {"class_type": "TestTinyVision", "inputs": {}}
         elif kind == "CreateBoundingBoxes":
@@ -48,19 +48,24 @@ def on_mini(prompt: dict[str, Any], keep_checkpoint: str = "") -> dict[str, Any]
 
 
 def mini_instead(workflow: dict[str, Any]) -> dict[str, Any]:
-    """A workflow in UI format with mini-sd instead of a checkpoint."""
+    """A workflow in UI format with a mini model instead of a checkpoint."""
     made = copy.deepcopy(workflow)
     for node in made["nodes"]:
         if node["type"] == "CheckpointLoaderSimple":
-            node |= {"type": "CIDM_LoadMiniModel", "inputs": [], "widgets_values": []}
+            chosen = [_mini_for(node["widgets_values"][0])]
+            node |= {"type": "CIDM_LoadMiniModel", "inputs": [], "widgets_values": chosen}
             node |= {"properties": {}, "widgets_values_named": {}}
     return made
 
 
-def _loader(checkpoint: str) -> dict[str, Any]:
+def _loader(checkpoint: str, instead_of: str) -> dict[str, Any]:
     if checkpoint:
         return {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}}
-    return {"class_type": "CIDM_LoadMiniModel", "inputs": {}}
+    return {"class_type": "CIDM_LoadMiniModel", "inputs": {"model": _mini_for(instead_of)}}
+
+
+def _mini_for(checkpoint: str) -> str:
+    return "mini-sdxl" if "xl" in checkpoint else "mini-sd"
 
 
 def _shrink(inputs: dict[str, Any], times: int) -> None:

@@ -1,9 +1,9 @@
 """What the shipped workflows are made of; `make_workflows.py` turns it into files."""
 
 from .drawing import app_mode, inpaint, scenes, style
-from .learning import check, first, second, trial
+from .learning import check, first, first_xl, second, trial
 from .parts import Workflow
-from .regions import INSIDE, SHOWN, blueprint, several
+from .regions import INSIDE, SHOWN, blueprint, several, several_xl
 
-ALL = (trial, first, second, scenes, several, style, inpaint, check, app_mode)
+ALL = (trial, first, second, scenes, several, style, inpaint, check, app_mode, first_xl, several_xl)
 __all__ = ["ALL", "INSIDE", "SHOWN", "Workflow", "blueprint"]

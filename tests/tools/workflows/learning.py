@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .parts import (
+    BANK_XL,
     BLUE,
     CAT,
     DOG,
@@ -10,6 +11,7 @@ from .parts import (
     JUDGE,
     NEGATIVE,
     PURPLE,
+    SDXL,
     START,
     Group,
     Workflow,
@@ -99,6 +101,38 @@ def first() -> Workflow:
     empty(w)
     draw(w, seed=1)
     finish(w, "first concept", size=(280, 320))
+    drawing = [["apply", "positive", "negative", "latent"], ["sampler", "decode", "save"]]
+    w.stacks = [
+        [START],
+        [("1  Model, bank, photos", BLUE, [["model", "bank", "photos", "look"]])],
+        [("2  Learn", PURPLE, [["train"]])],
+        [("3  Draw it", GREEN, drawing)],
+    ]
+    return w
+
+
+def first_xl() -> Workflow:
+    w = Workflow(
+        "9 Learn a concept on SDXL",
+        "## Teach SDXL your dog (or anything)\n"
+        "For SDXL, Pony, Illustrious and NoobAI checkpoints; photos as in workflow 1.\n"
+        "1. Choose your checkpoint. One that predicts v (NoobAI v-pred) says so in its file.\n"
+        "2. **preset**: *Least VRAM* on 8 GB, *Low VRAM* on 12 GB, else *Balanced*.\n"
+        "3. Run. A concept learned on one SDXL model works on its relatives when you switch on "
+        "**allow_other_base** of Apply Concept Bank.\n\n"
+        "No such checkpoint at hand? Put **Load Mini Model** with *mini-sdxl* in its place, and "
+        "32 x 32 for the picture: everything is the same, in small.",
+        note_size=(270, 430),
+    )
+    load(w, SDXL)
+    bank(w, name=BANK_XL)
+    learning(w, "my_dog", DOG, "dog", "dog", "Low VRAM")
+    apply(w, "train")
+    text(w, "positive", "Prompt with your words", f"a photo of a {DOG} on a beach, sunny day")
+    text(w, "negative", "Negative prompt", NEGATIVE)
+    empty(w, 1024, 1024)
+    draw(w, seed=1, cfg=5.0)
+    finish(w, "first concept on SDXL", size=(280, 320))
     drawing = [["apply", "positive", "negative", "latent"], ["sampler", "decode", "save"]]
     w.stacks = [
         [START],

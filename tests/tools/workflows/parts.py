@@ -9,12 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
-ARCHIVE = "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
+_HUB = "https://huggingface.co"
+SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
+SDXL = "sd_xl_base_1.0.safetensors"
+CHECKPOINTS = {
+    SD15: f"{_HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{SD15}",
+    SDXL: f"{_HUB}/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/{SDXL}",
+}
 BLUE, GREEN, PURPLE, GREY = "#3f789e", "#4a7a4a", "#7a4a8a", "#666"
 DOG, CAT, STYLE = "<dog1> <dog2>", "<cat1> <cat2>", "<paint1> <paint2>"
 NEGATIVE = "blurry, low quality, deformed, watermark, text"
-BANK = "my_bank"
+BANK, BANK_XL = "my_bank", "my_sdxl_bank"
 JUDGE = "clip-vit-large-patch14.safetensors"
 NOTE = "note"
 Group = tuple[str, str, list[list[str]]]
@@ -131,17 +136,15 @@ def linear(extra: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
     return {**extra, "linearData": {"inputs": inputs, "outputs": [ids[k] for k in data["outputs"]]}}
 
 
-def load(w: Workflow) -> None:
+def load(w: Workflow, checkpoint: str = SD15) -> None:
     """A checkpoint; its three outputs are those of Load Mini Model too."""
-    file = {"name": CHECKPOINT, "url": ARCHIVE + CHECKPOINT, "directory": "checkpoints"}
-    w.add("model", "CheckpointLoaderSimple", models=[file], ckpt_name=CHECKPOINT)
+    file = {"name": checkpoint, "url": CHECKPOINTS[checkpoint], "directory": "checkpoints"}
+    w.add("model", "CheckpointLoaderSimple", models=[file], ckpt_name=checkpoint)
 
 
-def bank(w: Workflow, title: str = "", **look: Any) -> None:
-    size = (260, 120)
-    w.add(
-        "bank", "CIDM_LoadConceptBank", title, size=size, bank="(new bank)", new_name=BANK, **look
-    )
+def bank(w: Workflow, title: str = "", name: str = BANK, **look: Any) -> None:
+    look = {"size": (260, 120), **look}
+    w.add("bank", "CIDM_LoadConceptBank", title, bank="(new bank)", new_name=name, **look)
 
 
 def apply(w: Workflow, source: str = "bank") -> None:
@@ -219,7 +222,9 @@ def finish(
     )
 
 
-def learning(w: Workflow, folder: str, words: str, thing: str, name: str) -> None:
+def learning(
+    w: Workflow, folder: str, words: str, thing: str, name: str, preset: str = "Balanced"
+) -> None:
     """Photos of a folder, and the node that learns from them."""
     w.add("photos", "LoadImageTextDataSetFromFolder", "Your photos (input folder)", folder=folder)
     w.add("look", "PreviewImage", "What it learns from", size=(260, 220), images=["photos", 0])
@@ -237,7 +242,7 @@ def learning(w: Workflow, folder: str, words: str, thing: str, name: str) -> Non
         class_words=thing,
         kind="object",
         name=name,
-        preset="Balanced",
+        preset=preset,
     )
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from .parts import (
+    BANK_XL,
     BLUE,
     CAT,
     DOG,
     GREEN,
     NEGATIVE,
     PURPLE,
+    SDXL,
     START,
     Workflow,
     apply,
     bank,
+    empty,
     finish,
     load,
     sampling,
@@ -113,6 +116,56 @@ def several() -> Workflow:
                 [["noise", "method", "sigmas", "latent", "sampler", "decode", "save"]],
             )
         ],
+    ]
+    return w
+
+
+def several_xl() -> Workflow:
+    w = Workflow(
+        "9 Several concepts on SDXL, each in its box",
+        "## Two or more concepts in one large picture\n"
+        "1. Choose your checkpoint, and the bank that workflow *9 Learn a concept on SDXL* made.\n"
+        "2. **Concept Regions**: a line for each box, *left, top, right, bottom: prompt*, in "
+        "shares of the picture, with the words of its concept. (Or drag boxes, as in workflow 4.)\n"
+        "3. The prompt on the left says what the whole picture shows.\n"
+        "4. Run.\n\n"
+        "No such checkpoint at hand? Put **Load Mini Model** with *mini-sdxl* in its place, and "
+        "32 x 32 for the picture.",
+        note_size=(260, 400),
+    )
+    load(w, SDXL)
+    bank(w, name=BANK_XL)
+    apply(w)
+    text(
+        w,
+        "positive",
+        "The whole picture",
+        f"a photo of a {DOG} and a {CAT} sitting side by side in a garden, flowers, sunny day",
+    )
+    text(w, "negative", "Negative prompt", NEGATIVE)
+    lines = f"0.04,0.2,0.48,0.96: a {DOG}, sitting\n0.52,0.25,0.96,0.96: a {CAT}, sitting"
+    size = {"picture_width": 1024, "picture_height": 1024}
+    regions = {"clip": ["apply", 1], "prompts": lines, **size}
+    w.add("regions", "CIDM_ConceptRegions", size=(340, 520), **regions)
+    w.add(
+        "guider",
+        "CIDM_RegionalNoiseGuider",
+        model=["apply", 0],
+        positive=["positive", 0],
+        negative=["negative", 0],
+        regions=["regions", 0],
+        cfg=5.0,
+    )
+    sampling(w, seed=4)
+    empty(w, 1024, 1024, collapsed=True)
+    finish(w, "several concepts on SDXL", size=(320, 340))
+    drawing = ["noise", "method", "sigmas", "latent", "sampler", "decode", "save"]
+    whole = ["model", "bank", "apply", "positive", "negative"]
+    w.stacks = [
+        [START],
+        [("1  Bank and the whole picture", BLUE, [whole])],
+        [("2  A box for each concept", PURPLE, [["regions"], ["guider"]])],
+        [("3  Picture", GREEN, [drawing])],
     ]
     return w
 
