@@ -61,6 +61,8 @@ TRAINING_CHANGES = (
     _change("R2 gradient", "the paper's two steps", common_subspace="gradient"),
     _change("R1 and R2", "Eq. 2", **_R1, **_R2),
     _change("R1 and R2 gradient", "as in the paper", **_R1, common_subspace="gradient"),
+    _change("rows of each layer", "the paper's form; the default on mini-sd", token_layers="layer"),
+    _change("rows of all layers", "one version of each word", token_layers="one"),
     _change("half the steps", steps=0.5),
     _change("twice the steps", steps=2),
     Change(
