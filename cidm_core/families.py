@@ -200,32 +200,6 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-TOKEN_LAYERS = ("layer", "block", "one")
-
-
-def shared_versions(layers: Sequence[str], sharing: str) -> tuple[int, ...]:
-    """Which version of a word's rows each layer reads, counted from 0.
-
-    Args:
-        layers: Paths of the attn2 layers in execution order.
-        sharing: "layer": each its own, as in the paper; "block": those of one attention block, one
-            after another in SDXL's (in SD 1.5 a block has one layer); "one": all the same.
-    """
-    if sharing == "layer":
-        return tuple(range(len(layers)))
-    if sharing == "one":
-        return (0,) * len(layers)
-    blocks = [layer.partition(".transformer_blocks.")[0] for layer in layers]
-    order = list(dict.fromkeys(blocks))
-    return tuple(order.index(block) for block in blocks)
-
-
-def versions_of(layers: Sequence[str], count: int) -> tuple[int, ...]:
-    """`shared_versions` for rows of so many versions."""
-    found = (shared_versions(layers, sharing) for sharing in TOKEN_LAYERS)
-    return next(each for each in found if max(each) + 1 == count)
-
-
 def ldm_path(path: str, layers_per_block: int) -> str:
     """The CompVis name (also ComfyUI's) of a diffusers attn2 path.
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..config import TrainConfig
-from ..families import versions_of
 from ..methods.base import Batch, Prediction
 from ..ops.diffusion import add_noise
+from ..sampling.versions import versions_of
 from ..sizes import PictureSizes
 from ..updates import Update, ValueResidual
 from .base import Base

@@ -17,11 +17,12 @@ from torch import Tensor
 from ..concept import Concept
 from ..config import TrainConfig
 from ..errors import TrainingError
-from ..families import PROJECTIONS, TOKEN_LAYERS
+from ..families import PROJECTIONS
 from ..ops.consolidation_model import CommonSubspace, Orthogonality, Projection
 from ..ops.diffusion import attention_loss, masked_mse
 from ..ops.schedules import linear_decay
 from ..ops.seeds import generator
+from ..sampling.versions import TOKEN_LAYERS
 from ..settings import recipe_setting, setting
 from ..updates import LowRank
 from .base import Batch, Demand, Group, Host, Stage, Task

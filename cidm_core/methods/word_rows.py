@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..families import shared_versions
 from ..ops.seeds import generator
+from ..sampling.versions import shared_versions
 from .base import Group, Host, Task
 
 Begin = Callable[[Tensor, int, float, torch.Generator], Tensor]
@@ -25,7 +25,7 @@ class WordRows:
     Args:
         task: Whose words; with `task.start`, its rows are where learning starts.
         host: Knows the frozen embeddings.
-        sharing: Which layers share a version (`families.shared_versions`).
+        sharing: Which layers share a version (`sampling.versions.shared_versions`).
         std: Spread of random words at the start.
         seed: Of the draws.
         begin: Makes the first rows.

@@ -17,7 +17,7 @@ from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.encode import encode
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.diffusers_host.sizes import added_conditions
-from cidm_core.families import TOKEN_LAYERS, shared_versions
+from cidm_core.sampling.versions import TOKEN_LAYERS, shared_versions
 from cidm_core.sizes import PictureSizes
 
 from .measure import parse, write

@@ -92,9 +92,7 @@ def test_pooled_text_and_the_crop_act(loaded: Loaded) -> None:
     as_they_are = noise()
     cut = torch.tensor([[32.0, 32, 8, 4, 32, 32]] * 2)
     pooled = (noise(text_embeds=added["text_embeds"].flip(0)) - as_they_are).pow(2).mean()
-    assert (
-        pooled > 1e-7
-    )  # little: states say the same; rounding makes 1e-13
+    assert pooled > 1e-7  # little: states say the same; rounding makes 1e-13
     assert (noise(time_ids=cut) - as_they_are).pow(2).mean() > 1e-3
 
 
