@@ -1,1 +1,1 @@
-"""mini-sd: a tiny latent diffusion model, the drawn world it learned, and a probe that reads it."""
+"""mini-sd and mini-sdxl, tiny latent diffusion models, and the drawn world they learned."""

@@ -8,6 +8,7 @@ from make import random_concept
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
 from cidm_core.diffusers_host.pipeline import generate, make_plan
+from cidm_core.diffusers_host.schedulers import Start
 from cidm_core.diffusers_host.start import told_sizes
 from cidm_core.errors import FamilyError, HostError, PromptError
 from cidm_core.regions import Region
@@ -26,11 +27,11 @@ def config(**given):
     return SampleConfig(**{"steps": 3, "width_px": 64, "height_px": 64, "seed": 5, **given})
 
 
-def latents(base, bank, prompt, regions=(), **given):
+def latents(base, bank, prompt, regions=(), start=None, **given):
     settings = config(**given)
     plan = make_plan(base, bank, prompt, regions, settings)
     noise = torch.randn(len(plan.scenes), 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    return sampler.sample(base, plan, noise, settings)
+    return sampler.sample(base, plan, noise, settings, start)
 
 
 def close(a, b):
@@ -164,3 +165,17 @@ def test_a_concept_of_the_other_family_is_refused_by_name(xl_base, tiny_base, co
         make_plan(xl_base, {other.name: other}, "a <v9>", config=config())
     with pytest.raises(FamilyError, match="SDXL"):
         make_plan(tiny_base, concepts, PROMPT, config=config())
+
+
+def test_a_start_picture_is_redrawn_as_far_as_asked_and_inside_its_mask(xl_base, concepts):
+    clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    far, near = (
+        latents(xl_base, concepts, "a <v1> <w1>", start=Start(clean), denoise=d, steps=6)
+        for d in (0.9, 0.2)
+    )
+    assert (near - clean).norm() < (far - clean).norm()
+    mask = torch.zeros(8, 8)
+    mask[:, 5:] = 1
+    inpainted = latents(xl_base, concepts, PROMPT, TWO, start=Start(clean, mask), denoise=1.0)
+    close(inpainted[..., :5], clean[..., :5])
+    assert (inpainted[..., 5:] - clean[..., 5:]).abs().max() > 0.1

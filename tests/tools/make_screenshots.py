@@ -100,7 +100,7 @@ def regions(page: Page) -> None:
         ("CLIPTextEncode", "4", "text", "a <pip1> <pip2> and a <tia1> <tia2>, green background"),
         ("CLIPTextEncode", "5", "text", ""),
     ]
-    show(page, "in its box", values)
+    show(page, "4 Several", values)
     page.evaluate(ENLARGE)
     shoot(page, "comfyui-regions", 120)
 
