@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import HostError
-from ..families import ldm_path
+from ..families import FAMILIES, ldm_path
 from .geometry import pruned_error
 
 UNET = "model.diffusion_model."
@@ -78,7 +78,7 @@ def unet_config(name: str, shapes: Shapes) -> dict[str, Any]:
     context = shapes.get(f"{attention}.transformer_blocks.0.attn2.to_k.weight", ())
     even = len({len(level) for level in levels}) == 1
     even = even and all(len(set(level)) == 1 for level in levels)
-    added = _added(shapes, [level[0][0] for level in levels if level])
+    added = _added(shapes, [level[0][0] for level in levels if level], context)
     if even and added and not context and f"{UNET}middle_block.0.in_layers.2.weight" in shapes:
         raise pruned_error(name, [level[0][1] for level in levels])
     if not even or len(first) != 4 or len(context) != 2:
@@ -104,14 +104,22 @@ def unet_config(name: str, shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _added(shapes: Shapes, widths: Sequence[int]) -> dict[str, Any]:
+def _added(shapes: Shapes, widths: Sequence[int], context: tuple[int, ...]) -> dict[str, Any]:
     """What differs where pooled text and sizes stand beside the time, as in SDXL."""
     added = shapes.get(f"{UNET}label_emb.0.0.weight", ())
     if not added:
         return {}
+    # Six numbers stand beside the pooled text, each as so many.
+    pooled = {
+        family.context_dim: row.dim
+        for family in FAMILIES.values()
+        for row in family.encoders
+        if row.pooled
+    }
+    beside = pooled.get(context[-1] if context else 0)
     return {
         "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
+        "addition_time_embed_dim": 256 if beside is None else (added[-1] - beside) // 6,
         "projection_class_embeddings_input_dim": added[-1],
         "attention_head_dim": tuple(max(1, width // 64) for width in widths),
         "sample_size": 128,

@@ -14,9 +14,17 @@ from server import ROOT
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
-LEARN, SECOND, INPAINT, STYLE, CHECK, TRIAL = (
+LEARN, SECOND, INPAINT, STYLE, CHECK, TRIAL, LEARN_XL = (
     next(name for name in WORKFLOWS if word in name)
-    for word in ("first concept", "second", "inpaint", "Style", "Check", "Try it")
+    for word in (
+        "first concept",
+        "second",
+        "inpaint",
+        "Style",
+        "Check",
+        "Try it",
+        "concept on SDXL",
+    )
 )
 
 
@@ -51,6 +59,11 @@ def learned(prompts, server):
     (train,) = (node for node in style.values() if node["class_type"] == "CIDM_TrainConcept")
     train["inputs"] |= {"kind": "style", "words": "<paint1> <paint2>", "name": "paint"}
     done["style"] = server.run(style)
+    done[LEARN_XL] = server.run(on_mini(prompts[LEARN_XL]))
+    cat = on_mini(prompts[LEARN_XL])  # for the other workflow on SDXL
+    (train,) = (node for node in cat.values() if node["class_type"] == "CIDM_TrainConcept")
+    train["inputs"] |= {"words": "<cat1> <cat2>", "name": "cat"}
+    done["cat on SDXL"] = server.run(cat)
     return done
 
 
@@ -65,7 +78,7 @@ def shown(server, result):
 
 def check(server, result):
     """The run succeeded, and every picture shows something."""
-    assert result.status == "success", result.error
+    assert result.status == "success", (result.error or {}).get("exception_message", result.error)
     pictures = shown(server, result)
     assert pictures
     for node, found in pictures.items():
