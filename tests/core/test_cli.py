@@ -297,8 +297,8 @@ def test_mistakes_of_the_program_are_not_hidden(monkeypatch, tmp_path):
 def test_bank_list_and_show(bank, capsys):
     assert main(["bank", "list", "--bank", str(bank.path)]) == OK
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["name", "words", "class", "words", "kind"]
-    assert lines[1].split() == ["dog", "<dog1>", "<dog2>", "dog", "object"]
+    assert lines[0].split() == ["name", "words", "class", "words", "kind", "family"]
+    assert lines[1].split() == ["dog", "<dog1>", "<dog2>", "dog", "object", "SD15"]
     assert main(["bank", "list", "--bank", str(bank.path), "--json"]) == OK
     listed = result(capsys)["concepts"]
     assert [c["name"] for c in listed] == ["dog", "ink"]

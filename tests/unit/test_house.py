@@ -104,4 +104,4 @@ def test_the_readme_and_the_ci_run_the_same_test_command():
 
 def test_weights_stay_small():
     total = sum(p.stat().st_size for p in (ROOT / "cidm_core").rglob("*.safetensors"))
-    assert total <= 12 * 2**20
+    assert total <= 25 * 2**20  # mini-sd, mini-sdxl and mini-clip

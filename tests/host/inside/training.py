@@ -197,13 +197,14 @@ found["plain_8_bits"] = refusal(lambda: base._weights({"a.weight": eight_bits}))
 taesd = base.HostVae(vae, model.get_model_object("latent_format"))
 latents = taesd.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode()
 found["taesd"] = [list(latents.shape), list(taesd.decode(latents).sample.shape)]
-mini, load = (
+mini, mini_clip, load = (
     inside.pack("nodes.mini.objects"),
+    inside.pack("nodes.mini.clip"),
     inside.pack("cidm_core.diffusers_host.load").load_base,
 )
 with torch.inference_mode(False), torch.no_grad():
     own = load("mini-sd", device="cpu", dtype="fp32")
-    sockets = (mini.model_of(own), mini.clip_of(own), mini.vae_of(own))
+    sockets = (mini.model_of(own), mini_clip.clip_of(own), mini.vae_of(own))
     with base.base_of(*sockets, "fp32") as taken:
         draw = torch.Generator().manual_seed(1)
         noise, text = (
