@@ -117,6 +117,7 @@ def check_all_are_learned(found, system="ours"):
     assert found[system]["confusion"]["accuracy"] >= 0.75
 
 
+@pytest.mark.lab
 def test_concepts_are_learned_and_kept(quick):
     check_nothing_is_lost(quick[2])
     check_all_are_learned(quick[2])
@@ -128,6 +129,7 @@ def test_consolidation_leaves_room_to_learn(quick, hosts):
     check_all_are_learned(found, "paper")
 
 
+@pytest.mark.lab
 def test_perfect_pictures_and_strengths_are_points_of_reference(quick):
     """Nothing drawn by a model is more like the photos; weaker concepts are less like them."""
     _, bench, found = quick
@@ -147,6 +149,7 @@ def test_perfect_pictures_and_strengths_are_points_of_reference(quick):
     assert likeness_picture(results).size == likeness_picture({"main": found}).size
 
 
+@pytest.mark.lab
 def test_what_is_equal_by_construction_is_drawn_once(quick):
     _, bench, _ = quick
     ours = [draw_key(bench, SYSTEMS["ours"], (0, 1), count, 0) for count in (1, 2)]
@@ -156,6 +159,7 @@ def test_what_is_equal_by_construction_is_drawn_once(quick):
     assert sorted(cell["drawn"] for cell in cells) == [0, 0, 2]
 
 
+@pytest.mark.lab
 def test_what_shares_a_name_is_equal_in_every_pixel(quick):
     _, bench, _ = quick
     first, both = (bench.learned(LEARNERS["ours"], (0, 1), count) for count in (1, 2))
@@ -213,6 +217,7 @@ def test_broken_consolidation_is_noticed(quick, hosts, tmp_path, monkeypatch):
         check_all_are_learned(found, "paper")
 
 
+@pytest.mark.lab
 def test_tables_and_pictures_show_what_was_found(quick):
     _, bench, found = quick
     rows = tables.summary_table(found).splitlines()
