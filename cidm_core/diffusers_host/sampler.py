@@ -86,9 +86,7 @@ class _Estimate:
         self.slots = torch.tensor(slots).to(base.device)
         self.inserts = list(self._inserts(scenes))
         self.context = torch.zeros(1, 1, base.family.context_dim).to(base.device, base.dtype)
-        self.pooled = self._pooled()
-        cell = base.family.latent_px
-        self.sizes = told_sizes(config, latent_size[0] * cell, latent_size[1] * cell)
+        self.added = self._added(config)
         self.at_once = config.rows_at_once or len(self.picture)
         self._calls: dict[tuple[int, int], CallRows] = {}
 
@@ -100,11 +98,15 @@ class _Estimate:
                 slots, areas = zip(*regions, strict=True)
                 yield Insert(row, torch.tensor(slots).to(self.base.device), masks[list(areas)])
 
-    def _pooled(self) -> Tensor | None:
-        """Pooled text of every slot, for families whose UNet reads it."""
+    def _added(self, config: SampleConfig) -> dict[str, Tensor]:
+        """Pooled text and sizes of every row, for families whose UNet reads them."""
         texts = [slot.text for slot in self.attached.plan.slots if slot.text]
         found = [text.pooled for text in texts if text.pooled is not None]
-        return torch.stack(found).to(self.base.device, self.base.dtype) if found else None
+        if not found:
+            return {}
+        pooled = torch.stack(found).to(self.base.device, self.base.dtype)[self.slots]
+        height, width = (side * self.base.family.latent_px for side in self.latent_size)
+        return added_conditions(pooled, [told_sizes(config, height, width)] * len(pooled))
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
         plan = self.attached.plan
@@ -145,9 +147,8 @@ class _Estimate:
         self.attached.rows = self._calls[first, last]
         rows = latents[self.picture[first:last]].to(self.base.dtype)
         given: dict[str, Any] = {"encoder_hidden_states": self.context.expand(last - first, -1, -1)}
-        if self.pooled is not None:
-            pooled = self.pooled[self.slots[first:last]]
-            given["added_cond_kwargs"] = added_conditions(pooled, [self.sizes] * len(pooled))
+        if self.added:
+            given["added_cond_kwargs"] = {k: v[first:last] for k, v in self.added.items()}
         return self.base.unet(rows, timestep, **given).sample
 
     def _split(self, error: RuntimeError, rows: int) -> None:

@@ -23,6 +23,7 @@ from cidm_core.sizes import PictureSizes
 from .measure import parse, write
 
 PROMPT = "a photo of <d1> <d2> in a house"
+TIMING = "CPU seconds (time.process_time), one thread, minimum of the rounds, one way after another"
 
 
 def seconds(step: Callable[[], object], rounds: int) -> float:
@@ -37,8 +38,11 @@ def seconds(step: Callable[[], object], rounds: int) -> float:
 
 def text_step(base: Base, versions: int) -> Callable[[], object]:
     rows = {
-        word: {e.name: torch.randn(versions, e.dim).mul(0.02).requires_grad_() for e in encoders}
-        for word, encoders in (("<d1>", base.family.encoders), ("<d2>", base.family.encoders))
+        word: {
+            row.name: torch.randn(versions, row.dim).mul(0.02).requires_grad_()
+            for row in base.family.encoders
+        }
+        for word in ("<d1>", "<d2>")
     }
 
     def step() -> None:
@@ -81,7 +85,8 @@ def main(argv: list[str] | None = None) -> None:
         print(rows[-1], flush=True)
     unet = seconds(unet_step(base, 8 if options.quick else options.cells), options.rounds)
     print({"unet_s": round(unet, 2), "cells": options.cells}, flush=True)
-    write(options.out, "token_layers", command, {"rows": rows, "unet_s": round(unet, 2)})
+    body = {"timing": TIMING, "rows": rows, "unet_s": round(unet, 2), "cells": options.cells}
+    write(options.out, "token_layers", command, body)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from drawing_samples import PROMPT, TWO, close, config, latents
 from make import random_concept
 from PIL import Image
 
-from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
 from cidm_core.diffusers_host.patches import attach, layer_size
 from cidm_core.diffusers_host.pipeline import encode_image, generate, make_plan
@@ -14,29 +14,11 @@ from cidm_core.diffusers_host.schedulers import SCHEDULERS, Start
 from cidm_core.errors import HostError
 from cidm_core.regions import Region
 
-TWO = [Region("a <v1> <w1>", box=(0, 0, 0.6, 1)), Region("a <v2> <w2>", box=(0.4, 0.2, 1, 1))]
-PROMPT = "a <v1> <w1> and a <v2> <w2>"
-
 
 @pytest.fixture(scope="module")
 def concepts(tiny_base):
     made = [random_concept(tiny_base, f"<v{i}> <w{i}>", seed=i) for i in (1, 2, 3)]
     return {concept.name: concept for concept in made}
-
-
-def config(**given):
-    return SampleConfig(**{"steps": 3, "width_px": 64, "height_px": 64, "seed": 5, **given})
-
-
-def latents(base, bank, prompt, regions=(), start=None, **given):
-    settings = config(**given)
-    plan = make_plan(base, bank, prompt, regions, settings)
-    noise = torch.randn(len(plan.scenes), 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    return sampler.sample(base, plan, noise, settings, start)
-
-
-def close(a, b):
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_eq3_merged_equals_per_sample(tiny_base, concepts):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+from drawing_samples import PROMPT, TWO, close, config, latents
 from make import random_concept
 
 from cidm_core.config import SampleConfig
@@ -13,29 +14,11 @@ from cidm_core.diffusers_host.start import told_sizes
 from cidm_core.errors import FamilyError, HostError, PromptError
 from cidm_core.regions import Region
 
-TWO = [Region("a <v1> <w1>", box=(0, 0, 0.6, 1)), Region("a <v2> <w2>", box=(0.4, 0.2, 1, 1))]
-PROMPT = "a <v1> <w1> and a <v2> <w2>"
-
 
 @pytest.fixture(scope="module")
 def concepts(xl_base):
     made = [random_concept(xl_base, f"<v{i}> <w{i}>", seed=i) for i in (1, 2)]
     return {concept.name: concept for concept in made}
-
-
-def config(**given):
-    return SampleConfig(**{"steps": 3, "width_px": 64, "height_px": 64, "seed": 5, **given})
-
-
-def latents(base, bank, prompt, regions=(), start=None, **given):
-    settings = config(**given)
-    plan = make_plan(base, bank, prompt, regions, settings)
-    noise = torch.randn(len(plan.scenes), 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    return sampler.sample(base, plan, noise, settings, start)
-
-
-def close(a, b):
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 SIZES = {  # as diffusers has them: (height, width) and (top, left)

@@ -101,6 +101,11 @@ def first() -> Workflow:
     empty(w)
     draw(w, seed=1)
     finish(w, "first concept", size=(280, 320))
+    return _in_three_stacks(w)
+
+
+def _in_three_stacks(w: Workflow) -> Workflow:
+    """Laid out for learning one concept and drawing it."""
     drawing = [["apply", "positive", "negative", "latent"], ["sampler", "decode", "save"]]
     w.stacks = [
         [START],
@@ -133,14 +138,7 @@ def first_xl() -> Workflow:
     empty(w, 1024, 1024)
     draw(w, seed=1, cfg=5.0)
     finish(w, "first concept on SDXL", size=(280, 320))
-    drawing = [["apply", "positive", "negative", "latent"], ["sampler", "decode", "save"]]
-    w.stacks = [
-        [START],
-        [("1  Model, bank, photos", BLUE, [["model", "bank", "photos", "look"]])],
-        [("2  Learn", PURPLE, [["train"]])],
-        [("3  Draw it", GREEN, drawing)],
-    ]
-    return w
+    return _in_three_stacks(w)
 
 
 def second() -> Workflow:

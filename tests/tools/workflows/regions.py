@@ -87,14 +87,7 @@ def several() -> Workflow:
         picture_width=["shape", 0],
         picture_height=["shape", 1],
     )
-    w.add(
-        "guider",
-        "CIDM_RegionalNoiseGuider",
-        model=["apply", 0],
-        positive=["positive", 0],
-        negative=["negative", 0],
-        regions=["regions", 0],
-    )
+    _guider(w)
     sampling(w, seed=4)
     px = {"width": ["shape", 0], "height": ["shape", 1]}
     w.add("latent", "EmptyLatentImage", collapsed=True, batch_size=1, **px)
@@ -118,6 +111,18 @@ def several() -> Workflow:
         ],
     ]
     return w
+
+
+def _guider(w: Workflow, **settings: Any) -> None:
+    w.add(
+        "guider",
+        "CIDM_RegionalNoiseGuider",
+        model=["apply", 0],
+        positive=["positive", 0],
+        negative=["negative", 0],
+        regions=["regions", 0],
+        **settings,
+    )
 
 
 def several_xl() -> Workflow:
@@ -147,15 +152,7 @@ def several_xl() -> Workflow:
     size = {"picture_width": 1024, "picture_height": 1024}
     regions = {"clip": ["apply", 1], "prompts": lines, **size}
     w.add("regions", "CIDM_ConceptRegions", size=(340, 520), **regions)
-    w.add(
-        "guider",
-        "CIDM_RegionalNoiseGuider",
-        model=["apply", 0],
-        positive=["positive", 0],
-        negative=["negative", 0],
-        regions=["regions", 0],
-        cfg=5.0,
-    )
+    _guider(w, cfg=5.0)
     sampling(w, seed=4)
     empty(w, 1024, 1024, collapsed=True)
     finish(w, "several concepts on SDXL", size=(320, 340))
