@@ -131,6 +131,13 @@ class SampleConfig(Settings):
         "dpmpp_2m",
         "The sampler, or the class name of a diffusers scheduler.",
     )
+    eta: float = setting(
+        0.0,
+        "Share of new noise in every step of the sampler ddim: 0 adds none, 1 as much as ddpm. "
+        "Other samplers leave no choice.",
+        low=0.0,
+        high=1.0,
+    )
     denoise: float | None = setting(
         None,
         "How much of a start picture is redrawn; 0 redraws nothing. By default 0.6, and all of it "

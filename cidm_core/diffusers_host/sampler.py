@@ -57,7 +57,15 @@ def sample(
         size = (noise.shape[-2], noise.shape[-1])
         estimate = _Estimate(base, attached, len(noise), size, config)
         return solve(
-            scheduler, estimate, noise, config.steps, seeds, denoise, start=start, on_step=on_step
+            scheduler,
+            estimate,
+            noise,
+            config.steps,
+            seeds,
+            denoise,
+            start=start,
+            on_step=on_step,
+            eta=config.eta,
         )
 
 

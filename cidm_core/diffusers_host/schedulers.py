@@ -114,6 +114,7 @@ def solve(
     denoise: float = 1.0,
     start: Start | None = None,
     on_step: OnStep | None = None,
+    eta: float = 0.0,
 ) -> Tensor:
     """From noise, or from a start picture of which a share is redrawn, to clean latents.
 
@@ -126,15 +127,17 @@ def solve(
         denoise: With `start`, the share that is redrawn; 1 begins from noise alone.
         start: A picture to start from or to keep parts of.
         on_step: Called after every step.
+        eta: Share of new noise in every step (DDIM, Song et al. 2020, Eq. 16).
+
+    Raises:
+        HostError: If the sampler has no such share.
     """
+    options = _options(scheduler, seeds, eta)
     timesteps = begin(scheduler, steps, denoise, noise.device)
     if start is None or denoise == 1:
         latents = noise * scheduler.init_noise_sigma
     else:
         latents = scheduler.add_noise(start.latents.expand_as(noise), noise, timesteps[:1])
-    options: dict[str, object] = {}
-    if "generator" in inspect.signature(scheduler.step).parameters:
-        options["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
     for i, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
         eps = estimate(scaled, timestep)
@@ -144,6 +147,20 @@ def solve(
         if on_step is not None:
             on_step(i + 1, len(timesteps), latents)
     return latents
+
+
+def _options(scheduler: Any, seeds: Sequence[int], eta: float) -> dict[str, object]:
+    """What the steps of a sampler take beside the estimate."""
+    known = inspect.signature(scheduler.step).parameters
+    options: dict[str, object] = {}
+    if "generator" in known:
+        options["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
+    if eta and "eta" not in known:
+        raise HostError(
+            f"eta is {eta:g}, and {type(scheduler).__name__} takes none. Use the scheduler "
+            "ddim, or leave eta out."
+        )
+    return options | ({"eta": eta} if eta else {})
 
 
 def begin(scheduler: Any, steps: int, denoise: float, device: torch.device) -> Tensor:

@@ -183,6 +183,8 @@ def content_key(
     for name in TOLD:  # what is not given is the picture's own, as before there were such settings
         if settings[name] is None:
             del settings[name]
+    if config.eta == 0:
+        del settings["eta"]  # likewise
     shares = [[[round(w, _DIGITS) for w in layer] for layer in prompt] for prompt in weights]
     held = [digest(concept) for concept in concepts]
     parts = [base, how, held, shares, list(prompts), settings, judged]

@@ -100,7 +100,10 @@ def test_shares_of_many_steps_begin_where_they_did(name):
             assert len(scheduler.timesteps) == steps
 
 
-@pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_2m_sde", "ddpm", "LCMScheduler"])
+WITH_NOISE = ["euler_ancestral", "dpmpp_2m_sde", "ddpm", "ddim", "LCMScheduler"]
+
+
+@pytest.mark.parametrize("name", WITH_NOISE)
 def test_noise_on_the_way_is_each_picture_s_own(name):
     noise = torch.cat([NOISE, NOISE.flip(0).flip(1), NOISE * 0.5])
 
@@ -109,12 +112,69 @@ def test_noise_on_the_way_is_each_picture_s_own(name):
 
     def run(rows, seeds):
         scheduler = scheduler_of("mini", name)
-        return solve(scheduler, wander, noise[rows], 6, seeds)
+        return solve(scheduler, wander, noise[rows], 6, seeds, eta=1.0 if name == "ddim" else 0.0)
 
     together = run([0, 1, 2], [5, 6, 7])
     for i in range(3):
         assert torch.equal(run([i], [5 + i])[0], together[i])
     assert not torch.equal(run([0], [6])[0], together[0])
+
+
+def diffusers_loop(scheduler, estimate, steps, **options):
+    """As the pipelines of diffusers denoise."""
+    scheduler.set_timesteps(steps)
+    latents = NOISE * scheduler.init_noise_sigma
+    options["generator"] = torch.Generator().manual_seed(7)
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep)
+        latents = scheduler.step(estimate(scaled, timestep), timestep, latents, **options)[0]
+    return latents
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("name", "eta"), [("ddim", 0.0), ("ddim", 0.4), ("ddim", 1.0), ("ddpm", 0.0)]
+)
+def test_ddim_and_ddpm_are_those_of_diffusers(model, name, eta):
+    kind = {"ddim": diffusers.DDIMScheduler, "ddpm": diffusers.DDPMScheduler}[name]
+    known = {k: v for k, v in MODELS[model].items() if k != "set_alpha_to_one" or name == "ddim"}
+    estimate = all_knowing(MODELS[model], PICTURE)
+    wanted = diffusers_loop(kind(**known), estimate, 20, **({"eta": eta} if eta else {}))
+    scheduler = scheduler_of(model, name)
+    assert torch.equal(solve(scheduler, estimate, NOISE, 20, [7], eta=eta), wanted)
+
+
+def test_ddim_with_eta_1_is_ddpm():
+    """Song et al. 2020, section 4.1: the same steps with the same noise."""
+
+    def wander(scaled, timestep):
+        return scaled * 0.9 + 0.001 * timestep
+
+    ends = [
+        solve(scheduler_of("mini", name), wander, NOISE, 50, [7], eta=eta)
+        for name, eta in (("ddpm", 0.0), ("ddim", 1.0), ("ddim", 0.0))
+    ]
+    assert torch.allclose(ends[0], ends[1], atol=1e-3 * float(ends[0].abs().max()))
+    assert not torch.allclose(ends[0], ends[2], atol=0.1)
+
+
+@pytest.mark.parametrize("name", sorted({*SCHEDULERS} - {"ddim"}))
+def test_other_samplers_take_no_eta(name):
+    with pytest.raises(
+        HostError, match=r"eta is 0\.5, and \w+ takes none\. Use the scheduler ddim"
+    ):
+        solve(scheduler_of("sd", name), None, NOISE, 5, [7], eta=0.5)
+
+
+def test_a_kept_part_stays_whatever_noise_is_added():
+    mask = torch.zeros(4, 4)
+    mask[:, 2:] = 1
+    estimate = all_knowing(MINI, -PICTURE)
+    found = solve(
+        scheduler_of("mini", "ddim"), estimate, NOISE, 10, [7], 0.6, Start(PICTURE, mask), eta=1.0
+    )
+    assert torch.equal(found[..., :2], PICTURE[..., :2])
+    assert (found + PICTURE)[..., 2:].abs().max() < LEFT_OVER
 
 
 UNFIT = [

@@ -81,6 +81,6 @@ CHANGES = [name for name in CASES if name not in ("plain", "strength")]
 
 # Settings that are the host's own business: ComfyUI has nodes for them.
 HOSTS_OWN = {
-    *("steps", "seed", "num_images", "width_px", "height_px", "scheduler", "denoise"),
+    *("steps", "seed", "num_images", "width_px", "height_px", "scheduler", "eta", "denoise"),
     *("guidance_scale", "execution", "rows_at_once", "allow_other_base"),
 }
