@@ -12,7 +12,11 @@ from tqdm import tqdm
 from ..training.progress import Progress, details
 
 _LINE_SECONDS = 10.0  # between two plain lines
-_VERBS = {"preparing": "Encoding photos", "learning": "Learning"}
+_VERBS = {
+    "drawing": "Drawing prior pictures",
+    "preparing": "Encoding photos",
+    "learning": "Learning",
+}
 
 
 class ProgressBar:

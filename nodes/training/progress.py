@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ...cidm_core.training.progress import Progress
 
 _TEXT_SECONDS = 0.25  # between two texts
+_UNITS = {"drawing": "Prior picture", "preparing": "Photo", "learning": "Step"}
 _CURVE_SECONDS = 5.0  # between two loss curves, as long as there is no sample
 
 
@@ -33,7 +34,7 @@ class Reporter:
         self.last: Progress | None = None
 
     def on_progress(self, event: Progress) -> None:
-        """Show a step, or an encoded photo."""
+        """Show a step, or a photo or prior picture that is ready."""
         from ...cidm_core.training.progress import details
 
         self.last = event
@@ -44,8 +45,9 @@ class Reporter:
         host.show_progress(event.step, event.steps, self._curve(now), self._node_id)
         if now - self._texted >= _TEXT_SECONDS or event.step == event.steps:
             self._texted = now
-            what = "Photo" if event.phase == "preparing" else "Step"
-            self.say(f"{what} {event.step} of {event.steps}  {details(event)}".rstrip())
+            self.say(
+                f"{_UNITS[event.phase]} {event.step} of {event.steps}  {details(event)}".rstrip()
+            )
 
     def on_preview(self, step: int, pictures: Sequence[Image]) -> None:
         """Show a sample, which then stays until the next one."""
