@@ -12,7 +12,7 @@ from torch import Tensor
 from .calls import Name, name_of
 from .config import KINDS as KINDS
 from .errors import ConceptError
-from .updates import TEXT_SIDE, LowRank, Update, ValueResidual
+from .updates import BIASED, TEXT_ENCODERS, TEXT_SIDE, FullRank, LowRank, Update, ValueResidual
 from .words import parse_words
 
 _PATH = re.compile(r"(?:text_encoder(?:_2)?|down_blocks|mid_block|up_blocks)\.[A-Za-z0-9_.]{1,200}")
@@ -93,15 +93,8 @@ class Concept:
             if not torch.isfinite(rows).all():
                 raise ConceptError(f"{self.name!r} holds NaN or infinite tokens for {encoder}.")
         for path, update in self.updates.items():
-            if not _PATH.fullmatch(path):
-                raise ConceptError(f"{self.name!r} has weights for {path[:80]!r}, no linear layer.")
-            if isinstance(update, ValueResidual) and not path.endswith(TEXT_SIDE):
-                raise ConceptError(
-                    f"{self.name!r} has a value residual for {path}, which sees no tokens of a "
-                    "prompt. It belongs to to_k or to_v of cross-attention."
-                )
-            if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
-                raise ConceptError(f"{self.name!r} holds NaN or infinite weights in {path}.")
+            if problem := _problem(path, update):
+                raise ConceptError(f"{self.name!r} {problem}")
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -137,3 +130,23 @@ class Concept:
     def low_rank(self) -> dict[str, LowRank]:
         """Its low-rank updates by path."""
         return {path: u for path, u in self.updates.items() if isinstance(u, LowRank)}
+
+
+def _problem(path: str, update: Update) -> str:
+    """What forbids an update at a path; "" if nothing does."""
+    if not _PATH.fullmatch(path):
+        return f"has weights for {path[:80]!r}, no linear layer."
+    if isinstance(update, ValueResidual) and not path.endswith(TEXT_SIDE):
+        return (
+            f"has a value residual for {path}, which sees no tokens of a prompt. It belongs to "
+            "to_k or to_v of cross-attention."
+        )
+    biased = isinstance(update, FullRank) and update.bias is not None
+    if biased and (path.startswith(TEXT_ENCODERS) or not path.endswith(f".{BIASED}")):
+        return (
+            f"changes the bias of {path}; a bias can change in {BIASED} of the UNet's attention "
+            "only."
+        )
+    if not all(torch.isfinite(tensor).all() for tensor in update.tensors().values()):
+        return f"holds NaN or infinite weights in {path}."
+    return ""

@@ -3,7 +3,8 @@
 An update belongs to the path of a linear layer: a diffusers path of the UNet
 ("down_blocks.0...attn2.to_q"), or one of a text encoder behind its folder's name
 ("text_encoder.text_model.encoder.layers.0.self_attn.q_proj"). Tensor names are those that LoRA
-loaders know: `.lora_down.weight`, `.lora_up.weight`, `.alpha`, and `.diff` for a full-rank change.
+loaders know: `.lora_down.weight`, `.lora_up.weight`, `.alpha`, and `.diff` for a full-rank change,
+with `.diff_b` for that of the bias.
 
 CIFC and Mix-of-Show files multiply by plain alpha: their scale is folded in on import by setting
 alpha = rank * scale.
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from .errors import ConceptError
 
-DOWN, UP, ALPHA, DIFF = ".lora_down.weight", ".lora_up.weight", ".alpha", ".diff"
+DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+DIFF, DIFF_BIAS = ".diff", ".diff_b"
 TEXT_SIDE = ("attn2.to_k", "attn2.to_v")  # the layers that see the tokens of the prompt
+BIASED = "to_out.0"  # the linear layer of attention whose bias can change
 TEXT_ENCODERS = "text_encoder"  # what the paths in any of them begin with
 UNET_PREFIX = "lora_unet_"
 ENCODER_PREFIXES: Mapping[str, str] = {
@@ -79,14 +82,23 @@ class LowRank:
 
 @dataclass(frozen=True)
 class FullRank:
-    """A weight changes by `delta`, (out_features, in_features)."""
+    """A weight changes by `delta`, (out_features, in_features), its bias by `bias` if there is one.
+
+    Only the last layer of an attention, `BIASED`, has a bias that can change.
+    """
 
     delta: Tensor
+    bias: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.delta.ndim != 2:
             raise ConceptError(
                 f"A full-rank change is {tuple(self.delta.shape)}; it must be (out, in)."
+            )
+        if self.bias is not None and self.bias.shape != self.delta.shape[:1]:
+            raise ConceptError(
+                f"The change of a bias is {tuple(self.bias.shape)} beside a weight of "
+                f"{tuple(self.delta.shape)}; it must be (out,)."
             )
 
     @property
@@ -94,7 +106,7 @@ class FullRank:
         return self.delta.shape[0], self.delta.shape[1]
 
     def tensors(self) -> dict[str, Tensor]:
-        return {DIFF: self.delta}
+        return {DIFF: self.delta} | ({} if self.bias is None else {DIFF_BIAS: self.bias})
 
 
 @dataclass(frozen=True)

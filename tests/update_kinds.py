@@ -24,9 +24,11 @@ class _Maker:
         down, up = self.random(rank, into, size=into**-0.5), self.random(out, rank, size=0.3)
         return {path: self.updates.LowRank(down, up, rank + 0.5)}
 
-    def full(self, path):
+    def full(self, path, biased=False):
         out, into = self.model.shape_of(path)
-        return {path: self.updates.FullRank(self.random(out, into, size=0.5 * into**-0.5))}
+        delta = self.random(out, into, size=0.5 * into**-0.5)
+        bias = self.random(out, size=0.3) if biased else None
+        return {path: self.updates.FullRank(delta, bias)}
 
     def value(self, path):
         vector = self.random(self.model.shape_of(path)[0], size=5.0)
@@ -43,9 +45,10 @@ def _low(make, layers):
 
 
 def _full(make, layers):
-    """Full rank on the keys and values of cross-attention, as Custom Diffusion has it."""
+    """Full rank on cross-attention, as Custom Diffusion has it; in one layer on all of it."""
     pairs = [(layer, part) for layer in layers for part in ("to_k", "to_v")]
-    return {k: v for layer, part in pairs for k, v in make.full(f"{layer}.{part}").items()}
+    found = {k: v for layer, part in pairs for k, v in make.full(f"{layer}.{part}").items()}
+    return found | make.full(f"{layers[-1]}.to_q") | make.full(f"{layers[-1]}.to_out.0", True)
 
 
 def _value(make, layers):

@@ -121,17 +121,17 @@ class Base:
 
 
 @contextmanager
-def changed_weights(deltas: Iterable[tuple[nn.Linear, Tensor]]) -> Generator[None]:
-    """Linear layers with other weights for a while; afterwards the same bits as before."""
-    saved: list[tuple[nn.Linear, Tensor]] = []
+def changed_weights(deltas: Iterable[tuple[nn.Parameter, Tensor]]) -> Generator[None]:
+    """Parameters of other values for a while; afterwards the same bits as before."""
+    saved: list[tuple[nn.Parameter, Tensor]] = []
     try:
-        for linear, delta in deltas:
-            saved.append((linear, linear.weight.detach().clone()))
-            linear.weight.data.add_(delta.to(linear.weight))
+        for parameter, delta in deltas:
+            saved.append((parameter, parameter.detach().clone()))
+            parameter.data.add_(delta.to(parameter))
         yield
     finally:
-        for linear, weight in saved:
-            linear.weight.data.copy_(weight)
+        for parameter, value in saved:
+            parameter.data.copy_(value)
 
 
 def assemble(

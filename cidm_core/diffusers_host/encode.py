@@ -230,7 +230,7 @@ class DiffusersEncoder:
         found: dict[str, TextContext] = {}
         for names, texts in groups.items():
             deltas = encoder_deltas([named[name] for name in names], self._strength)
-            changed = ((self.base.module(path), delta) for path, delta in deltas.items())
+            changed = ((self.base.module(path).weight, delta) for path, delta in deltas.items())
             with changed_weights(changed):
                 encoded = encode_texts(self.base, texts, embeddings, bound, phrases, weighted=True)
             found |= zip(texts, encoded, strict=True)

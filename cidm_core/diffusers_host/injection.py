@@ -114,7 +114,7 @@ class Injection:
         if isinstance(update, ValueResidual):
             added = self._at_triggers() * update.vector
         elif isinstance(update, FullRank):
-            added = linear(args[0].to(update.delta.dtype), update.delta)
+            added = linear(args[0].to(update.delta.dtype), update.delta, update.bias)
         else:
             lower = linear(args[0].to(update.down.dtype), update.down)
             added = linear(lower, update.up) * update.scale

@@ -127,7 +127,11 @@ def attach(base: Base, plan: Plan, execution: str = "auto") -> Generator[Attache
     with ExitStack() as undo:
         # All slots agree on the weights of slot 0. Keys and values are projected once anyway.
         folded = [path for path in updates if merged and not path.endswith(TEXT_SIDE)]
-        deltas = ((unet.get_submodule(path), updates.pop(path).delta(0)) for path in folded)
+        deltas = (
+            (getattr(unet.get_submodule(path), name), delta)
+            for path in folded
+            for name, delta in updates.pop(path).deltas(0).items()
+        )
         undo.enter_context(changed_weights(deltas))
         for index, layer in enumerate(plan.layers):
             module = unet.get_submodule(layer)

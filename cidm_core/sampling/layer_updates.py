@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from ..updates import TEXT_ENCODERS, TEXT_SIDE, FullRank, LowRank, ValueResidual
 
 if TYPE_CHECKING:
     from .plan import Slot
+
+_Moved = TypeVar("_Moved", bound="Part | Biases")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +77,25 @@ Part = LowRankPart | FullRankPart | ValuePart
 
 
 @dataclass(frozen=True, eq=False)
+class Biases:
+    """Changes of the layer's bias, for all tokens alike."""
+
+    vectors: Tensor  # (concepts, out)
+    weights: Tensor  # (slots, concepts)
+
+    def __call__(self, slots: Tensor) -> Tensor:
+        return (self.weights[slots] @ self.vectors)[:, None]
+
+    def delta(self, slot: int) -> Tensor:
+        return self.weights[slot] @ self.vectors
+
+
+@dataclass(frozen=True, eq=False)
 class LayerUpdate:
     """All that the concepts add to one linear layer, by kind of update."""
 
     parts: tuple[Part, ...]
+    biases: Biases | None = None
 
     def __call__(self, x: Tensor, slots: Tensor) -> Tensor:
         """What they add for features x (rows, tokens, in) or (rows, in), one slot per row."""
@@ -87,11 +104,16 @@ class LayerUpdate:
         total = self.parts[0](x, slots)
         for part in self.parts[1:]:
             total = total + part(x, slots)
-        return total
+        return total if self.biases is None else total + self.biases(slots)
 
     def delta(self, slot: int) -> Tensor:
         """The change of the weight for one slot (Eq. 3), (out, in)."""
         return torch.stack([part.delta(slot) for part in self.parts]).sum(0)
+
+    def deltas(self, slot: int) -> dict[str, Tensor]:
+        """`delta` as that of "weight", and the change of "bias" if there is one."""
+        weight = {"weight": self.delta(slot)}
+        return weight if self.biases is None else weight | {"bias": self.biases.delta(slot)}
 
 
 def layer_updates(
@@ -130,14 +152,18 @@ def layer_updates(
         at = weights.mean(1) if layer is None else weights[:, layer]
         by_token = tokens.routed(layer) if routed and path.endswith(TEXT_SIDE) else None
         parts = _parts(concepts, path, at, by_token, tokens)
-        found[path] = LayerUpdate(tuple(_moved(part, device, dtype) for part in parts))
+        biases = _biases(concepts, path, at)
+        found[path] = LayerUpdate(
+            tuple(_moved(part, device, dtype) for part in parts),
+            biases and _moved(biases, device, dtype),
+        )
     return found
 
 
 def baked(
     concepts: Sequence[Concept], slot: Slot, layers: Sequence[str], config: SampleConfig
 ) -> dict[str, Tensor]:
-    """The changes of the UNet's weights under one prompt (Eq. 3), (out, in), by path.
+    """The changes of the UNet's weights and biases under one prompt (Eq. 3), by their names.
 
     Raises:
         ConceptError: If some of it acts at single tokens of the prompt, which weights cannot.
@@ -151,7 +177,8 @@ def baked(
         )
     where = torch.device("cpu"), torch.float32
     updates = layer_updates(concepts, [slot], layers, *where, config)
-    return {path: update.delta(0) for path, update in updates.items()}
+    changes = {path: update.deltas(0) for path, update in updates.items()}
+    return {f"{path}.{name}": delta for path, own in changes.items() for name, delta in own.items()}
 
 
 def _parts(
@@ -178,7 +205,15 @@ def _parts(
     return parts
 
 
-def _moved(part: Part, device: torch.device, dtype: torch.dtype) -> Part:
+def _biases(concepts: Sequence[Concept], path: str, weights: Tensor) -> Biases | None:
+    updates = [(i, concept.updates.get(path)) for i, concept in enumerate(concepts)]
+    held = [(i, u.bias) for i, u in updates if isinstance(u, FullRank) and u.bias is not None]
+    if not held:
+        return None
+    return Biases(torch.stack([bias for _, bias in held]), weights[:, [i for i, _ in held]])
+
+
+def _moved(part: _Moved, device: torch.device, dtype: torch.dtype) -> _Moved:
     return type(part)(*(tensor.to(device, dtype) for tensor in vars(part).values()))
 
 

@@ -1,11 +1,11 @@
 """One concept in one safetensors file that a stock LoRA loader reads as well.
 
 Weights carry the widespread names: `lora_unet_<path>` with `.lora_down.weight`, `.lora_up.weight`
-and `.alpha`, or `.diff`. What no loader knows rides along as `lora_unet_cidm_<what>`, well-formed
-like a LoRA pair (the numbers, and zeros), because strict loaders refuse a file with any other key
-and pass over a module that the model lacks: the words' rows (`tokens_<encoder>`) and value
-residuals (`values_<path>`). Everything else is in the header (see `record`). Files of format 1
-have low-rank weights and rows only.
+and `.alpha`, or `.diff` with a `.diff_b` where a bias changes. What no loader knows rides along as
+`lora_unet_cidm_<what>`, well-formed like a LoRA pair (the numbers, and zeros), because strict
+loaders refuse a file with any other key and pass over a module that the model lacks: the words'
+rows (`tokens_<encoder>`) and value residuals (`values_<path>`). Everything else is in the header
+(see `record`). Files of format 1 have low-rank weights and rows only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..families import PROJECTIONS
 from ..updates import (
     ALPHA,
     DIFF,
+    DIFF_BIAS,
     DOWN,
     UNET_PREFIX,
     UP,
@@ -110,7 +111,7 @@ def _take_updates(tensors: dict[str, Tensor]) -> dict[str, Update]:
     for key in dict.fromkeys(_stem(name) for name in tensors):
         path = path_of(key)
         if (delta := tensors.get(key + DIFF)) is not None:
-            updates[path] = FullRank(delta)
+            updates[path] = FullRank(delta, tensors.get(key + DIFF_BIAS))
             continue
         down, up, alpha = (tensors.get(key + ending) for ending in (DOWN, UP, ALPHA))
         if down is None or up is None or alpha is None or alpha.numel() != 1:
@@ -128,7 +129,7 @@ def _ordered(updates: Mapping[str, Update], layers: tuple[str, ...]) -> dict[str
 
 
 def _stem(name: str) -> str:
-    for ending in (DOWN, UP, ALPHA, DIFF):
+    for ending in (DOWN, UP, ALPHA, DIFF, DIFF_BIAS):
         if name.endswith(ending):
             return name.removesuffix(ending)
     raise ConceptError(f"{name[:80]!r} belongs to no layer of the concept.")

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ...cidm_core.errors import HostError, PromptError
 from ...cidm_core.sampling.layer_updates import baked
 from ...cidm_core.sampling.slots import SlotTable
+from ..host.model import ModelFacts
 from ..host.sockets import schema
 from .banked import applied_config, applied_facts, attach_hooks
 from .prompts import prompt_in
@@ -64,9 +65,10 @@ class BakeConcepts(io.ComfyNode):
         deltas = baked(concepts, slot, facts.names, config)
         # From now on only words are the bank's; weights would count twice.
         made = attach_hooks(model, facts, replace(config, strength=0.0))
-        made.add_patches({_key(facts.host_path(p)): ("diff", (d,)) for p, d in deltas.items()})
+        made.add_patches({_key(name, facts): ("diff", (d,)) for name, d in deltas.items()})
         return io.NodeOutput(made)
 
 
-def _key(path: str) -> str:
-    return f"diffusion_model.{path}.weight"
+def _key(name: str, facts: ModelFacts) -> str:
+    path, _, part = name.rpartition(".")
+    return f"diffusion_model.{facts.host_path(path)}.{part}"

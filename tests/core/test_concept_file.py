@@ -14,7 +14,7 @@ from bank_samples import flip, forge, make_concept, same, sign, split
 from safetensors import safe_open
 
 from cidm_core.concept import Subject
-from cidm_core.errors import BankError, CidmError
+from cidm_core.errors import BankError, CidmError, ConceptError
 from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.storage import record
 from cidm_core.storage.concept_file import concept_from_bytes, concept_to_bytes, read_concept
@@ -65,6 +65,7 @@ def test_every_kind_of_update_row_and_subject_comes_back():
     updates = {
         f"{block}.attn1.to_q": LowRank(torch.randn(1, 4), torch.randn(6, 1), 2.0),
         f"{block}.attn2.to_k": FullRank(torch.randn(4, 6).half()),
+        f"{block}.attn2.to_out.0": FullRank(torch.randn(4, 6), torch.randn(4).half()),
         f"{block}.attn2.to_v": ValueResidual(torch.randn(4)),
         "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": FullRank(torch.randn(3, 3)),
         "text_encoder_2.text_model.encoder.layers.0.mlp.fc1": FullRank(torch.randn(3, 3)),
@@ -78,6 +79,18 @@ def test_every_kind_of_update_row_and_subject_comes_back():
     assert found.subjects == subjects
     table, _ = split(data)
     assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.diff" in table
+
+
+@pytest.mark.parametrize("path", ["attn2.to_k", "attn2.to_q", "ff.net.2", "text_encoder.out_proj"])
+def test_only_the_last_layer_of_attention_has_a_bias_that_can_change(path):
+    path = path if path.startswith("text") else f"mid_block.attentions.0.{path}"
+    update = FullRank(torch.ones(3, 4), torch.ones(3))
+    with pytest.raises(ConceptError, match=rf"changes the bias of {path}; a bias can change in to"):
+        replace(make_concept(), updates={path: update})
+    with pytest.raises(
+        ConceptError, match=r"change of a bias is \(4,\) beside a weight of \(3, 4\)"
+    ):
+        FullRank(torch.ones(3, 4), torch.ones(4))
 
 
 def test_the_same_concept_gives_the_same_bytes(data):

@@ -1,5 +1,7 @@
 """Live updates of every kind, in the model while it learns: what they add, and their gradients."""
 
+import copy
+
 import pytest
 import torch
 from learning_samples import same_weights, small_base, weights
@@ -31,13 +33,16 @@ def low_rank(path, rank, alpha, seed=0):
 
 def every_weight():
     """Low rank of several ranks and scales, and whole matrices, all over the model."""
-    whole = f"{BLOCK}.attn2.to_v"
+    whole, biased = (f"{BLOCK}.attn2.{part}" for part in ("to_v", "to_out.0"))
     found = {
         f"{BLOCK}.attn2.to_k": low_rank(f"{BLOCK}.attn2.to_k", 4, 4.0),
         f"{BLOCK}.attn1.to_q": low_rank(f"{BLOCK}.attn1.to_q", 2, 3.0),
         f"{BLOCK}.attn1.to_out.0": low_rank(f"{BLOCK}.attn1.to_out.0", 1, 0.5),
         f"{BLOCK}.ff.net.0.proj": low_rank(f"{BLOCK}.ff.net.0.proj", 3, 1.0),
         whole: FullRank(parameter(*module(whole).weight.shape, size=0.05)),
+        biased: FullRank(
+            parameter(*module(biased).weight.shape, size=0.05), parameter(len(module(biased).bias))
+        ),
     }
     return found | {QUERY: low_rank(QUERY, 5, 2.0)}
 
@@ -65,19 +70,20 @@ def test_weights_act_as_if_they_were_added_to_the_layers(checkpointing):
     found = predict(updates, checkpointing=checkpointing)
     same_weights(before, weights(small_base()))
     assert not torch.allclose(found, predict({}))
-    saved = {path: module(path).weight.data.clone() for path in updates}
+    saved = {path: copy.deepcopy(module(path).state_dict()) for path in updates}
     try:
         for path, update in updates.items():
-            delta = update.delta.detach()
-            module(path).weight.data.add_(delta)
+            module(path).weight.data.add_(update.delta.detach())
+            if getattr(update, "bias", None) is not None:
+                module(path).bias.data.add_(update.bias.detach())
         expected = predict({})
     finally:
-        for path, weight in saved.items():
-            module(path).weight.data.copy_(weight)
+        for path, held in saved.items():
+            module(path).load_state_dict(held)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     for path, update in updates.items():
-        parameters = (update.delta,) if isinstance(update, FullRank) else (update.down, update.up)
-        assert all(p.grad.abs().max() > 0 for p in parameters), path
+        learned = [value for value in vars(update).values() if isinstance(value, torch.Tensor)]
+        assert all(p.grad.abs().max() > 0 for p in learned), path
 
 
 @pytest.mark.parametrize("path", ["attn2.to_q", "attn2.to_k", QUERY])

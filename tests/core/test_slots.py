@@ -75,6 +75,6 @@ def test_baked_weights_are_the_sum_of_eq_3(tiny_base, pair, prompts):
     deltas = baked(concepts, slot, names, SampleConfig(strength=0.5))
     for path in pair[0].updates:
         wanted = 0.25 * sum(concept.updates[path].delta for concept in pair)
-        torch.testing.assert_close(deltas[path], wanted)
+        torch.testing.assert_close(deltas[f"{path}.weight"], wanted)
     with pytest.raises(ConceptError, match="single words of the prompt"):
         baked(concepts, slot, names, SampleConfig(key_value_routing="token"))

@@ -73,7 +73,10 @@ def merged_by_hand(unet, plan, slot):
                 delta = update.alpha / len(update.down) * update.up.double() @ update.down.double()
             else:
                 delta = update.delta.double()
-            unet.get_submodule(path).weight.data += plan.config.strength * weight * delta
+            share, linear = plan.config.strength * weight, unet.get_submodule(path)
+            linear.weight.data += share * delta
+            if getattr(update, "bias", None) is not None:
+                linear.bias.data += share * update.bias.double()
     return unet
 
 

@@ -54,13 +54,15 @@ def loaded(concept):
     file = comfy.utils.load_torch_file(str(entry.path), safe_load=True)
     patched, taught = comfy.sd.load_lora_for_models(model, clip, file, 1.0, 1.0)
     deltas = changed(patched) | changed(taught.patcher)
+    held = {path: u for path, u in concept.updates.items() if hasattr(u, "delta")}
     expected = {
         facts.encoder_key(path)
         if path.startswith("text_encoder")
         else f"diffusion_model.{facts.host_path(path)}.weight": update.delta
-        for path, update in concept.updates.items()
-        if hasattr(update, "delta")
+        for path, update in held.items()
     }
+    biases = {path: u.bias for path, u in held.items() if getattr(u, "bias", None) is not None}
+    expected |= {f"diffusion_model.{facts.host_path(p)}.bias": bias for p, bias in biases.items()}
     errors = [float((deltas[key] - delta).abs().max()) for key, delta in expected.items()]
     return {"error": max(errors, default=0.0), "keys": sorted(deltas) == sorted(expected)}
 
