@@ -74,7 +74,7 @@ def described(entry: Entry) -> dict[str, str]:
     rank = f", rank {entry.rank}" if entry.rank else ""
     texts: dict[str, Any] = {
         "name": entry.name,
-        "words": entry.trigger,
+        "words": entry.phrase,
         "class": entry.class_words,
         "kind": entry.kind,
         "learned": f"{entry.created[:16].replace('T', ' ')} as number {entry.index + 1}",

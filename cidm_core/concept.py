@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .calls import Name, name_of
+from .calls import Name, as_written, name_of
 from .config import KINDS as KINDS
 from .errors import ConceptError
 from .updates import BIASED, TEXT_ENCODERS, TEXT_SIDE, FullRank, LowRank, Update, ValueResidual
@@ -26,11 +26,13 @@ class Subject:
         words: Concept words, identity first, class noun last; may be none.
         class_words: The plain words they stand for, e.g. "dog". Without words they call it.
         kind: One of `KINDS`.
+        modifier: Whether the words go before the class words, "<new1> cat", and not in their place.
     """
 
     words: tuple[str, ...]
     class_words: str
     kind: str = "object"
+    modifier: bool = False
 
     def __post_init__(self) -> None:
         if self.words:
@@ -44,6 +46,12 @@ class Subject:
     def triggers(self) -> tuple[str, ...]:
         """What calls it in a prompt: its words; without any, its class words as one phrase."""
         return name_of(self.words, self.class_words)
+
+    @property
+    def phrase(self) -> str:
+        """What a caption calls it: its words, and behind those that modify them its class words."""
+        name = as_written(self.triggers)
+        return f"{name} {self.class_words}" if self.modifier and self.words else name
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,11 @@ class Concept:
     def trigger(self) -> str:
         """The triggers as one phrase, e.g. "<dog1> <dog2>"."""
         return " ".join(self.triggers)
+
+    @property
+    def phrase(self) -> str:
+        """What a prompt calls its subjects, joined by "and", e.g. "<new1> cat and <new2> dog"."""
+        return " and ".join(subject.phrase for subject in self.subjects)
 
     @property
     def class_words(self) -> str:

@@ -153,7 +153,15 @@ _MINI = Family(
             "token_norm_limit": 4.0,
             "gamma1": 0.01,
             "gamma2": 0.03,
-        }
+        },
+        "custom_diffusion": {
+            "steps": 400,
+            "batch_size": 4,
+            "accumulation": 1,
+            "lr": 1e-3,
+            "lr_tokens": 1e-2,
+            "initializers": "1259+1235+1132",  # pieces of words that it never met
+        },
     },
     sampling={"steps": 30, "guidance_scale": 4.0},
 )

@@ -81,7 +81,8 @@ class Settings:
         for f in fields(self):
             if (by_recipe := f.metadata["by_recipe"]) and getattr(self, f.name) is None:
                 # An unknown recipe is found when its own turn comes.
-                value = by_recipe.get(getattr(self, "recipe", ""), by_recipe["ours"])
+                usual = next(iter(by_recipe.values()))
+                value = by_recipe.get(getattr(self, "recipe", ""), usual)
                 object.__setattr__(self, f.name, value)
             if found := _objection(f, getattr(self, f.name)):
                 raise CidmError(f"{f.name} is {found}.")

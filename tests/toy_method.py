@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from cidm_core.config import TrainConfig
-from cidm_core.methods.base import Group, Stage
+from cidm_core.methods.base import Stage
+from cidm_core.methods.group import Group
 from cidm_core.ops.diffusion import masked_mse
 from cidm_core.ops.schedules import linear_decay
 from cidm_core.settings import setting
@@ -29,7 +30,7 @@ class Toy:
     """A `Method`: the first stage looks everywhere, the second at the photo and not its frame."""
 
     name, Config = "toy", ToyConfig
-    words, prior, several = "unused", "unused", False
+    words, modifier, prior, several = "unused", False, "unused", False
 
     def __init__(self, task, config, old, host):
         del old  # earlier concepts stay as they are without our help

@@ -148,7 +148,7 @@ def import_file(args: argparse.Namespace, console: Console) -> dict[str, object]
         model = load_base(args.model, device="cpu")
     config = ImportConfig.from_dict(given(args))
     concept, note = import_concept(user_path(args.file), bank, config, model)
-    console.say(f"{concept.trigger!r} is in '{bank.path}' as {concept.name!r}.")
+    console.say(f"{concept.phrase!r} is in '{bank.path}' as {concept.name!r}.")
     if note:
         console.note(note)
     return record(find_entry(bank, concept.name))

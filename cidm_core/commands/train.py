@@ -227,10 +227,10 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     path = next(entry.path for entry in bank.entries() if entry.name == concept.name)
     earlier = concept.facts.get("earlier_steps")
     time_taken = duration(seconds) + (f", after {earlier} earlier steps" if earlier else "")
-    console.say(f"Learned {concept.trigger!r} as {concept.name!r} in {time_taken}: {path}")
+    console.say(f"Learned {concept.phrase!r} as {concept.name!r} in {time_taken}: {path}")
     console.note(
         f"Try: cidm generate {model_words(args)} --bank {args.bank} "
-        f'--prompt "a photo of a {concept.trigger}" --out picture.png'
+        f'--prompt "a photo of a {concept.phrase}" --out picture.png'
     )
     return {
         "concept": concept.name,

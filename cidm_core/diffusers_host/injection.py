@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import HostError
+from ..ops.preservation import without_start
 from ..updates import TEXT_SIDE, FullRank, Update, ValueResidual
 from .base import Base
 
@@ -64,6 +65,7 @@ class Injection:
         updates: By path of a linear layer of the UNet or of a text encoder.
         context: Gives a layer's text context in the forward pass under way.
         at_triggers: Gives 1 at the tokens of the triggers, (batch, tokens, 1), 0 elsewhere.
+        detach_start: Says whether the prompt's first token is to teach nothing.
         record: Takes a layer's attention probabilities, mean over heads (batch, cells, tokens).
 
     Raises:
@@ -77,19 +79,22 @@ class Injection:
         updates: Mapping[str, Update],
         context: Callable[[int], Tensor],
         at_triggers: Callable[[], Tensor],
+        detach_start: Callable[[], bool],
         record: Callable[[int, Tensor], None],
     ) -> None:
         _check(base, updates)
         self._context, self._at_triggers, self._record = context, at_triggers, record
-        self._updated = [(base.module(path), update) for path, update in updates.items()]
+        self._detach_start = detach_start
+        self._updated = [(base.module(path), path, update) for path, update in updates.items()]
         self._attentions = [base.unet.get_submodule(layer.path) for layer in base.layers]
         self._processors = [module.processor for module in self._attentions]
         self._watching = False
         self._hooks: list[Any] = []
 
     def enter(self) -> None:
-        for module, update in self._updated:
-            self._hooks.append(module.register_forward_hook(partial(self._add, update)))
+        for module, path, update in self._updated:
+            hook = partial(self._add, update, path.endswith(TEXT_SIDE))
+            self._hooks.append(module.register_forward_hook(hook))
         for index, attention in enumerate(self._attentions):
             hook = partial(self._swap_context, index)
             self._hooks.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
@@ -109,7 +114,9 @@ class Injection:
         for module, processor in zip(self._attentions, self._processors, strict=True):
             module.processor = processor
 
-    def _add(self, update: Update, _module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    def _add(
+        self, update: Update, sees_text: bool, _module: nn.Module, args: Any, output: Tensor
+    ) -> Tensor:
         """The layer's output with what an update adds."""
         if isinstance(update, ValueResidual):
             added = self._at_triggers() * update.vector
@@ -118,7 +125,10 @@ class Injection:
         else:
             lower = linear(args[0].to(update.down.dtype), update.down)
             added = linear(lower, update.up) * update.scale
-        return (output + added).to(output.dtype)
+        found = (output + added).to(output.dtype)
+        if sees_text and self._detach_start():
+            return without_start(found)
+        return found
 
     def _swap_context(
         self, index: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -147,8 +147,8 @@ def find_taught(
         PhotoError: A photo or caption cannot be used.
     """
     config = settled(config, method, base)
-    held = (TrainingSubject(photos, **first), *subjects)
-    lesson = Lesson(held, prior, method, config, make)
+    held = (TrainingSubject(photos, prior=prior, **first), *subjects)
+    lesson = Lesson.of(held, method, config, make)
     asked = tuple(each.subject for each in lesson.subjects)
     named = None if name is None else clean_name(name)
     for entry in bank.entries():

@@ -23,7 +23,7 @@ from .frozen import Parking, in_eight_bits
 from .injection import Injection, checkpoint_activations, flags_kept
 from .patches import layer_size
 from .sizes import added_conditions
-from .tokens import tokenise
+from .tokens import entry_of, tokenise
 
 
 class LearningHost:
@@ -41,7 +41,7 @@ class LearningHost:
         self._alphas: Tensor = schedule.alphas_cumprod.to(base.device)
         self._injection: Injection | None = None
         self._contexts: tuple[Tensor, ...] = ()
-        self._has_residuals = False
+        self._has_residuals = self._detach_start = False
         self._at_triggers = torch.zeros(0)
         self._columns: Tensor | None = None
         self._limit = base.family.encoders[0].max_tokens
@@ -68,8 +68,26 @@ class LearningHost:
             found[row.name] = weight.detach()[torch.tensor(ids, dtype=torch.long)].float()
         return found
 
-    def predict(self, batch: Batch, tokens: Mapping[str, Tensor], watch: bool) -> Prediction:
+    def entries(self, names: Sequence[str]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
         base = self._base
+        parts = zip(base.family.encoders, base.text_encoders, base.tokenizers, strict=True)
+        for row, encoder, tokenizer in parts:
+            weight: Tensor = encoder.get_input_embeddings().weight
+            ids = torch.tensor([entry_of(tokenizer, name, len(weight)) for name in names])
+            found[row.name] = weight.detach()[ids].float()
+        return found
+
+    def predict(
+        self,
+        batch: Batch,
+        tokens: Mapping[str, Tensor],
+        watch: bool = False,
+        *,
+        detach_start: bool = False,
+    ) -> Prediction:
+        base = self._base
+        self._detach_start = detach_start
         embeddings = {
             word: {encoder: rows[i] for encoder, rows in tokens.items()}
             for i, word in enumerate(self._words)
@@ -180,6 +198,7 @@ class LearningHost:
             updates,
             context=lambda index: self._contexts[index],
             at_triggers=lambda: self._at_triggers,
+            detach_start=lambda: self._detach_start,
             record=self._record,
         )
         self._has_residuals = any(isinstance(each, ValueResidual) for each in updates.values())

@@ -38,7 +38,7 @@ def default_render(
     """
 
     def render(concept: Concept) -> list[Image.Image]:
-        prompt = config.preview_prompt or concept.trigger
+        prompt = config.preview_prompt or concept.phrase
         # If the bank holds an earlier one of this name, it is the one that is taught again.
         found = [name for name in named([prompt], bank.callers()) if name != concept.name]
         concepts = {name: bank[name] for name in found} | {concept.name: concept}

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..as_text import warn_once
 from ..calls import Name, find_calls
-from ..errors import PromptError
+from ..errors import ConceptError, PromptError
 from ..text import Spans
 from ..words import canonical
 from .prompt_weights import stretches_of
@@ -96,6 +96,33 @@ def tokenise(
     weights += [1.0] * (max_tokens - len(weights))
     ended = [*ids, tokenizer.eos_token_id, *padding]
     return Tokens(ended, positions, spans, weights, end=len(ids))
+
+
+def entry_of(tokenizer: Any, name: str, entries: int) -> int:
+    """The number of a vocabulary entry from the number itself or a plain word.
+
+    Args:
+        tokenizer: As transformers has it.
+        name: "42170" or "dog".
+        entries: How many the vocabulary has.
+
+    Raises:
+        ConceptError: If there is no such entry, or the word is several.
+    """
+    if name.isdecimal():
+        if int(name) < entries:
+            return int(name)
+        raise ConceptError(
+            f"The vocabulary has {entries} entries, and {name} is none of them. Give a smaller "
+            "number, or a plain word."
+        )
+    ids: list[int] = tokenizer(canonical(name), add_special_tokens=False).input_ids
+    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+        return ids[0]
+    raise ConceptError(
+        f"{name!r} is {len(ids)} tokens of the text encoder, and a word can begin as one only. "
+        "Give a simpler word, or the number of an entry of the vocabulary."
+    )
 
 
 def _pieces(

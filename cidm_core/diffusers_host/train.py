@@ -107,9 +107,9 @@ def train_concept(
             gradients stay NaN; or (`Stopped`) the caller stopped the run.
     """
     processes = processes or LaunchedProcesses(base.device)
-    first = TrainingSubject(photos, words, class_words, kind, mapping)
+    first = TrainingSubject(photos, words, class_words, kind, mapping, prior)
     config = settled(config, method, base)
-    lesson = Lesson((first, *subjects), prior, method, config, make)
+    lesson = Lesson.of((first, *subjects), method, config, make)
     job = prepare(base, bank, lesson, name, again, processes)
     render = preview or default_render(base, bank, job.config)
     hooks = Hooks(on_progress, should_stop) if processes.rank == 0 else Hooks()
@@ -136,6 +136,8 @@ def _learn(
         state = job.folder.load(resume=resume)
     job.processes.wait()  # nor may it go on before all have read it
     host = LearningHost(base, job.task.words, job.task.phrases)
+    if (check := getattr(job.make, "check", None)) is not None:
+        check(job.task, config, host)
     with ExitStack() as stack:
         sources = _sources(job, host, hooks)
         stack.enter_context(base.parked_vae())

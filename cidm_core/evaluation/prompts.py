@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ..calls import Name, is_called
+from ..calls import Name, as_written, is_called
+from ..concept import Subject
 from ..errors import PromptError
 from ..words import replace
 
@@ -22,16 +23,13 @@ class Named(Protocol):
     """A concept or its entry in the bank."""
 
     @property
-    def words(self) -> tuple[str, ...]: ...
+    def subjects(self) -> tuple[Subject, ...]: ...
 
     @property
     def names(self) -> tuple[Name, ...]: ...
 
     @property
-    def class_words(self) -> str: ...
-
-    @property
-    def trigger(self) -> str: ...
+    def phrase(self) -> str: ...
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -58,19 +56,21 @@ def fill(prompt: str, concept: Named) -> str:
     """
     for gap in GAPS:
         if gap in prompt:
-            return prompt.replace(gap, concept.trigger)
+            return prompt.replace(gap, concept.phrase)
     if is_called(prompt, concept.names):
         return prompt
     raise PromptError(
-        f"The prompt {prompt!r} does not say where {concept.trigger!r} goes. "
+        f"The prompt {prompt!r} does not say where {concept.phrase!r} goes. "
         f"Mark the place with {' or '.join(GAPS)}."
     )
 
 
 def write_back(prompt: str, concepts: Sequence[Named]) -> str:
     """The prompt in plain words: concept words become their class words, as CLIP knows those."""
-    table = {word: concept.class_words for concept in concepts for word in concept.words}
-    table |= {concept.trigger: concept.class_words for concept in concepts}
+    subjects = [subject for concept in concepts for subject in concept.subjects]
+    table = {word: subject.class_words for subject in subjects for word in subject.words}
+    table |= {as_written(each.triggers): each.class_words for each in subjects}
+    table |= {subject.phrase: subject.class_words for subject in subjects}
     return replace(prompt, table)
 
 

@@ -9,8 +9,9 @@ from ..errors import CidmError
 from ..families import Family
 from .base import MethodClass
 from .cidm import Cidm
+from .custom_diffusion import CustomDiffusion
 
-METHODS: dict[str, MethodClass] = {"cidm": Cidm}
+METHODS: dict[str, MethodClass] = {"cidm": Cidm, "custom_diffusion": CustomDiffusion}
 
 
 def method_called(name: str) -> MethodClass:

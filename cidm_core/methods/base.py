@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..concept import Concept, Subject
 from ..config import TrainConfig
@@ -20,6 +20,7 @@ from ..families import CrossAttention
 from ..ops.schedules import Schedule, constant
 from ..sizes import PictureSizes
 from ..updates import Update
+from .group import Group
 
 Demand = Literal["needed", "optional", "unused"]
 
@@ -140,7 +141,25 @@ class Host(Protocol):
         """The frozen token embeddings of plain words: encoder -> (tokens, dim)."""
         ...
 
-    def predict(self, batch: Batch, tokens: Mapping[str, Tensor], watch: bool) -> Prediction:
+    def entries(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Frozen embeddings of single entries of the vocabulary: encoder -> (names, dim).
+
+        Args:
+            names: Each a plain word of one token, or the number of an entry.
+
+        Raises:
+            ConceptError: If one is neither.
+        """
+        ...
+
+    def predict(
+        self,
+        batch: Batch,
+        tokens: Mapping[str, Tensor],
+        watch: bool = False,
+        *,
+        detach_start: bool = False,
+    ) -> Prediction:
         """Run text encoders and UNet.
 
         Args:
@@ -148,42 +167,9 @@ class Host(Protocol):
             tokens: Concept embeddings, encoder -> (words, versions, dim), a version for each layer
                 or for layers that share it (`versions_of`); none without words.
             watch: Whether the attention of the concept words is wanted too.
+            detach_start: Whether keys and values of the prompt's start token teach nothing.
         """
         ...
-
-
-class Group:
-    """Named parameters in one flat buffer.
-
-    Clipping, AdamW, averaging over processes and the finite check are then one operation each
-    instead of one per tensor. `tensors` are views of the buffer, and so are their gradients.
-    """
-
-    def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        self.name = name
-        self.flat = nn.Parameter(
-            torch.cat([t.detach().float().flatten() for t in tensors.values()])
-        )
-        self.grad = torch.zeros_like(self.flat.data)
-        self.frozen = False
-        self.tensors: dict[str, nn.Parameter] = {}
-        start = 0
-        for key, tensor in tensors.items():
-            end = start + tensor.numel()
-            view = nn.Parameter(self.flat.data[start:end].view(tensor.shape))
-            view.grad = self.grad[start:end].view(tensor.shape)
-            self.tensors[key] = view
-            start = end
-
-    def freeze(self) -> None:
-        """Stop learning for good."""
-        self.frozen = True
-        self.learn(False)
-
-    def learn(self, wanted: bool) -> None:
-        """Ask for gradients, or for none, from now on; a frozen group never gets any."""
-        for tensor in self.tensors.values():
-            tensor.requires_grad_(wanted and not self.frozen)
 
 
 class Source(Protocol):
@@ -202,10 +188,12 @@ class PhotoBatches:
         size: Photos per micro-step over all processes together; None: `config.batch_size`.
         prior: "mixed": each picture is a photo or a prior picture by an even chance; "paired":
             as many prior pictures follow the photos.
+        optional: Whether the photos may come alone if nobody gave prior pictures.
     """
 
     size: int | None = None
     prior: Literal["none", "mixed", "paired"] = "none"
+    optional: bool = False
 
 
 def _no_terms() -> dict[str, Tensor]:
@@ -280,17 +268,21 @@ class MethodClass(MakeMethod, Protocol):
     Attributes:
         Config: Its settings.
         words: Whether subjects have words of their own.
+        modifier: Whether these stand before the class words, "<new1> cat", not in their place.
         prior: Whether it learns from prior pictures as well.
         several: Whether it teaches several subjects at once.
 
-    If learning can go on from a taught concept (`Task.start`), it has a static method
-    `check_start(start, config)` besides, which refuses those that do not fit.
+    It may have static methods besides: `check(task, config, host)`, called before any work starts,
+    refuses what the method cannot teach this model; `check_start(start, config)`, if learning can
+    go on from a taught concept (`Task.start`), refuses those that do not fit.
     """
 
     @property
     def Config(self) -> type[TrainConfig]: ...
     @property
     def words(self) -> Demand: ...
+    @property
+    def modifier(self) -> bool: ...
     @property
     def prior(self) -> Demand: ...
     @property

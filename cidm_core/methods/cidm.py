@@ -25,7 +25,8 @@ from ..ops.seeds import generator
 from ..sampling.versions import TOKEN_LAYERS
 from ..settings import recipe_setting, setting
 from ..updates import LowRank
-from .base import Batch, Demand, Group, Host, Stage, Task
+from .base import Batch, Demand, Host, Stage, Task
+from .group import Group
 from .initial_values import initial_factors, initial_tokens
 from .word_rows import WordRows, can_share
 
@@ -132,6 +133,7 @@ class Cidm:
     name = "cidm"  # kept with the concept
     Config: ClassVar[type[CidmConfig]] = CidmConfig
     words: ClassVar[Demand] = "needed"
+    modifier: ClassVar[bool] = False
     prior: ClassVar[Demand] = "unused"
     several: ClassVar[bool] = False
 

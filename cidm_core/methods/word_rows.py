@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..ops.seeds import generator
 from ..sampling.versions import shared_versions
-from .base import Group, Host, Task
+from .base import Host, Task
+from .group import Group
 
 Begin = Callable[[Tensor, int, float, torch.Generator], Tensor]
 """First rows (words, versions, dim) from class rows (tokens, dim), number of versions, spread."""

@@ -72,6 +72,21 @@ def v_of_noise(
     return (noise - (1 - alpha_cumprod).sqrt() * noisy) / alpha_cumprod.sqrt()
 
 
+def masked_errors(
+    prediction: Float[Tensor, "batch channels height width"],
+    target: Float[Tensor, "batch channels height width"],
+    mask: Float[Tensor, "batch height width"],
+) -> Float[Tensor, " batch"]:
+    """Mean squared error of each picture inside its mask: `sum(m * e^2) / (sum(m) * channels)`.
+
+    A picture whose mask is empty counts as 0; the arguments are those of `masked_mse`.
+    """
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    error = (prediction.to(dtype) - target.to(dtype)).square().mean(1)
+    seen = mask.to(dtype).sum((1, 2))
+    return (error * mask).sum((1, 2)) / torch.where(seen > 0, seen, 1)
+
+
 def masked_mse(
     prediction: Float[Tensor, "batch channels height width"],
     target: Float[Tensor, "batch channels height width"],
@@ -87,12 +102,10 @@ def masked_mse(
         target: The noise.
         mask: 1 where the loss looks, 0 elsewhere; None looks everywhere.
     """
+    if mask is not None:
+        return masked_errors(prediction, target, mask).mean()
     dtype = torch.promote_types(prediction.dtype, torch.float32)
-    error = (prediction.to(dtype) - target.to(dtype)).square().mean(1)
-    if mask is None:
-        return error.mean()
-    seen = mask.to(dtype).sum((1, 2))
-    return ((error * mask).sum((1, 2)) / torch.where(seen > 0, seen, 1)).mean()
+    return (prediction.to(dtype) - target.to(dtype)).square().mean(1).mean()
 
 
 def attention_penalty(

@@ -65,6 +65,7 @@ class Entry:
     triggers = Concept.triggers
     names = Concept.names
     trigger = Concept.trigger
+    phrase = Concept.phrase
     class_words = Concept.class_words
     kind = Concept.kind
 
@@ -142,7 +143,10 @@ def _subject(row: Any) -> Subject:
     texts = all(isinstance(word, str) for word in words)
     if not texts or (words and parse_words(words) != tuple(words)):
         raise ConceptError("its words are malformed.")
-    return Subject(tuple(words), found["class_words"], found["kind"])
+    modifier = found.get("modifier", False)
+    if not isinstance(modifier, bool):
+        raise ConceptError("'modifier' of a subject is of a wrong type.")
+    return Subject(tuple(words), found["class_words"], found["kind"], modifier)
 
 
 def _check_record(record: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ def lora_metadata(concept: Concept) -> dict[str, str]:
         "modelspec.implementation": "diffusers",
         "modelspec.title": concept.name,
         "modelspec.description": about,
-        "modelspec.trigger_phrase": concept.trigger,
+        "modelspec.trigger_phrase": concept.phrase,
         "modelspec.date": concept.created,
         "modelspec.resolution": f"{row.resolution_px}x{row.resolution_px}" if row else "",
         "ss_network_module": "networks.lora",
@@ -68,7 +68,7 @@ def lora_metadata(concept: Concept) -> dict[str, str]:
         "ss_network_alpha": str(alpha),
         "ss_base_model_version": _BASE_VERSIONS.get(architecture, architecture),
         "ss_output_name": concept.name,
-        "ss_tag_frequency": json.dumps({concept.name: {concept.trigger: uses}}),
+        "ss_tag_frequency": json.dumps({concept.name: {concept.phrase: uses}}),
     }
     return {key: text for key, text in texts.items() if text}
 

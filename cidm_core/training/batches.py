@@ -104,6 +104,7 @@ class CachedSource:
         self._photos, self._draws, self._mine = photos, draws, draws.mine
         self._fits: dict[str, bool] = {}
         self._orders: dict[str, tuple[int, list[int]]] = {}
+        self._of_subjects = [_of_subjects(shape, photos.photos) for shape in photos.latents.alike]
 
     def batch(self, index: int) -> Batch:
         """This process's share of the micro-batch with this number, counted over the whole run."""
@@ -141,6 +142,7 @@ class CachedSource:
 
         They come in shuffled rounds, so that each is seen equally often: shapes in rounds, in which
         each has as many turns as it has photos, and the photos of a shape in rounds of their own.
+        Subjects take turns, whether they have few photos or many.
         """
         alike, size = self._photos.latents.alike, self._draws.size
         turns = [shape for shape, photos in enumerate(alike) for _ in photos]
@@ -150,10 +152,17 @@ class CachedSource:
             order = [turns[i] for i in self._order("shapes", turn, len(turns))]
             shape = order[place]
             before = turn * len(alike[shape]) + order[:place].count(shape)
-        photos, label = alike[shape], f"order {shape}" if shape else "order"
         draws = range(before * size, (before + 1) * size)
-        rounds = (divmod(draw, len(photos)) for draw in draws)
-        return [photos[self._order(label, turn, len(photos))[place]] for turn, place in rounds]
+        return [self._photo(shape, draw) for draw in draws]
+
+    def _photo(self, shape: int, draw: int) -> int:
+        """The photo of this shape whose turn it is."""
+        held = self._of_subjects[shape]
+        number, subject = divmod(draw, len(held))
+        photos, label = held[subject], f"order {shape}" if shape else "order"
+        turn, place = divmod(number, len(photos))
+        label += f" of {subject}" if subject else ""
+        return photos[self._order(label, turn, len(photos))[place]]
 
     def _order(self, what: str, turn: int, count: int) -> list[int]:
         if self._orders.get(what, (-1, []))[0] != turn:
@@ -176,6 +185,14 @@ class CachedSource:
             except PromptError:
                 self._fits[prompt] = False
         return self._fits[prompt]
+
+
+def _of_subjects(numbers: Sequence[int], photos: Sequence[Photo]) -> list[list[int]]:
+    """Numbers of photos by the subject they belong to."""
+    found: dict[int, list[int]] = {}
+    for number in numbers:
+        found.setdefault(photos[number].subject, []).append(number)
+    return list(found.values())
 
 
 class PriorSource:
@@ -246,12 +263,12 @@ class PhotoSources:
         """A method's own source as it is; the photos as the stage wants them.
 
         Raises:
-            TrainingError: If it wants prior pictures, and there are none.
+            TrainingError: If it needs prior pictures, and there are none.
         """
         if not isinstance(wanted, PhotoBatches):
             return wanted
         draws = replace(self.draws, size=wanted.size or self.draws.size)
-        if wanted.prior == "none":
+        if wanted.prior == "none" or (self.prior is None and wanted.optional):
             return CachedSource(self.photos, draws)
         if self.prior is None:
             raise TrainingError(

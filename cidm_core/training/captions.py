@@ -103,6 +103,8 @@ def bind_all(
     words: str | Sequence[str],
     class_words: str,
     mapping: Mapping[str, str] | None = None,
+    *,
+    modifier: bool = False,
 ) -> list[str]:
     """Bind every caption of one concept; each of the results holds its words.
 
@@ -111,12 +113,22 @@ def bind_all(
     A caption without the class words gets the concept words put before it, "<dog1> <dog2>, ...":
     its picture shows the concept, whatever its words say.
 
+    Args:
+        captions: As written.
+        words: Concept words.
+        class_words: What they stand for.
+        mapping: Replacements to make instead.
+        modifier: Whether the class words stay, behind the words: "<new1> cat".
+
     Raises:
         PhotoError: If none of the written captions names the concept, which means wrong class
             words, or if one holds some of its words and not all in order.
     """
     name = name_of(concept_words.parse_words(words) if words else (), class_words)
     trigger = as_written(name)
+    if modifier and words:
+        trigger = f"{trigger} {class_words}"
+        mapping = mapping or {class_words: trigger}
     bound = [bind(caption, words, class_words, mapping) or trigger for caption in captions]
     for caption in bound:
         stray = stray_tags(caption, find_calls(caption, [name]), name)

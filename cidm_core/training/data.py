@@ -44,6 +44,7 @@ class Photo:
         pixels: Upright RGB picture, when held in memory.
         mask_values: Concept mask, (height, width) in 0..1, when held in memory.
         kind: "object", "style" or "human" chooses the caption's templates; "" leaves it as it is.
+        subject: Number of the subject it belongs to, of those that are learned together.
     """
 
     path: Path | None
@@ -52,6 +53,7 @@ class Photo:
     pixels: Image.Image | None = None
     mask_values: NDArray[np.float32] | None = None
     kind: str = ""
+    subject: int = 0
 
     @property
     def image(self) -> Image.Image:
@@ -168,6 +170,9 @@ class TrainingSubject:
         class_words: The plain words they stand for in the captions.
         kind: "object", "style" or "human"; chooses the caption templates.
         mapping: Replacements in captions instead of class words by words.
+        prior: Pictures of other things of the class, for methods that preserve what the model knows
+            of it.
+        modifier: Whether captions keep the class words behind the words; the method decides.
     """
 
     photos: Sequence[Photo]
@@ -175,6 +180,8 @@ class TrainingSubject:
     class_words: str = ""
     kind: str = "object"
     mapping: Mapping[str, str] | None = None
+    prior: Sequence[Photo] = ()
+    modifier: bool = False
 
     @property
     def subject(self) -> Subject:
@@ -183,7 +190,8 @@ class TrainingSubject:
         Raises:
             ConceptError: The words cannot be used.
         """
-        return Subject(new_words(self.words) if self.words else (), self.class_words, self.kind)
+        words = new_words(self.words) if self.words else ()
+        return Subject(words, self.class_words, self.kind, self.modifier and bool(words))
 
     def bound(self) -> list[Photo]:
         """The photos with their kind, and captions that hold the words (`captions.bind_all`).
@@ -196,7 +204,9 @@ class TrainingSubject:
                 "There are no photos to learn from. Give three to five of the concept."
             )
         written = [photo.caption for photo in self.photos]
-        bound = bind_all(written, self.words, self.class_words, self.mapping)
+        bound = bind_all(
+            written, self.words, self.class_words, self.mapping, modifier=self.modifier
+        )
         pairs = zip(self.photos, bound, strict=True)
         return [replace(photo, caption=caption, kind=self.kind) for photo, caption in pairs]
 

@@ -41,18 +41,29 @@ class Lesson:
     """What is to be learned, and how.
 
     Attributes:
-        subjects: With their photos; most methods teach one at a time.
-        prior: Pictures of the class that keep the model as it is.
+        subjects: With their photos and prior pictures; most methods teach one at a time.
         method: A name in `METHODS`.
         config: Its settings, from `settled`.
         make: Builds the method instead of the row in `METHODS`.
     """
 
     subjects: tuple[TrainingSubject, ...]
-    prior: Sequence[Photo]
     method: str
     config: TrainConfig
     make: MakeMethod | None = None
+
+    @classmethod
+    def of(
+        cls,
+        subjects: Sequence[TrainingSubject],
+        method: str,
+        config: TrainConfig,
+        make: MakeMethod | None = None,
+    ) -> Lesson:
+        """With words where the method puts them: before the class words or in their place."""
+        modifier = method_called(method).modifier
+        held = tuple(replace(subject, modifier=modifier) for subject in subjects)
+        return cls(held, method, config, make)
 
     def photo_sets(self) -> tuple[list[Photo], list[Photo]]:
         """The photos with bound captions, and the prior pictures, whose captions stay as they are.
@@ -60,14 +71,12 @@ class Lesson:
         Raises:
             PhotoError: If a subject has no photos, or none of its captions names it.
         """
-        bound = [photo for subject in self.subjects for photo in subject.bound()]
-        class_words = self.subjects[0].class_words
-        # A prior picture without a caption gets a template like a photo.
-        prior = [
-            photo if photo.caption else replace(photo, caption=class_words, kind="object")
-            for photo in self.prior
-        ]
-        return bound, prior
+        photos: list[Photo] = []
+        prior: list[Photo] = []
+        for number, subject in enumerate(self.subjects):
+            photos += [replace(photo, subject=number) for photo in subject.bound()]
+            prior += [prior_of(subject, photo, number) for photo in subject.prior]
+        return photos, prior
 
     def inputs(
         self, base: Model, photos: Sequence[Photo], prior: Sequence[Photo]
@@ -95,16 +104,17 @@ class Lesson:
                 f"The method {self.method} teaches one subject at a time, and {len(self.subjects)} "
                 "were given. Teach them one after another."
             )
-        if method.prior == "unused" and self.prior:
+        prior = [photo for subject in self.subjects for photo in subject.prior]
+        if method.prior == "unused" and prior:
             raise TrainingError(
                 f"The method {self.method} does not learn from prior pictures. Leave them out."
             )
-        if method.prior == "needed" and not self.prior:
+        if method.prior == "needed" and not all(subject.prior for subject in self.subjects):
             raise TrainingError(
                 f"The method {self.method} needs prior pictures: other things of the class, such "
                 "as other dogs. Give a folder of them."
             )
-        if self.config.buckets and self.prior:
+        if self.config.buckets and prior:
             raise TrainingError(
                 "Prior pictures are learned in squares beside the photos. Leave `buckets` off."
             )
@@ -116,6 +126,13 @@ class Lesson:
                     f"The method {self.method} teaches no words: {subject.class_words!r} itself "
                     "will call the concept. Leave the words out."
                 )
+
+
+def prior_of(subject: TrainingSubject, photo: Photo, number: int) -> Photo:
+    """A prior picture of a subject; one without a caption gets a template like a photo."""
+    if photo.caption:
+        return replace(photo, subject=number)
+    return replace(photo, caption=subject.class_words, kind="object", subject=number)
 
 
 def size_px(config: TrainConfig, base: Model) -> int:

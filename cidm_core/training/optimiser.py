@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..methods.base import Group
+from ..methods.group import Group
 
 BETAS = (0.9, 0.999)
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -104,9 +104,9 @@ class ConceptInfo(io.ComfyNode):
         bank[entry.name]  # reads and verifies every tensor
         facts = described(entry)
         text = "\n".join(f"{key}: {value}" for key, value in facts.items())
-        card = concept_card(entry.name, entry.trigger, facts, picture_beside(entry.path))
+        card = concept_card(entry.name, entry.phrase, facts, picture_beside(entry.path))
         image = to_tensor(card)
-        return io.NodeOutput(text, entry.trigger, image, ui=shown(cls, text=text, image=image))
+        return io.NodeOutput(text, entry.phrase, image, ui=shown(cls, text=text, image=image))
 
 
 class RemoveConcept(io.ComfyNode):

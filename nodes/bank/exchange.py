@@ -83,8 +83,8 @@ class ImportConcept(io.ComfyNode):
         config = settings_from(ImportConfig, options)
         facts = None if model is None else model_facts(model)
         concept, note = import_concept(_chosen(file), bank, config, facts)
-        text = "\n".join(filter(None, [f"{concept.name}: {concept.trigger}", note, listing(bank)]))
-        return io.NodeOutput(Bank(bank.path), concept.trigger, ui=shown(cls, text=text))
+        text = "\n".join(filter(None, [f"{concept.name}: {concept.phrase}", note, listing(bank)]))
+        return io.NodeOutput(Bank(bank.path), concept.phrase, ui=shown(cls, text=text))
 
 
 class ExportConcept(io.ComfyNode):

@@ -151,13 +151,13 @@ def _output(cls: type[io.ComfyNode], bank: Any, learned: Any, reporter: Any) -> 
     from ...cidm_core.training.progress import duration
 
     concept, facts = learned.concept, learned.concept.facts
-    picture = loss_picture(learned.rows, concept.trigger)
+    picture = loss_picture(learned.rows, concept.phrase)
     reporter.leave(picture)
     curve = to_tensor(picture)
     loss, seconds = facts.get("final_loss"), float(facts.get("seconds") or 0)
     earlier = facts.get("earlier_steps")
     text = "\n".join([
-        f"Learned '{concept.trigger}' as '{concept.name}' in {duration(seconds)}"
+        f"Learned '{concept.phrase}' as '{concept.name}' in {duration(seconds)}"
         + (f", after {earlier} earlier steps" if earlier else "")
         + (f", loss {loss:.4f}." if isinstance(loss, float) else "."),
         *learned.notes,

@@ -14,7 +14,8 @@ from make import random_concept
 
 from cidm_core.bank import Bank
 from cidm_core.errors import BankError, TrainingError
-from cidm_core.methods.base import Group, Stage
+from cidm_core.methods.base import Stage
+from cidm_core.methods.group import Group
 from cidm_core.training.loop import Loop, Stopped
 from cidm_core.training.optimiser import Optimiser
 from cidm_core.training.state import RunFolder

@@ -12,8 +12,9 @@ from cidm_core.diffusers_host.job import find_taught
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.errors import ConceptError, TrainingError
 from cidm_core.methods import METHODS
-from cidm_core.methods.base import Group, PhotoBatches, Stage
+from cidm_core.methods.base import PhotoBatches, Stage
 from cidm_core.methods.cidm import Cidm, CidmConfig
+from cidm_core.methods.group import Group
 from cidm_core.ops.diffusion import masked_mse
 from cidm_core.ops.schedules import linear_decay
 from cidm_core.training.data import Photo, TrainingSubject

@@ -35,8 +35,9 @@ from cidm_core.errors import (
     PromptError,
     TrainingError,
 )
-from cidm_core.methods.base import Batch, Group, Task
+from cidm_core.methods.base import Batch, Task
 from cidm_core.methods.cidm import Cidm
+from cidm_core.methods.group import Group
 from cidm_core.ops.consolidation import orthogonality
 from cidm_core.training.data import Photo
 from cidm_core.training.loop import Hooks, Loop

@@ -9,7 +9,7 @@ import torch
 from cidm_core.config import TrainConfig
 from cidm_core.errors import BankError, ConceptError, PromptError, TrainingError
 from cidm_core.families import CrossAttention
-from cidm_core.methods.base import Group
+from cidm_core.methods.group import Group
 from cidm_core.methods.initial_values import initial_factors, initial_tokens
 from cidm_core.ops.schedules import constant, linear_decay
 from cidm_core.ops.seeds import generator

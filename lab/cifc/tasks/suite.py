@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from PIL import Image
 
-from cidm_core.calls import Name
-from cidm_core.concept import KINDS
+from cidm_core.concept import KINDS, Concept, Subject
 from cidm_core.errors import CidmError
 from cidm_core.evaluation.prompts import GAPS, fill, write_back
 from cidm_core.regions import Region
@@ -18,17 +16,13 @@ from cidm_core.training.data import Photo
 from cidm_core.words import overlap, parse_words
 
 
-class Naming(NamedTuple):
-    """How prompts name a concept."""
+@dataclass(frozen=True)
+class Naming:
+    """How prompts name a concept; as a concept of these subjects has it."""
 
-    words: tuple[str, ...]
-    class_words: str
-    trigger: str
-
-    @property
-    def names(self) -> tuple[Name, ...]:
-        """As a concept of these words has them."""
-        return (self.words,)
+    subjects: tuple[Subject, ...]
+    names = Concept.names
+    phrase = Concept.phrase
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ class SuiteTask:
     @property
     def naming(self) -> Naming:
         """What the functions of `evaluation.prompts` want to know of a concept."""
-        return Naming(tuple(parse_words(self.words)), self.class_words, self.trigger)
+        return Naming((Subject(parse_words(self.words), self.class_words, self.kind),))
 
     @property
     def filled(self) -> tuple[str, ...]:

@@ -1,0 +1,225 @@
+"""Custom Diffusion: whole keys and values of every attn2, and a row for each word.
+
+Paper: Kumari et al. 2023, https://arxiv.org/abs/2212.04488, section 3. The words stand before the
+class words: "a photo of a <new1> cat". The equations are in `ops.preservation`; where the three
+published codes differ: docs/EQUATIONS.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..concept import Concept
+from ..config import TrainConfig
+from ..errors import ConceptError, TrainingError
+from ..families import PROJECTIONS
+from ..ops.diffusion import masked_errors
+from ..ops.preservation import with_prior
+from ..settings import setting
+from ..updates import FullRank
+from .base import Batch, Demand, Host, PhotoBatches, Stage, Task
+from .group import Group
+
+_SIDES: Mapping[str, tuple[str, ...]] = {
+    "crossattn_kv": ("to_k", "to_v"),
+    "crossattn": PROJECTIONS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomDiffusionConfig(TrainConfig):
+    """How Custom Diffusion learns subjects.
+
+    The recipes have the rates that the published ones come to, which multiply theirs by the eight
+    pictures of a step: 1e-5 by 8, for faces 5e-6 by 8.
+    """
+
+    recipe: str = setting(
+        "single",
+        "One word for steps and learning rate: one object (single) or style (style), a face, with "
+        "fifteen photos or more (face), or two subjects at once (joint). Single settings override "
+        "it.",
+        choices=("single", "style", "face", "joint"),
+        advanced=False,
+    )
+    steps: int = setting(
+        {"single": 250, "style": 250, "face": 750, "joint": 500},
+        "Optimiser steps.",
+        low=1,
+        high=100_000,
+        advanced=False,
+    )
+    batch_size: int = setting(
+        2, "Pictures per optimiser micro-step, over all processes together.", low=1, high=256
+    )
+    accumulation: int = setting(
+        4, "Micro-steps that are summed into one optimiser step.", low=1, high=256
+    )
+    lr: float = setting(
+        {"single": 8e-5, "style": 8e-5, "face": 4e-5, "joint": 8e-5},
+        "Learning rate of keys, values and words.",
+        low=0.0,
+        high=1.0,
+    )
+    lr_tokens: float | None = setting(
+        None, "Learning rate of the words. By default that of keys and values.", low=0.0, high=1.0
+    )
+    trained: str = setting(
+        "crossattn_kv",
+        "What learns of every cross-attention layer: keys and values (crossattn_kv), or all of it, "
+        "which helps faces of which there are few photos (crossattn).",
+        choices=("crossattn_kv", "crossattn"),
+    )
+    initializers: str = setting(
+        "42170+47629+44746",
+        "What each word begins as, joined by +: numbers of vocabulary entries (those here are rare "
+        "ones of CLIP), or plain words of one token.",
+    )
+    prior_batches: str = setting(
+        "mixed",
+        "How prior pictures come beside the photos: each picture of a batch is one or the other by "
+        "an even chance (mixed), or as many follow the photos (paired).",
+        choices=("mixed", "paired"),
+    )
+    prior_weight: float = setting(
+        1.0, "Weight of the prior pictures in the loss.", low=0.0, high=100.0
+    )
+    mask_norm: str = setting(
+        "compvis",
+        "Size of the photos' loss beside that of the prior pictures: equal, as in the authors' "
+        "first code (compvis), or four times as large, as in diffusers' (diffusers).",
+        choices=("compvis", "diffusers"),
+    )
+
+
+class CustomDiffusion:
+    """A `Method`: full-rank changes of attn2, one row for each word, several subjects at once.
+
+    Args:
+        task: What is learned, and on which model.
+        config: Settings.
+        old: Earlier concepts; they stay as they are without our help.
+        host: The model.
+    """
+
+    name = "custom_diffusion"  # kept with the concept
+    Config: ClassVar[type[CustomDiffusionConfig]] = CustomDiffusionConfig
+    words: ClassVar[Demand] = "optional"
+    modifier: ClassVar[bool] = True
+    prior: ClassVar[Demand] = "optional"
+    several: ClassVar[bool] = True
+
+    def __init__(
+        self, task: Task, config: CustomDiffusionConfig, old: Collection[Concept], host: Host
+    ) -> None:
+        del old
+        self._task, self._config, self._host = task, config, host
+        start = task.start
+        self._rows = {
+            encoder: Group(f"tokens.{encoder}", {"rows": rows.to(host.device)})
+            for encoder, rows in (start.rows if start else _first_rows(task, config, host)).items()
+        }
+        zeros = {
+            f"{layer.path}.{side}": torch.zeros(layer.shape(side))
+            for layer in task.layers
+            for side in _SIDES[config.trained]
+        }
+        held = zeros if start is None else _deltas(start)
+        self._weights = Group("weights", {path: d.to(host.device) for path, d in held.items()})
+        self.updates: Mapping[str, FullRank] = {
+            path: FullRank(delta) for path, delta in self._weights.tensors.items()
+        }
+
+    @staticmethod
+    def check(task: Task, config: CustomDiffusionConfig, host: Host) -> None:
+        """Whether each word has something to begin as.
+
+        Raises:
+            ConceptError: If there are fewer initialisers than words, or one is no single token.
+        """
+        if task.start is None:
+            _first_rows(task, config, host)
+
+    @staticmethod
+    def check_start(start: Concept, config: CustomDiffusionConfig) -> None:
+        """Whether learning can go on from a taught concept.
+
+        Raises:
+            TrainingError: If it changes other layers than will learn, or its rows differ between
+                layers.
+        """
+        sides = _SIDES[config.trained]
+        wanted = {f"{layer}.{side}" for layer in start.layers for side in sides}
+        whole = all(isinstance(update, FullRank) for update in start.updates.values())
+        if set(start.updates) != wanted or not whole:
+            raise TrainingError(
+                f"Learning cannot go on from {start.name!r}: it does not change exactly what "
+                f"Custom Diffusion learns with trained {config.trained!r}. Replace it instead."
+            )
+        if any(rows.shape[1] != 1 for rows in start.rows.values()):
+            raise TrainingError(
+                f"Learning cannot go on from {start.name!r}: its words have rows of their own for "
+                "each layer. Replace it instead."
+            )
+
+    def stages(self) -> Sequence[Stage]:
+        """One: weights and rows together, at constant rates."""
+        config = self._config
+        tokens = config.lr if config.lr_tokens is None else config.lr_tokens
+        rates = {group: tokens for group in self._rows.values()} | {self._weights: config.lr}
+        kind: Literal["mixed", "paired"] = "paired" if self._paired else "mixed"
+        source = PhotoBatches(prior=kind, optional=True)
+        return [Stage("subjects", config.steps, rates, self.losses, source)]
+
+    @property
+    def _paired(self) -> bool:
+        return self._config.prior_batches == "paired"
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The masked denoising loss of the photos and that of the prior pictures."""
+        config = self._config
+        rows = {encoder: group.tensors["rows"] for encoder, group in self._rows.items()}
+        found = self._host.predict(batch, rows, detach_start=True)
+        seen = batch.image_masks
+        if batch.concept_masks is not None:
+            seen = seen * batch.concept_masks
+        errors = masked_errors(found.value, found.target, seen)
+        halves = 2 if self._paired and batch.is_prior is not None else 1
+        scale = batch.latents.shape[1] if config.mask_norm == "diffusers" else 1
+        photos, prior = with_prior(
+            errors, batch.is_prior, len(errors) // halves, config.prior_weight, scale
+        )
+        return {"denoise": photos} | ({} if batch.is_prior is None else {"prior": prior})
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None: ...
+
+    def result(self, facts: Mapping[str, object]) -> Concept:
+        """The concept as learned so far, on the CPU."""
+        rows = {encoder: group.tensors["rows"] for encoder, group in self._rows.items()}
+        return self._task.concept(self.name, self._config, facts, self.updates, rows)
+
+
+def _first_rows(task: Task, config: CustomDiffusionConfig, host: Host) -> dict[str, Tensor]:
+    """What each word begins as: encoder -> (words, 1, dim); nothing without words."""
+    if not task.words:
+        return {}
+    names = [name.strip() for name in config.initializers.split("+")]
+    if len(names) < len(task.words):
+        raise ConceptError(
+            f"There are {len(task.words)} words and {len(names)} initialisers "
+            f"({config.initializers!r}). Give one for each word, joined by +."
+        )
+    found = host.entries(names[: len(task.words)])
+    return {encoder: rows[:, None].clone() for encoder, rows in found.items()}
+
+
+def _deltas(start: Concept) -> dict[str, Tensor]:
+    return {path: u.delta for path, u in start.updates.items() if isinstance(u, FullRank)}

@@ -1,0 +1,238 @@
+"""Custom Diffusion from photos to pictures, on a small model with random weights."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from learning_samples import photos, same_weights, small_base, weights
+
+from cidm_core.bank import Bank
+from cidm_core.cli import main
+from cidm_core.concept import Subject
+from cidm_core.config import SampleConfig
+from cidm_core.diffusers_host.learning import LearningHost
+from cidm_core.diffusers_host.pipeline import generate
+from cidm_core.diffusers_host.train import train_concept
+from cidm_core.errors import ConceptError, TrainingError
+from cidm_core.evaluation.prompts import fill, write_back
+from cidm_core.methods.base import Batch, Task
+from cidm_core.methods.custom_diffusion import CustomDiffusion, CustomDiffusionConfig
+from cidm_core.training.data import Photo, TrainingSubject
+from cidm_core.updates import FullRank
+
+GIVEN = {"steps": 3, "batch_size": 2, "accumulation": 1, "resolution_px": 32, "variants": 2}
+GIVEN |= {"lr": 1e-3, "initializers": "700+701+702"}
+DRAWN = SampleConfig(steps=3, width_px=32, height_px=32, seed=3)
+
+
+def settings(**given):
+    return CustomDiffusionConfig(**{**GIVEN, **given})
+
+
+def learn(folder, given=None, **options):
+    options = {"words": "<new1>", "class_words": "dog", **options}
+    options = {"method": "custom_diffusion", "config": settings(**(given or {})), **options}
+    return train_concept(
+        small_base(), Bank(folder), options.pop("photos", None) or photos(), **options
+    )
+
+
+def priors(count=3, seed=9):
+    made = [each.image for each in photos(count, seed=seed)]
+    return [Photo.from_image(image, "a red dog, far away") for image in made]
+
+
+@pytest.fixture
+def prompts(monkeypatch):
+    """What the model is asked while it learns."""
+    seen = []
+    held = LearningHost.predict
+
+    def predict(self, batch, *args, **more):
+        seen.extend(batch.prompts)
+        return held(self, batch, *args, **more)
+
+    monkeypatch.setattr(LearningHost, "predict", predict)
+    return seen
+
+
+def test_whole_keys_and_values_and_one_row_are_learned(tmp_path, prompts):
+    before = weights(small_base())
+    concept = learn(tmp_path)
+    same_weights(before, weights(small_base()))
+    layers = small_base().layers
+    wanted = {f"{layer.path}.{side}" for layer in layers for side in ("to_k", "to_v")}
+    assert set(concept.updates) == wanted
+    assert all(isinstance(u, FullRank) and u.delta.any() for u in concept.updates.values())
+    assert concept.rows["text_encoder"].shape[:2] == (1, 1)
+    assert concept.subjects == (Subject(("<new1>",), "dog", "object", modifier=True),)
+    assert Bank(tmp_path)[concept.name].subjects == concept.subjects
+    # The words stand before the class words.
+    assert prompts
+    assert all("<new1> dog" in prompt for prompt in prompts)
+    assert (concept.phrase, concept.trigger) == ("<new1> dog", "<new1>")
+    assert fill("a {} on grass", concept) == "a <new1> dog on grass"
+    assert write_back("a <new1> dog on grass", [concept]) == "a dog on grass"
+
+
+def test_all_of_cross_attention_learns_if_asked(tmp_path):
+    concept = learn(tmp_path, {"trained": "crossattn"})
+    assert len(concept.updates) == 4 * len(small_base().layers)
+    assert all(update.delta.any() for update in concept.updates.values())
+
+
+def test_every_word_learns(tmp_path):
+    """With several words the published script left the last one as it was."""
+    concept = learn(tmp_path, words="<new1> <new2> <new3>")
+    host = LearningHost(small_base(), ())
+    begun = host.entries(["700", "701", "702"])["text_encoder"]
+    for row, first in zip(concept.rows["text_encoder"], begun, strict=True):
+        assert not torch.equal(row[0], first)
+
+
+def test_without_words_the_class_words_call_it(tmp_path, prompts):
+    concept = learn(tmp_path, words="")
+    assert (concept.words, concept.phrase, dict(concept.rows)) == ((), "dog", {})
+    assert all("dog" in prompt for prompt in prompts)
+    base, bank = small_base(), Bank(tmp_path)
+
+    def drawn(prompt, held):
+        return generate(base, held, prompt, config=DRAWN)[0].tobytes()
+
+    assert drawn("a photo of a dog", bank) != drawn("a photo of a dog", {})
+    assert drawn("a photo of a cat", bank) == drawn("a photo of a cat", {})
+
+
+def test_the_start_token_teaches_the_weights_nothing(tmp_path):
+    """Their gradient, a sum of u_t x_t^T over tokens, has no part along the start token's x."""
+    base, host = small_base(), LearningHost(small_base(), ("<new1>",))
+    subject = Subject(("<new1>",), "dog", modifier=True)
+    task = Task("dog", (subject,), base.family.name, base.fingerprint, base.layers)
+    method = CustomDiffusion(task, settings(), [], host)
+    path = next(path for path in method.updates if path.endswith("to_v"))
+    held = {}
+    with host.attached(method.updates):
+        base.module(path).register_forward_pre_hook(lambda _, args: held.update(x=args[0]))
+        (stage,) = method.stages()
+        for group in stage.groups:
+            group.learn(True)
+        sum(method.losses(batch(base)).values()).backward()
+        base.module(path)._forward_pre_hooks.clear()
+    gradient, x = method.updates[path].delta.grad, held["x"].detach()
+    others = torch.linalg.svd(x[:, 1:].flatten(0, 1), full_matrices=False)
+    basis = others.Vh[1e-4 * others.S[0] < others.S]
+    start = x[0, 0] - x[0, 0] @ basis.T @ basis
+    assert start.norm() > 1e-2 * x[0, 0].norm()  # else there would be nothing to see
+    assert (gradient @ start / start.norm()).norm() < 1e-4 * gradient.norm()
+
+
+def batch(base):
+    source = torch.Generator().manual_seed(1)
+    side = 32 // base.family.latent_px
+    latents = torch.randn(2, base.family.latent_channels, side, side, generator=source)
+    return Batch(
+        latents=latents,
+        noise=torch.randn(latents.shape, generator=source),
+        timesteps=torch.tensor([100, 700]),
+        prompts=("a photo of a <new1> dog", "a <new1> dog"),
+        image_masks=torch.ones(2, side, side),
+    )
+
+
+def test_prior_pictures_mixed_paired_or_none(tmp_path, prompts):
+    events = []
+    learn(tmp_path / "a", {"steps": 6}, prior=priors(), on_progress=events.append)
+    assert all({"denoise", "prior"} <= set(e.terms) for e in events if e.phase == "learning")
+    assert 0 < sum("<new1>" not in prompt for prompt in prompts) < len(prompts)
+    prompts.clear()
+    learn(tmp_path / "b", {"prior_batches": "paired"}, prior=priors())
+    assert [("<new1>" in prompt) for prompt in prompts] == [True, True, False, False] * 3
+
+
+@pytest.mark.parametrize("norm", ["compvis", "diffusers"])
+def test_the_photos_weigh_as_asked(tmp_path, norm):
+    events = []
+    given = {"steps": 1, "prior_batches": "paired", "mask_norm": norm, "lr": 0.0}
+    learn(tmp_path, given, prior=priors(), on_progress=events.append)
+    learn(
+        tmp_path, {**given, "mask_norm": "compvis"}, words="<b1>", prior=priors(),
+        on_progress=events.append,
+    )  # fmt: skip
+    first, second = (e.terms for e in events if e.phase == "learning")
+    channels = small_base().family.latent_channels
+    ratio = channels if norm == "diffusers" else 1
+    assert first["denoise"] == pytest.approx(ratio * second["denoise"], rel=1e-4)
+    assert first["prior"] == pytest.approx(second["prior"], rel=1e-4)
+
+
+def test_subjects_take_turns_however_many_photos_they_have(tmp_path, prompts):
+    held = [replace(photo, caption="a cat, sitting") for photo in photos(1, seed=4)]
+    cat = TrainingSubject(held, "<new2>", "cat", prior=priors(2, seed=5))
+    concept = learn(tmp_path, {"prior_batches": "paired"}, subjects=[cat], prior=priors())
+    assert concept.phrase == "<new1> dog and <new2> cat"
+    assert concept.rows["text_encoder"].shape[0] == 2
+    assert len(prompts) == 12
+    for start in range(0, 12, 4):
+        dog, both, *_ = prompts[start : start + 4]
+        assert "<new1> dog" in dog
+        assert "<new2> cat" in both
+    bank, base = Bank(tmp_path), small_base()
+    alone = generate(base, bank, "a <new2> cat on a rug", config=DRAWN)[0]
+    bare = generate(base, {}, "a cat on a rug", config=DRAWN)[0]
+    assert alone.tobytes() != bare.tobytes()
+
+
+def test_one_goes_on_from_what_it_taught(tmp_path):
+    first = learn(tmp_path)
+    again = learn(tmp_path, {"lr": 0.0}, again="go_on")
+    for path, update in again.updates.items():
+        assert torch.equal(update.delta, first.updates[path].delta)
+    assert torch.equal(again.rows["text_encoder"], first.rows["text_encoder"])
+    with pytest.raises(TrainingError, match="does not change exactly what Custom Diffusion"):
+        learn(tmp_path, {"trained": "crossattn"}, again="go_on")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"initializers": "700"}, "2 words and 1 initialisers"),
+        ({"initializers": "700+42170"}, "The vocabulary has .* entries, and 42170 is none"),
+        ({"initializers": "dog+zyxwvut"}, "'zyxwvut' is .* tokens of the text encoder"),
+    ],
+)
+def test_initialisers_are_checked_before_any_work(tmp_path, given, said):
+    events = []
+    with pytest.raises(ConceptError, match=said):
+        learn(tmp_path, given, words="<new1> <new2>", on_progress=events.append)
+    assert events == []
+    assert list(Bank(tmp_path)) == []
+
+
+def test_plain_words_begin_as_themselves(tmp_path):
+    concept = learn(tmp_path, {"initializers": "dog", "lr": 0.0})
+    dog = LearningHost(small_base(), ()).embeddings("dog")["text_encoder"]
+    assert torch.equal(concept.rows["text_encoder"][0], dog)
+
+
+def test_recipes_give_steps_and_rates():
+    found = {r: CustomDiffusionConfig(recipe=r) for r in ("single", "style", "face", "joint")}
+    assert [(c.steps, c.lr) for c in found.values()] == [
+        *((250, 8e-5), (250, 8e-5)),
+        *((750, 4e-5), (500, 8e-5)),
+    ]
+    assert all(config.batch_size * config.accumulation == 8 for config in found.values())
+    assert CustomDiffusionConfig(recipe="face", lr=1e-4).steps == 750
+
+
+def test_the_command_line_learns_by_it(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photos()[0].image.save(folder / "1.png")
+    words = ["train", "--bank", str(tmp_path / "b"), "--photos", str(folder), "--json"]
+    words += ["--method", "custom_diffusion", "--words", "<new1>", "--class-words", "cat"]
+    words += ["--steps", "2", "--batch-size", "1", "--device", "cpu"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["method"], told["words"]) == ("custom_diffusion", ["<new1>"])
+    assert told["config"]["initializers"] == "1259+1235+1132"
