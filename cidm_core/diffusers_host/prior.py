@@ -47,6 +47,11 @@ _CAPTIONS = "captions.txt"
 _COSMETIC = ("num_images", "rows_at_once", "execution", "allow_other_base")
 
 
+def class_prompt(class_words: str, kind: str) -> str:
+    """What the base model is asked for: "photo of a dog", for styles "a ink painting"."""
+    return _PROMPTS[kind].format(class_words)
+
+
 def draw_prior(
     base: Base,
     folder: str | os.PathLike[str],
@@ -86,7 +91,7 @@ def draw_prior(
             f"{count} prior pictures of the {kind} {class_words!r} cannot be drawn. Give class "
             f"words, a count of 1 or more, and a kind of {', '.join(KINDS)}."
         )
-    text = clean(prompt or _PROMPTS[kind].format(class_words), "The prompt of prior pictures")
+    text = clean(prompt or class_prompt(class_words, kind), "The prompt of prior pictures")
     config = SampleConfig.for_family(base.family.sampling, **{**SAMPLING, **sampling})
     width, height = picture_px(base, config)
     config = replace(config, width_px=width, height_px=height)

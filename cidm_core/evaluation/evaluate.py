@@ -7,6 +7,7 @@ is therefore the oracle that an aggregation rule is measured against.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,7 @@ from ..errors import CidmError
 from ..images import picture_of
 from ..training.data import Photo
 from .alignment import image_alignment, pair_similarity, text_alignment
+from .drift import ClassDrift
 from .encoders import Encoder
 from .prompts import PROMPTS, fill, write_back
 from .report import Report, Score
@@ -38,6 +40,7 @@ def evaluate(
     on_picture: OnPicture | None = None,
     keep: Keep | None = None,
     alone: bool = False,
+    class_drift: int = 0,
 ) -> Report:
     """Draw concepts, and compare the pictures with photos, prompts and what each draws alone.
 
@@ -46,35 +49,45 @@ def evaluate(
         bank: A `Bank`, or concepts by name; all of it takes part in drawing.
         clip: Encoder of pictures and texts (`diffusers_host.clip.load_clip`). With `alone` it may
             be left out, and pixels are compared.
-        photos: Reference photos by concept name. Without `alone`, concepts that have none are
-            left out.
+        photos: Reference photos by concept name. Without `alone` or `class_drift`, concepts that
+            have none are left out.
         prompts: With a gap `<TOK>` or `{}` for the concept: the same for all, or by concept name
             or kind. Default: a few per kind.
         config: Sampling; `num_images` pictures are drawn per prompt. Default: the family's.
         on_picture: Called after every prompt.
         keep: Gets all pictures, to save them; those of a concept alone under "NAME alone".
         alone: Draw every concept again from the same seeds, without the rest of the bank.
+        class_drift: Draw that many pictures of each concept's class words, by the model alone and
+            with the concept (`drift.ClassDrift`); needs `clip`.
 
     Raises:
         CidmError: If there is nothing to compare with, or drawing is not possible.
     """
     photos = photos or {}
-    _check(bank, clip, photos, alone)
+    _check(bank, clip, photos, alone, class_drift)
     config = config or SampleConfig.for_family(base.family.sampling)
-    concepts = {name: bank[name] for name in bank if alone or photos.get(name)}
+    every = alone or bool(class_drift)
+    concepts = {name: bank[name] for name in bank if every or photos.get(name)}
     asked = {name: prompts_for(concept, prompts) for name, concept in concepts.items()}
     total = sum(map(len, asked.values())) * config.num_images * (2 if alone else 1)
+    drift = None
+    if class_drift and clip is not None:
+        drift = ClassDrift(base, bank, clip, class_drift, config)
+        total += drift.work(concepts.values())
     done = 0
 
-    def draw(held: Mapping[str, Concept], label: str, prompts: list[str]) -> list[Image.Image]:
+    def tell(count: int) -> None:
         nonlocal done
+        done += count
+        if on_picture is not None:
+            on_picture(done, total)
+
+    def draw(held: Mapping[str, Concept], label: str, prompts: list[str]) -> list[Image.Image]:
         drawn: list[Image.Image] = []
         for prompt in prompts:
             pictures = generate(base, held, prompt, config=config)
             drawn += pictures
-            done += len(pictures)
-            if on_picture is not None:
-                on_picture(done, total)
+            tell(len(pictures))
             if keep is not None:
                 keep(label, prompt, pictures)
         return drawn
@@ -85,7 +98,8 @@ def evaluate(
         oracle = draw({name: concepts[name]}, f"{name} alone", wanted) if alone else []
         said = [write_back(prompt, [concepts[name]]) for prompt in wanted]
         texts = [each for each in said for _ in range(config.num_images)]
-        scores.append(_measured(name, pictures, oracle, texts, photos.get(name, ()), clip))
+        score = _measured(name, pictures, oracle, texts, photos.get(name, ()), clip)
+        scores.append(replace(score, **drift.of(concepts[name], tell)) if drift else score)
     return Report(tuple(scores))
 
 
@@ -94,6 +108,7 @@ def _check(
     clip: Encoder | None,
     photos: Mapping[str, Sequence[object]],
     alone: bool,
+    class_drift: int,
 ) -> None:
     if not bank:
         raise CidmError("The bank holds no concept yet. Train one first.")
@@ -102,7 +117,9 @@ def _check(
             f"There are photos for {', '.join(strangers)}, which the bank does not hold; it has "
             f"{', '.join(bank)}. Name the photos by the concept."
         )
-    if not alone and (clip is None or not any(photos.values())):
+    if class_drift and clip is None:
+        raise CidmError("The drift of a class is told by a CLIP model. Give one.")
+    if not (alone or class_drift) and (clip is None or not any(photos.values())):
         raise CidmError(
             "No reference photos were given, or no CLIP model. Give both, with photos of at least "
             "one concept, or compare with each concept alone."

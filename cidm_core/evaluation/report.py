@@ -21,6 +21,9 @@ class Score:
         similarity: Mean cosine of the two pictures of a seed, with the bank and alone.
         difference: Mean absolute difference of their pixels, in 0..1; 0: nothing was forgotten.
         unchanged: Share of the pictures that are equal in every pixel.
+        class_drift: How far pictures of the class words are from the base model's where the bank
+            is in use (`drift.ClassDrift`); 0: they are the very same.
+        class_drift_merged: Likewise with the concept's weights folded into the model.
     """
 
     concept: str
@@ -32,6 +35,8 @@ class Score:
     similarity: float | None = None
     difference: float | None = None
     unchanged: float | None = None
+    class_drift: float | None = None
+    class_drift_merged: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """As printed: IA and TA times 100; columns without numbers are left out."""
+        """As printed: IA and TA times 100, drift times 1000; no columns without numbers."""
         rows = [_row(score) for score in (*self.scores, self.mean)]
         heads = [head for head in rows[0] if any(row[head] is not None for row in rows)]
         return table(heads, [[row[head] for head in heads] for row in rows])
@@ -76,8 +81,14 @@ def _row(score: Score) -> dict[str, object]:
         "similarity": score.similarity,
         "pixel difference": score.difference,
         "unchanged": score.unchanged,
+        "class drift": _thousandfold(score.class_drift),
+        "class drift merged": _thousandfold(score.class_drift_merged),
         "pictures": score.pictures,
     }
+
+
+def _thousandfold(score: float | None) -> float | None:
+    return None if score is None else 1000 * score
 
 
 def _hundredfold(score: float | None) -> float | None:

@@ -1,5 +1,7 @@
 """Alignment against an independent reference, a tiny CLIP, and what a bank costs its concepts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,22 @@ from make import random_concept
 from PIL import Image
 
 from cidm_core.cli import main
+from cidm_core.concept import Subject
 from cidm_core.config import SampleConfig
+from cidm_core.diffusers_host.base import changed_weights
 from cidm_core.diffusers_host.clip import load_clip
+from cidm_core.diffusers_host.pipeline import generate
 from cidm_core.errors import CidmError, HostError, PromptError
 from cidm_core.evaluation.alignment import image_alignment, pair_similarity, text_alignment
+from cidm_core.evaluation.drift import ClassDrift
 from cidm_core.evaluation.evaluate import evaluate, pixel_difference, prompts_for
 from cidm_core.evaluation.prompts import fill, read_prompts, write_back
+from cidm_core.ops.kernel_distance import kernel_distance
 from cidm_core.training.data import Photo
 
 QUICK = SampleConfig(steps=2, width_px=64, height_px=64)
+SMALL = replace(QUICK, steps=1, width_px=32, height_px=32)
+CAT = (Subject(("<cat1>", "<cat2>"), "cat"),)
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +250,56 @@ def test_the_gate_forgets_nothing_and_dense_weights_do(tiny_base, concepts, clip
     assert "IA alone" in gate.table()
     with pytest.raises(CidmError, match="no concept"):
         evaluate(tiny_base, {}, alone=True)
+
+
+def test_class_drift_in_the_bank_and_merged(tiny_base, concepts, clip):
+    """The gate leaves pictures of the class alone; weights in the model, or dense ones, do not."""
+    rows_alone = replace(concepts["dog"], updates={}, name="cat", subjects=CAT)
+    bank = {**concepts, "cat": rows_alone}
+    before = tiny_base.unet.state_dict()
+    kept = {key: tensor.clone() for key, tensor in before.items()}
+    counted = []
+    report = evaluate(
+        tiny_base,
+        bank,
+        clip,
+        prompts=["a {}"],
+        config=SMALL,
+        on_picture=lambda done, total: counted.append((done, total)),
+        class_drift=3,
+    )
+    assert counted[-1] == (3 + 3 * (3 + 2 * 3),) * 2
+    assert all(torch.equal(tensor, kept[key]) for key, tensor in before.items())
+    assert [score.class_drift for score in report.scores] == [0, 0, 0]
+    dog, ink, cat = (score.class_drift_merged for score in report.scores)
+    assert dog != 0
+    assert ink != 0
+    assert cat == 0
+    assert "class drift  class drift merged" in report.table()
+    dense = replace(SMALL, weights="paper")
+    found = evaluate(tiny_base, concepts, clip, None, ["a {}"], dense, class_drift=2)
+    assert all(score.class_drift != 0 for score in found.scores)
+
+
+def test_class_drift_is_the_distance_of_pictures_of_the_same_seeds(tiny_base, concepts, clip):
+    dog = concepts["dog"]
+    config = replace(SMALL, num_images=5, seed=3)
+    plain = generate(tiny_base, {}, "photo of a dog", config=config)
+    with changed_weights([(tiny_base.module(p), u.delta) for p, u in dog.updates.items()]):
+        merged = generate(tiny_base, {}, "photo of a dog", config=config)
+    x, y = (clip.images(each).double() for each in (plain, merged))
+    cosine = torch.nn.functional.normalize
+    x, y = (cosine(each, dim=-1) * each.shape[1] ** 0.5 for each in (x, y))
+    drift = ClassDrift(tiny_base, concepts, clip, 5, config)
+    found = drift.of(dog, lambda _: None)["class_drift_merged"]
+    assert found == pytest.approx(float(kernel_distance(x, y, paired=True)), abs=1e-9)
+
+
+def test_class_drift_needs_a_clip_and_two_pictures(tiny_base, concepts, clip):
+    with pytest.raises(CidmError, match="told by a CLIP model"):
+        evaluate(tiny_base, concepts, class_drift=5)
+    with pytest.raises(CidmError, match="cannot be told from 1 picture"):
+        evaluate(tiny_base, concepts, clip, class_drift=1)
 
 
 def test_pixel_difference_by_hand():
