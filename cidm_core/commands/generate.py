@@ -29,6 +29,8 @@ examples:
       --denoise 0.6 --out painted.png                                         style transfer
   cidm generate --bank bank --prompt "a <dog1> <dog2> on a sofa" --image sofa.jpg \\
       --region "0.5,0.4,0.9,0.9:a <dog1> <dog2>" --mask regions --out edited.png     editing
+  cidm generate --bank bank --prompt "a <cat1> cat" --scheduler ddim --eta 1 --steps 200 \\
+      --guidance-scale 6                                as Custom Diffusion's authors draw
 
 Boxes are x0,y0,x1,y1 as shares of the picture, from its upper left corner. A regions file is a
 JSON list of {"prompt": ..., "box": [x0, y0, x1, y1]} or {"prompt": ..., "mask": "file.png"}, each

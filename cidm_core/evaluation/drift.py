@@ -8,10 +8,11 @@ kind for Inception v3; so its numbers cannot be set beside the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn.functional import normalize
 
 from ..concept import Concept
@@ -77,18 +78,22 @@ class ClassDrift:
             found["class_drift"] = self._distance(prompt, self._drawn(self.bank, prompt, tell))
         else:
             tell(self.count)
-        deltas = [
-            (self.base.module(path), update.delta)
-            for path, update in concept.updates.items()
-            if isinstance(update, LowRank | FullRank)
-        ]
-        if deltas:
-            with changed_weights(deltas):
+        if changes := list(self._changes(concept)):
+            with changed_weights(changes):
                 merged = self._drawn({}, prompt, tell)
             found["class_drift_merged"] = self._distance(prompt, merged)
         else:
             tell(self.count)
         return found
+
+    def _changes(self, concept: Concept) -> Iterator[tuple[Parameter, Tensor]]:
+        """What the concept adds to weights and biases where it is merged at full strength."""
+        for path, update in concept.updates.items():
+            if isinstance(update, LowRank | FullRank):
+                linear = self.base.module(path)
+                yield linear.weight, update.delta
+                if isinstance(update, FullRank) and update.bias is not None:
+                    yield linear.bias, update.bias
 
     def _distance(self, prompt: str, features: Tensor) -> float:
         return float(kernel_distance(self._plain[prompt], features, paired=True))

@@ -285,7 +285,7 @@ def test_class_drift_is_the_distance_of_pictures_of_the_same_seeds(tiny_base, co
     dog = concepts["dog"]
     config = replace(SMALL, num_images=5, seed=3)
     plain = generate(tiny_base, {}, "photo of a dog", config=config)
-    with changed_weights([(tiny_base.module(p), u.delta) for p, u in dog.updates.items()]):
+    with changed_weights([(tiny_base.module(p).weight, u.delta) for p, u in dog.updates.items()]):
         merged = generate(tiny_base, {}, "photo of a dog", config=config)
     x, y = (clip.images(each).double() for each in (plain, merged))
     cosine = torch.nn.functional.normalize
