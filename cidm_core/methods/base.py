@@ -114,6 +114,12 @@ class Batch:
     is_prior: Tensor | None = None
     sizes: tuple[PictureSizes, ...] = ()
 
+    @property
+    def seen(self) -> Tensor:
+        """Where the loss looks: on the picture and, with masks, on the concept alone."""
+        masks = self.concept_masks
+        return self.image_masks if masks is None else self.image_masks * masks
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -243,7 +243,7 @@ class Cidm:
         config, masks = self._config, batch.concept_masks
         watch = masks is not None and config.attention_weight > 0
         prediction = self._host.predict(batch, self._rows.live, watch)
-        seen = self._seen(batch)
+        seen = batch.seen if config.use_concept_masks else batch.image_masks
         terms = {"denoise": masked_mse(prediction.value, prediction.target, seen)}
         if config.loss_scale == "channel_sum":
             terms["denoise"] = batch.latents.shape[1] * terms["denoise"]
@@ -251,12 +251,6 @@ class Cidm:
             penalty = attention_loss(prediction.attention, masks)
             terms["attention"] = config.attention_weight * penalty
         return terms
-
-    def _seen(self, batch: Batch) -> Tensor:
-        """Where the loss looks, (batch, height, width)."""
-        if batch.concept_masks is None or not self._config.use_concept_masks:
-            return batch.image_masks
-        return batch.image_masks * batch.concept_masks
 
     def penalties(self) -> dict[str, Tensor]:
         """R1 and R2 of Eq. 2, from the second task on."""

@@ -185,10 +185,7 @@ class CustomDiffusion:
         config = self._config
         rows = {encoder: group.tensors["rows"] for encoder, group in self._rows.items()}
         found = self._host.predict(batch, rows, detach_start=True)
-        seen = batch.image_masks
-        if batch.concept_masks is not None:
-            seen = seen * batch.concept_masks
-        errors = masked_errors(found.value, found.target, seen)
+        errors = masked_errors(found.value, found.target, batch.seen)
         halves = 2 if self._paired and batch.is_prior is not None else 1
         scale = batch.latents.shape[1] if config.mask_norm == "diffusers" else 1
         photos, prior = with_prior(

@@ -48,7 +48,7 @@ class Lwf(Sequential):
             with torch.no_grad(), swapped(self.updates, self._before):
                 taught = self._host.predict(batch, head, False).value
             kept = self._host.predict(batch, head, False).value
-            terms["distil"] = self._weight * masked_mse(kept, taught, self._seen(batch))
+            terms["distil"] = self._weight * masked_mse(kept, taught, batch.seen)
         return super().losses(batch) | terms
 
 
