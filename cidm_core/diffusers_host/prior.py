@@ -119,13 +119,14 @@ class _Prior:
             "prompt": self.prompt,
             "fingerprint": self.base.fingerprint,
             "prediction_type": self.base.prediction_type,
+            # Both hosts say it in their own words, and then draw other pictures.
+            "schedule": _digest(self.base.scheduler_config),
             "settings": {key: settings[key] for key in settings if key not in _COSMETIC},
         }
 
     @property
     def folder(self) -> Path:
-        digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
-        return self.root / f"{file_stem(self.class_words)}-{digest[:8]}"
+        return self.root / f"{file_stem(self.class_words)}-{_digest(self.facts)}"
 
     def path(self, number: int) -> Path:
         """File of a picture, counted from 0."""
@@ -200,3 +201,9 @@ class _Prior:
         names = [path.name for path in self.folder.glob("[0-9]*.png")]
         text = "".join(f"{name}: {self.prompt}\n" for name in sorted(names))
         write_atomic(self.folder / _CAPTIONS, text.encode(), error=PhotoError)
+
+
+def _digest(value: object) -> str:
+    """A short name for plain values."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,6 +1,7 @@
 """Prior pictures by the base model: the same set however often it was interrupted."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -89,10 +90,12 @@ def test_other_prompts_and_settings_have_their_own_folder(drawn, tiny_base):
         draw(tiny_base, folder, count=1, steps=1),
         draw(tiny_base, folder, "ink drawing", count=1, kind="style"),
     ]
+    schedule = {**tiny_base.scheduler_config, "timestep_spacing": "trailing"}
+    others.append(draw(replace(tiny_base, scheduler_config=schedule), folder, count=1))
     assert [each[0].caption for each in others] == [
-        *("a drawing of a dog", "photo of a dog", "a ink drawing")
+        *("a drawing of a dog", "photo of a dog", "a ink drawing", "photo of a dog")
     ]
-    assert len({each[0].path.parent for each in (photos, *others)}) == 4
+    assert len({each[0].path.parent for each in (photos, *others)}) == 5
     assert pixels(draw(tiny_base, folder)) == pixels(photos)
 
 
