@@ -58,13 +58,37 @@ class TrainConfig(Settings):
         "of 64 px, instead of in the square.",
     )
     variants: int = setting(
-        16, "Augmented variants of each photo whose latents are cached.", low=1, high=1024
+        16,
+        "Augmented variants of each photo whose latents are cached; nothing else of it is seen.",
+        low=1,
+        high=1024,
+    )
+    augmentation: str = setting(
+        "crop",
+        "What is seen of a photo: a random square or all of it on black (crop); its centre square, "
+        "often smaller on grey or larger than the frame, and the caption says so (resize); its "
+        "centre square (none).",
+        choices=("crop", "resize", "none"),
     )
     crop_probability: float = setting(
         0.5,
-        "Chance of a random square crop; otherwise the photo is fitted whole.",
+        "With augmentation by crops: chance of a random square; otherwise the photo is fitted "
+        "whole.",
         low=0.0,
         high=1.0,
+    )
+    flip_probability: float = setting(
+        0.0,
+        "Chance that a photo is mirrored. Leave it at 0 for faces, writing and whatever has a left "
+        "and a right.",
+        low=0.0,
+        high=1.0,
+    )
+    templates: str = setting(
+        "varied",
+        "Captions: with changing templates and order (varied), or as they are written, and with "
+        "one template where nobody wrote any (plain).",
+        choices=("varied", "plain"),
     )
     noise_offset: float = setting(0.0, "Size of the per-channel noise offset.", low=0.0, high=1.0)
     precision: str = setting("fp32", "Arithmetic of the model.", choices=("fp32", "bf16", "fp16"))

@@ -1,7 +1,8 @@
 """The latent cache: a fixed, seeded set of augmented variants of each photo, encoded once.
 
 The training loop then never runs the autoencoder, which costs more than a UNet forward pass, and
-the autoencoder can leave the device meanwhile.
+the autoencoder can leave the device meanwhile. What is learned from is a sample of all views that
+the augmentation can draw: of resized photos, `variants` sizes and places of each.
 """
 
 from __future__ import annotations
@@ -55,18 +56,20 @@ def cache_latents(
     masks: list[Tensor] = []
     concepts: list[Tensor | None] = []
     sizes: list[list[PictureSizes]] = []
+    phrases: list[list[str]] = []
     for number, photo in enumerate(photos):
         held = photo.loaded()
         size = (side_px, side_px)
         if config.buckets:
             size = bucket_of(held.image.size, side_px, cell)
         variants = [
-            augment(held, size, config.crop_probability, generator(config.seed, label, number, i))
+            augment(held, size, cell, config, generator(config.seed, label, number, i))
             for i in range(count)
         ]
         rows.append(_encode(base, [variant.pixels for variant in variants], at_once))
         masks.append(to_latent_mask(torch.stack([v.image_mask for v in variants]), cell))
         sizes.append([variant.sizes for variant in variants])
+        phrases.append([variant.phrase for variant in variants])
         own = [v.concept_mask for v in variants if v.concept_mask is not None]
         concepts.append(to_latent_mask(torch.stack(own), cell) if own else None)
         if on_photo is not None:
@@ -76,7 +79,7 @@ def cache_latents(
         torch.ones_like(seen) if mask is None else mask
         for seen, mask in zip(masks, concepts, strict=True)
     ]
-    return Latents(rows, masks, filled if found else None, sizes)
+    return Latents(rows, masks, filled if found else None, sizes, phrases)
 
 
 def _encode(base: Base, pictures: Sequence[Tensor], at_once: int) -> Tensor:

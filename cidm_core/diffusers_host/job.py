@@ -67,7 +67,7 @@ def prepare(
     others = Others(bank, taught and taught.name)
     task = _task(base, bank, others, lesson, name, taught)
     photos, prior = lesson.photo_sets()
-    for photo in (*photos, *prior):
+    for photo in lesson.templated([*photos, *prior]):
         check_caption(base, photo.caption, task.words)
     inputs = lesson.inputs(base, photos, prior)
     before: dict[str, object] = {}
@@ -85,8 +85,8 @@ def prepare(
     return Job(
         base=base,
         bank=bank,
-        photos=photos,
-        prior=prior,
+        photos=lesson.templated(photos),
+        prior=lesson.templated(prior),
         task=task,
         others=others,
         config=config,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 
@@ -157,16 +158,25 @@ def _sources(job: Job, host: LearningHost, hooks: Hooks) -> PhotoSources:
     """Everything encoded that batches are drawn from."""
     base, config, tell = job.base, job.config, _teller(job, hooks)
 
-    def cached(held: Sequence[Photo], label: str, draws: str, before: int) -> CachedPhotos:
+    def cached(
+        held: Sequence[Photo], label: str, draws: str, before: int = 0, **other: str
+    ) -> CachedPhotos:
         latents = cache_latents(
-            base, held, config, job.size_px, lambda done: tell(before + done), label
+            base,
+            held,
+            replace(config, **other),
+            job.size_px,
+            lambda done: tell(before + done),
+            label,
         )
         return CachedPhotos(latents, held, draws)
 
     # Going on draws other noise than what was learned from.
     after = f" after {earlier}" if (earlier := job.facts.get("earlier_steps")) else ""
-    photos = cached(job.photos, "look", f"concept{after}", 0)
-    prior = cached(job.prior, "prior look", "prior", len(job.photos)) if job.prior else None
+    photos, prior = cached(job.photos, "look", f"concept{after}"), None
+    if job.prior:  # they show the class as it is
+        before = len(job.photos)
+        prior = cached(job.prior, "prior look", "prior", before, augmentation="none")
     draws = Draws(
         seed=config.seed,
         size=config.batch_size,

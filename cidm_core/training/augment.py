@@ -1,13 +1,14 @@
-"""One photo to one training picture: a random crop, or fitted whole on black.
+"""One photo to one training picture: cropped, fitted whole on black, or resized on purpose.
 
 CIDM methods section 2, "Data". The released code crops only the bottom of upright photos and
 leaves them oblong; here, as its text says, a crop is a random square of the short edge. Pictures
-of another shape (`buckets`) are cropped to the largest part of that shape.
+of another shape (`buckets`) are cropped to the largest part of that shape. Resizing is Custom
+Diffusion's (see `views`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ..config import TrainConfig
 from ..errors import PhotoError
 from ..sizes import PictureSizes
 from .data import Photo
+from .views import View, drawn_views
+
+_BLACK, _GREY = 0.0, 127.5  # -1 and 0 for the model
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,73 +33,65 @@ class Variant:
     """One augmented view of a photo.
 
     Attributes:
-        pixels: (3, height, width) in [-1, 1]; padding is black, -1.
-        image_mask: (height, width), 1 where the photo is and 0 on padding.
-        concept_mask: (height, width) in 0..1, 0 on padding; None if the photo has no mask.
-        sizes: What SDXL is told of it. Padding takes nothing away, so it counts as no crop.
+        pixels: (3, height, width) in [-1, 1]; padding is black, -1, and mid-grey, 0, around a
+            shrunk photo.
+        image_mask: (height, width), 1 where the photo is and 0 on padding. Of a shrunk photo only
+            whole latent cells that lie well inside it count.
+        concept_mask: (height, width) in 0..1, 0 where `image_mask` is; None if the photo has none.
+        sizes: What SDXL is told of it: the photo's own size and, of a part that fills the picture,
+            where it begins in the photo as it was scaled. Neither padding nor shrinking takes
+            anything away at the frame, so both count as no crop.
+        phrase: What goes before the caption to say how large the concept is; mostly "".
     """
 
     pixels: Float[Tensor, "3 height width"]
     image_mask: Float[Tensor, "height width"]
     concept_mask: Float[Tensor, "height width"] | None
     sizes: PictureSizes
-
-
-@dataclass(frozen=True)
-class _Placement:
-    """`box` of the photo goes to (left, top, left + width, top + height) of the picture."""
-
-    box: tuple[float, float, float, float]
-    left: int
-    top: int
-    width: int
-    height: int
-
-    @property
-    def crop(self) -> tuple[int, int]:
-        """(top, left) of the box in the photo as it is scaled."""
-        left, top, right, bottom = self.box
-        return (
-            round(top * self.height / (bottom - top)),
-            round(left * self.width / (right - left)),
-        )
+    phrase: str
 
 
 def augment(
-    photo: Photo, size_px: tuple[int, int], crop_probability: float, generator: torch.Generator
+    photo: Photo,
+    size_px: tuple[int, int],
+    cell_px: int,
+    config: TrainConfig,
+    generator: torch.Generator,
 ) -> Variant:
-    """A random crop, as large as the shape allows, or the whole photo at a random place on black.
+    """One view of a photo, as `config.augmentation` says, perhaps mirrored.
 
-    The mask is moved along. A crop that would leave nothing of it becomes the whole photo, so that
-    the masked loss always has something to look at. Every call draws three numbers, whatever comes
-    of them. Call it on `photo.loaded()` to make several variants of a photo on disk.
+    The mask is moved along. A view that would leave nothing of it gives way to a larger one, at
+    last to the whole photo on black, so that the masked loss always has something to look at. How
+    many numbers a call draws depends on the settings only. Call it on `photo.loaded()` to make
+    several variants of a photo on disk.
 
     Args:
         photo: The photo.
-        size_px: (width, height) of the picture to be made.
-        crop_probability: Chance of a crop.
+        size_px: (width, height) of the picture to be made; for resizing a square.
+        cell_px: Side of a latent cell.
+        config: Its augmentation, `crop_probability` and `flip_probability`.
         generator: Of the draws.
 
     Raises:
         PhotoError: If the photo cannot be read.
     """
     photo = photo.loaded()
-    wants_crop, x, y = torch.rand(3, generator=generator).tolist()
+    views = drawn_views(photo.image.size, size_px, config, generator)
+    chance = config.flip_probability
+    if chance and float(torch.rand((), generator=generator)) < chance:
+        photo = _mirrored(photo)
     image, mask = photo.image, photo.mask
-    place = _whole(image.size, size_px, x, y)
-    if wants_crop < crop_probability:
-        crop = _crop(image.size, size_px, x, y)
-        if mask is None or _resized_mask(mask, crop).max() > 0:
-            place = crop
-    colours = np.asarray(_resized(image, place, Image.Resampling.LANCZOS))
-    pixels = (_on_black(colours, place, size_px) / 127.5 - 1).permute(2, 0, 1).contiguous()
-    image_mask = _on_black(np.ones(colours.shape[:2]), place, size_px)
-    concept_mask = None
+    view, concept_mask = views[0], None
     if mask is not None:
-        concept_mask = _on_black(_resized_mask(mask, place), place, size_px)
+        masks = (_concept_mask(mask, each, size_px, cell_px) for each in views)
+        pairs = list(zip(views, masks, strict=True))
+        view, concept_mask = next((pair for pair in pairs if pair[1].max() > 0), pairs[-1])
+    colours = np.asarray(_scaled(image, view, Image.Resampling.LANCZOS))
+    canvas = _on_canvas(colours, view, size_px, _GREY if view.shrunk else _BLACK)
+    pixels = (canvas / 127.5 - 1).permute(2, 0, 1).contiguous()
     (width, height), (to_width, to_height) = image.size, size_px
-    sizes = PictureSizes((height, width), place.crop, (to_height, to_width))
-    return Variant(pixels, image_mask, concept_mask, sizes)
+    sizes = PictureSizes((height, width), view.crop, (to_height, to_width))
+    return Variant(pixels, _image_mask(view, size_px, cell_px), concept_mask, sizes, view.phrase)
 
 
 def to_latent_mask(
@@ -116,40 +113,36 @@ def to_latent_mask(
     return pooled.reshape(*mask.shape[:-2], height // latent_px, width // latent_px)
 
 
-def _crop(size: tuple[int, int], size_px: tuple[int, int], x: float, y: float) -> _Placement:
-    """The largest part of that shape, cut out and scaled in one go."""
-    (width, height), (to_width, to_height) = size, size_px
-    kept = (height * to_width / to_height, height)
-    if width * to_height < height * to_width:
-        kept = (width, width * to_height / to_width)
-    left, top = (_shift(int(s - k), at) for s, k, at in zip(size, kept, (x, y), strict=True))
-    return _Placement((left, top, left + kept[0], top + kept[1]), 0, 0, to_width, to_height)
+def _mirrored(photo: Photo) -> Photo:
+    """Left and right of a loaded photo and its mask exchanged."""
+    mask = photo.mask_values
+    return replace(
+        photo,
+        pixels=photo.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        mask_values=None if mask is None else np.ascontiguousarray(mask[:, ::-1]),
+    )
 
 
-def _whole(size: tuple[int, int], size_px: tuple[int, int], x: float, y: float) -> _Placement:
-    (width, height), (to_width, to_height) = size, size_px
-    fitted = (max(1, round(width * to_height / height)), to_height)
-    if width * to_height >= height * to_width:
-        fitted = (to_width, max(1, round(height * to_width / width)))
-    left, top = (_shift(to - f, at) for to, f, at in zip(size_px, fitted, (x, y), strict=True))
-    return _Placement((0, 0, *size), left, top, *fitted)
+def _scaled(image: Image.Image, view: View, kernel: Image.Resampling) -> Image.Image:
+    return image.resize((view.width, view.height), kernel, box=view.box, reducing_gap=3.0)
 
 
-def _shift(room: int, at: float) -> int:
-    """A whole number in 0..room, from `at` in [0, 1)."""
-    return min(int(at * (room + 1)), room)
+def _concept_mask(
+    mask: NDArray[np.float32], view: View, size_px: tuple[int, int], cell_px: int
+) -> Tensor:
+    scaled = np.asarray(_scaled(Image.fromarray(mask), view, Image.Resampling.BOX)).clip(0, 1)
+    placed = _on_canvas(scaled, view, size_px, 0.0)
+    return placed * _image_mask(view, size_px, cell_px) if view.shrunk else placed
 
 
-def _resized(image: Image.Image, place: _Placement, kernel: Image.Resampling) -> Image.Image:
-    return image.resize((place.width, place.height), kernel, box=place.box, reducing_gap=3.0)
+def _image_mask(view: View, size_px: tuple[int, int], cell_px: int) -> Tensor:
+    mask = torch.zeros(size_px[::-1])
+    mask[view.counted(cell_px)] = 1
+    return mask
 
 
-def _resized_mask(mask: NDArray[np.float32], place: _Placement) -> NDArray[np.float32]:
-    return np.asarray(_resized(Image.fromarray(mask), place, Image.Resampling.BOX)).clip(0, 1)
-
-
-def _on_black(values: NDArray[Any], place: _Placement, size_px: tuple[int, int]) -> Tensor:
-    """Zeros with the values at their place."""
-    picture = np.zeros((*size_px[::-1], *values.shape[2:]), dtype=np.float32)
-    picture[place.top : place.top + place.height, place.left : place.left + place.width] = values
+def _on_canvas(values: NDArray[Any], view: View, size_px: tuple[int, int], around: float) -> Tensor:
+    """The values at their place, and what is around them."""
+    picture = np.full((*size_px[::-1], *values.shape[2:]), around, dtype=np.float32)
+    picture[view.top : view.top + view.height, view.left : view.left + view.width] = values
     return torch.from_numpy(picture)

@@ -34,12 +34,14 @@ class Latents:
         image_masks: 1 where the photo is, 0 on padding, (variants, height, width).
         concept_masks: 1 where the concept is; None if no photo has a mask.
         sizes: What SDXL is told of each variant.
+        phrases: What goes before the caption of each variant; mostly "".
     """
 
     clean: Sequence[Tensor]
     image_masks: Sequence[Tensor]
     concept_masks: Sequence[Tensor] | None
     sizes: Sequence[Sequence[PictureSizes]]
+    phrases: Sequence[Sequence[str]]
 
     @cached_property
     def alike(self) -> list[list[int]]:
@@ -111,15 +113,16 @@ class CachedSource:
         draws, mine, size = self._draws, self._mine, self._draws.size
         cache = self._photos.latents
         photos = self._places(index)
-        words = self._generator("words", index)
-        prompts = [self._prompt(self._photos.photos[i], words) for i in photos]
         source = self._generator("tensors", index)
         first = cache.clean[photos[0]]
         variants = torch.randint(len(first), (size,), generator=source)
         timesteps = torch.randint(draws.timesteps, (size,), generator=source)
         like = first.new_empty(size, *first.shape[1:])
         noise = noise_with_offset(like, draws.noise_offset, source)
-        at = list(zip(photos, variants.tolist(), strict=True))[mine]
+        drawn = list(zip(photos, variants.tolist(), strict=True))
+        words = self._generator("words", index)
+        prompts = [self._prompt(photo, variant, words) for photo, variant in drawn]
+        at = drawn[mine]
 
         def taken(held: Sequence[Tensor]) -> Tensor:
             return torch.stack([held[photo][variant] for photo, variant in at]).to(draws.device)
@@ -170,7 +173,13 @@ class CachedSource:
             self._orders[what] = (turn, torch.randperm(count, generator=source).tolist())
         return self._orders[what][1]
 
-    def _prompt(self, photo: Photo, source: torch.Generator) -> str:
+    def _prompt(self, photo: int, variant: int, source: torch.Generator) -> str:
+        caption = self._caption(self._photos.photos[photo], source)
+        phrase = self._photos.latents.phrases[photo][variant]
+        prompt = phrase + caption
+        return prompt if phrase and self._is_readable(prompt) else caption
+
+    def _caption(self, photo: Photo, source: torch.Generator) -> str:
         if not photo.kind:
             return photo.caption
         variant = caption_variant(photo.caption, photo.kind, source)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 
@@ -67,6 +67,13 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "a rendering of a {}",
     ),
 }
+
+PLAIN_TEMPLATES: Mapping[str, str] = {
+    "object": "photo of a {}",
+    "style": "painting in the style of {}",
+    "human": "photo of a {}",
+}
+"""Those of Custom Diffusion."""
 
 _PHOTO = r"(?:photo|photograph|picture|image|snapshot)"
 _MEDIUM = (
@@ -167,6 +174,17 @@ def caption_variant(caption: str, kind: str, generator: torch.Generator) -> str:
         rest[i], rest[j] = rest[j], rest[i]
     template = TEMPLATES[kind][_draw(len(TEMPLATES[kind]), generator)]
     return ", ".join([_with_template(template, first, kind), *rest])
+
+
+def plain_caption(caption: str, kind: str, bare: Container[str]) -> str:
+    """A caption as it was written; bare words, which nobody wrote, in the template of their kind.
+
+    Args:
+        caption: It holds the concept's words.
+        kind: "" leaves every caption as it is.
+        bare: What stands for captions that nobody wrote.
+    """
+    return PLAIN_TEMPLATES[kind].format(caption) if kind and caption in bare else caption
 
 
 def _with_template(template: str, text: str, kind: str) -> str:

@@ -193,6 +193,11 @@ class TrainingSubject:
         words = new_words(self.words) if self.words else ()
         return Subject(words, self.class_words, self.kind, self.modifier and bool(words))
 
+    @property
+    def bare_caption(self) -> str:
+        """What stands for a caption that nobody wrote."""
+        return self._bound([""])[0]
+
     def bound(self) -> list[Photo]:
         """The photos with their kind, and captions that hold the words (`captions.bind_all`).
 
@@ -203,12 +208,14 @@ class TrainingSubject:
             raise PhotoError(
                 "There are no photos to learn from. Give three to five of the concept."
             )
-        written = [photo.caption for photo in self.photos]
-        bound = bind_all(
-            written, self.words, self.class_words, self.mapping, modifier=self.modifier
-        )
+        bound = self._bound([photo.caption for photo in self.photos])
         pairs = zip(self.photos, bound, strict=True)
         return [replace(photo, caption=caption, kind=self.kind) for photo, caption in pairs]
+
+    def _bound(self, captions: Sequence[str]) -> list[str]:
+        return bind_all(
+            captions, self.words, self.class_words, self.mapping, modifier=self.modifier
+        )
 
 
 def with_captions(photos: Sequence[Photo], captions: Sequence[str]) -> list[Photo]:

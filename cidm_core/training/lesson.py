@@ -16,6 +16,7 @@ from ..families import Family
 from ..methods import adopted, config_for, method_called
 from ..methods.base import MakeMethod
 from ..words import parse_words
+from .captions import plain_caption
 from .data import Photo, TrainingSubject
 
 _PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
@@ -78,6 +79,16 @@ class Lesson:
             prior += [prior_of(subject, photo, number) for photo in subject.prior]
         return photos, prior
 
+    def templated(self, photos: Sequence[Photo]) -> list[Photo]:
+        """The photos as they are drawn: with plain templates their captions vary no more."""
+        if self.config.templates == "varied":
+            return list(photos)
+        bare = {text for each in self.subjects for text in (each.bare_caption, each.class_words)}
+        return [
+            replace(photo, caption=plain_caption(photo.caption, photo.kind, bare), kind="")
+            for photo in photos
+        ]
+
     def inputs(
         self, base: Model, photos: Sequence[Photo], prior: Sequence[Photo]
     ) -> dict[str, object]:
@@ -117,6 +128,11 @@ class Lesson:
         if self.config.buckets and prior:
             raise TrainingError(
                 "Prior pictures are learned in squares beside the photos. Leave `buckets` off."
+            )
+        if self.config.buckets and self.config.augmentation == "resize":
+            raise TrainingError(
+                "Photos that are resized on purpose are learned in squares. Leave `buckets` off, "
+                "or set `augmentation` to crop or none."
             )
         for subject in self.subjects:
             if method.words == "needed":

@@ -145,7 +145,7 @@ def test_loss_scale_halves_on_overflow_and_recovers():
 # Batches
 
 
-def latents(photos=3, variants=4, masks=False):
+def latents(photos=3, variants=4, masks=False, phrases=None):
     shape = (photos, variants, 2, 4, 4)
     mean = torch.arange(photos * variants).float().view(photos, variants, 1, 1, 1).expand(shape)
     ones = torch.ones(photos, variants, 4, 4)
@@ -153,7 +153,8 @@ def latents(photos=3, variants=4, masks=False):
         [PictureSizes.whole(photo, variant) for variant in range(variants)]
         for photo in range(photos)
     ]
-    return Latents(mean, ones, ones * 0.5 if masks else None, sizes)
+    said = phrases or [[""] * variants for _ in range(photos)]
+    return Latents(mean, ones, ones * 0.5 if masks else None, sizes, said)
 
 
 class Part(Alone):
@@ -212,6 +213,37 @@ def test_a_variant_that_would_be_cut_falls_back_to_the_written_caption():
 
     batch = source(check=check, captions=["red, <d1> <d2>"] * 3).batch(0)
     assert set(batch.prompts) == {"red, <d1> <d2>"}
+
+
+PHRASES = [["", "very small ", "close up ", "far "]] * 3
+
+
+def test_a_prompt_says_how_large_its_variant_is():
+    """And nothing else of the batch is drawn otherwise."""
+    silent, found = source(), source(phrases=PHRASES)
+    seen = set()
+    for index in range(6):
+        plain, batch = silent.batch(index), found.batch(index)
+        assert torch.equal(batch.latents, plain.latents)
+        variants = (batch.latents[:, 0, 0, 0] % 4).int().tolist()
+        said = [PHRASES[0][variant] for variant in variants]
+        assert batch.prompts == tuple(a + b for a, b in zip(said, plain.prompts, strict=True))
+        seen |= set(said)
+    assert seen == set(PHRASES[0])
+
+
+def test_a_phrase_that_would_push_the_words_out_is_left_out():
+    def check(prompt):
+        if prompt.startswith(("very small ", "close up ")):
+            raise PromptError("too long")
+
+    whole, cut = source(phrases=PHRASES), source(phrases=PHRASES, check=check)
+    prompts = [prompt for i in range(6) for prompt in cut.batch(i).prompts]
+    assert not any(prompt.startswith(("very small", "close up")) for prompt in prompts)
+    assert any(prompt.startswith("far ") for prompt in prompts)
+    for index in range(6):
+        for one, other in zip(whole.batch(index).prompts, cut.batch(index).prompts, strict=True):
+            assert one.endswith(other)
 
 
 def test_concept_masks_come_with_the_batch_when_there_are_any():
@@ -373,7 +405,7 @@ def shaped():
     clean = [torch.full((2, 1, *s), float(i)) for i, s in enumerate(shapes)]
     masks = [torch.ones(2, *s) for s in shapes]
     sizes = [[PictureSizes.whole(i, v) for v in range(2)] for i in range(6)]
-    return Latents(clean, masks, None, sizes)
+    return Latents(clean, masks, None, sizes, [[""] * 2] * 6)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -18,6 +18,7 @@ from cidm_core.training.captions import (
     bind,
     bind_all,
     caption_variant,
+    plain_caption,
 )
 
 DOG = "<dog1> <dog2>"
@@ -285,3 +286,18 @@ def test_braces_in_captions_are_only_text():
 def test_unknown_kind():
     with pytest.raises(PhotoError, match="object, style, human"):
         caption_variant("a dog", "animal", rng())
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("object", "photo of a <d> cat"),
+        ("human", "photo of a <d> cat"),
+        ("style", "painting in the style of <d> cat"),
+        ("", "<d> cat"),
+    ],
+)
+def test_plain_captions_have_one_template_for_bare_words(kind, expected):
+    assert plain_caption("<d> cat", kind, {"<d> cat"}) == expected
+    for written in ("<d> cat, asleep", "a <d> cat", "a painting of <d> cat, b, a"):
+        assert plain_caption(written, kind, {"<d> cat"}) == written
