@@ -1,19 +1,18 @@
-"""`cidm bank`: what a bank holds, and concepts in and out of it."""
+"""`cidm bank`: what a bank holds, and concepts in and out of it; merging is in `merging`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import BankError
 from ..importers.settings import ImportConfig
 from ..paths import user_path
+from .bank_action import add_action, open_bank
 from .console import Console
-from .flags import add_output, add_settings, given
-
-if TYPE_CHECKING:
-    from ..bank import Bank
+from .flags import add_settings, given
+from .merging import add_compress, add_merge
 
 _EPILOG = """\
 examples:
@@ -23,31 +22,35 @@ examples:
   cidm bank import other/dog.safetensors --bank bank --name dog-2
   cidm bank import embeddings/toy.pt --bank bank --class-words toy --model sd15.safetensors
   cidm bank import edlora_model-latest.pth --bank bank --class-words dog --model sd15.safetensors
+  cidm bank merge dog cat --bank bank --as pets --model sd15.safetensors      into bank-merged
+  cidm bank compress pets --bank bank-merged --energy 0.6
 """
 
 
 def add_bank(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "bank",
-        help="list, show, remove, export and import concepts",
+        help="list, show, remove, export, import, merge and compress concepts",
         description="Look after a bank: a folder with one file per concept, in learning order.",
         epilog=_EPILOG,
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _action(actions, "list", "all concepts, in learning order", list_concepts)
-    show = _action(actions, "show", "words, origin and training of one concept", show_concept)
+    add_action(actions, "list", "all concepts, in learning order", list_concepts)
+    show = add_action(actions, "show", "words, origin and training of one concept", show_concept)
     show.add_argument("name", metavar="NAME", help="Its name in the bank.")
-    remove = _action(actions, "remove", "delete a concept's file", remove_concept)
+    remove = add_action(actions, "remove", "delete a concept's file", remove_concept)
     remove.add_argument("name", metavar="NAME", help="Its name in the bank.")
     remove.add_argument("--yes", action="store_true", help="Do not ask; needed without a terminal.")
-    export = _action(actions, "export", "its weights as a plain LoRA file", export_concept)
+    export = add_action(actions, "export", "its weights as a plain LoRA file", export_concept)
     export.add_argument("name", metavar="NAME", help="Its name in the bank.")
     export.add_argument("--out", required=True, metavar="FILE", help="A .safetensors file.")
     _add_import(actions)
+    add_merge(actions)
+    add_compress(actions)
 
 
 def _add_import(actions: Any) -> None:
-    parser = _action(
+    parser = add_action(
         actions,
         "import",
         "a concept file, a .pth of the public code, or a textual inversion",
@@ -63,28 +66,11 @@ def _add_import(actions: Any) -> None:
     add_settings(parser, ImportConfig)
 
 
-def _action(actions: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
-    parser.add_argument("--bank", required=True, metavar="DIR", help="Folder of concepts.")
-    add_output(parser)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _open(args: argparse.Namespace) -> Bank:
-    from ..bank import Bank
-
-    bank = Bank(args.bank)
-    if not bank.path.exists() and args.action != "import":
-        raise BankError(f"There is no bank '{bank.path}'. `cidm train --bank` makes one.")
-    return bank
-
-
 def list_concepts(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """All concepts, from the headers of their files."""
     from ..catalogue import listing, record
 
-    bank = _open(args)
+    bank = open_bank(args)
     console.say(listing(bank))
     return {
         "bank": bank.path,
@@ -97,7 +83,7 @@ def show_concept(args: argparse.Namespace, console: Console) -> dict[str, object
     """One concept, its file read and verified."""
     from ..catalogue import described, find_entry, record
 
-    bank = _open(args)
+    bank = open_bank(args)
     entry = find_entry(bank, args.name)
     bank[entry.name]  # verifies every tensor
     texts = described(entry)
@@ -108,7 +94,7 @@ def show_concept(args: argparse.Namespace, console: Console) -> dict[str, object
 
 def remove_concept(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Delete a concept's file and preview."""
-    bank = _open(args)
+    bank = open_bank(args)
     if not args.yes:
         if not sys.stdin or not sys.stdin.isatty():
             raise BankError(
@@ -128,7 +114,7 @@ def export_concept(args: argparse.Namespace, console: Console) -> dict[str, obje
     """Write a plain LoRA."""
     from ..storage.atomic import make_folder
 
-    bank = _open(args)
+    bank = open_bank(args)
     out = user_path(args.out)
     make_folder(out.parent)
     bank.export(args.name, out)
@@ -141,7 +127,7 @@ def import_file(args: argparse.Namespace, console: Console) -> dict[str, object]
     from ..catalogue import find_entry, record
     from ..importers.concept_import import import_concept
 
-    bank, model = _open(args), None
+    bank, model = open_bank(args), None
     if args.model:
         from ..diffusers_host.load import load_base
 

@@ -79,8 +79,13 @@ def encode_texts(
     *,
     weighted: bool = False,
     quiet: bool = False,
+    padded: bool = True,
 ) -> list[TextContext]:
-    """Each prompt as cross-attention reads it, as for `encode`; further arguments: `tokenise`."""
+    """Each prompt as cross-attention reads it, as for `encode`; further arguments: `tokenise`.
+
+    Without `padded` nothing beyond the longest prompt's end token is encoded. The encoders are
+    causal: what stands before it is the same.
+    """
     names = [(word,) for word in embeddings] if names is None else list(names)
     parts: list[tuple[Tensor, ...]] = []
     pooled: Sequence[Tensor | None] = [None] * len(prompts)
@@ -100,11 +105,18 @@ def encode_texts(
             for text in prompts
         ]
         spans = spans or [each.spans for each in tokens]
+        if not padded:
+            longest = max((each.end for each in tokens), default=0) + 1
+            tokens = [_cut(each, longest) for each in tokens]
         states, found = _states(base, index, tokens, embeddings)
         parts.append(states)
         pooled = found if row.pooled else pooled
     joined = [_joined(each) for each in zip(*parts, strict=True)]
     return [TextContext(*each) for each in zip(joined, pooled, spans, strict=True)]
+
+
+def _cut(tokens: Tokens, length: int) -> Tokens:
+    return replace(tokens, ids=tokens.ids[:length], weights=tokens.weights[:length])
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -197,6 +209,13 @@ def _run(
         handle.remove()
 
 
+def _callers(concepts: Sequence[Concept]) -> tuple[list[Name], list[str]]:
+    """Names made of concept words, and the phrases that call subjects without words."""
+    subjects = [subject for concept in concepts for subject in concept.subjects]
+    bound = [subject.words for subject in subjects if subject.words]
+    return bound, [subject.triggers[0] for subject in subjects if not subject.words]
+
+
 def _in_full(text: TextContext) -> TextContext:
     pooled = None if text.pooled is None else text.pooled.float()
     return replace(text, states=text.states.float(), pooled=pooled)
@@ -223,10 +242,7 @@ class DiffusersEncoder:
                 logger.warning("%s in the prompt %r is taken as plain words here.", syntax, text)
             names = tuple(concept.name for concept in changing(text, concepts))
             groups.setdefault(names, []).append(text)
-        embeddings = embeddings_of(concepts)
-        subjects = [subject for concept in concepts for subject in concept.subjects]
-        bound = [subject.words for subject in subjects if subject.words]
-        phrases = [subject.triggers[0] for subject in subjects if not subject.words]
+        embeddings, (bound, phrases) = embeddings_of(concepts), _callers(concepts)
         found: dict[str, TextContext] = {}
         for names, texts in groups.items():
             deltas = encoder_deltas([named[name] for name in names], self._strength)
@@ -235,6 +251,17 @@ class DiffusersEncoder:
                 encoded = encode_texts(self.base, texts, embeddings, bound, phrases, weighted=True)
             found |= zip(texts, encoded, strict=True)
         return [_in_full(found[text]) for text in prompts]
+
+    @torch.no_grad()
+    def captions(self, texts: Sequence[str], concepts: Sequence[Concept]) -> list[TextContext]:
+        """Each text as it stands: nothing in it is a weight, and the text encoder is the model's.
+
+        Raises:
+            PromptError: If a concept word lies beyond the token limit.
+        """
+        embeddings, callers = embeddings_of(concepts), _callers(concepts)
+        found = encode_texts(self.base, texts, embeddings, *callers, quiet=True, padded=False)
+        return [_in_full(text) for text in found]
 
     def triggers(self, groups: Sequence[Sequence[Concept]]) -> list[TextContext]:
         """The triggers of each group of concepts, encoded as one prompt.

@@ -1,0 +1,1 @@
+"""Making concepts into other concepts: several merged into one, one compressed."""

@@ -1,0 +1,68 @@
+"""The texts of a merge: what every concept has to keep, and what is held to the base model.
+
+Custom Diffusion's two official code bases choose rows differently; docs/EQUATIONS.md#merging.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..concept import Subject
+from ..errors import CidmError
+from ..training.caption_files import clean, read_text
+
+SHIPPED = Path(__file__).parent / "ordinary_captions.txt"
+_MAX_BYTES = 8_000_000
+# Methods whose captions keep the class words behind the concept's own, as "<new1> cat".
+_CLASS_FOLLOWS = ("custom_diffusion",)
+_OPENING = re.compile(r"(?:\w{1,4} )?photo of an? ", re.IGNORECASE)
+_AFTER_OPENING = 4
+
+
+def read_captions(path: str | os.PathLike[str] = SHIPPED) -> list[str]:
+    """Ordinary captions, one a line; empty lines are passed over.
+
+    Raises:
+        CidmError: If the file cannot be read, or holds none.
+    """
+    return captions_of(read_text(path, _MAX_BYTES).splitlines(), f"'{path}'")
+
+
+def captions_of(lines: Sequence[str], where: str) -> list[str]:
+    """The captions in some lines.
+
+    Raises:
+        CidmError: If there is none.
+    """
+    found = [clean(line, f"Line {i} of {where}") for i, line in enumerate(lines, start=1)]
+    if not any(found):
+        raise CidmError(f"{where} holds no caption. Give ordinary captions, one a line.")
+    return [line for line in found if line]
+
+
+def target_texts(subject: Subject, method: str, rows: str) -> tuple[str, str]:
+    """The two texts in which a subject has to stay as it was taught.
+
+    Args:
+        subject: What it is about.
+        method: How it was learned: whether its class words follow its own words in captions.
+        rows: One of `settings.ROWS`.
+    """
+    parts = [*subject.triggers]
+    if subject.words and method in _CLASS_FOLLOWS:
+        parts.append(subject.class_words)
+    phrase = " ".join(" ".join(parts).split())
+    if subject.kind == "style":
+        return phrase, f"painting in the style of {phrase}"
+    return phrase, f"a photo of {phrase}" if rows == "compvis" else f"photo of a {phrase}"
+
+
+def first_token(text: str) -> int:
+    """The place of the first token that counts: 1, behind the start.
+
+    Of a text that begins with "photo of a" or "a photo of a" three more are passed over.
+    """
+    return _AFTER_OPENING if _OPENING.match(text) else 1
