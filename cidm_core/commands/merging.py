@@ -74,9 +74,7 @@ def merge_concepts(args: argparse.Namespace, console: Console) -> dict[str, obje
             *(bank, args.names, into, args.name, base, encode, captions, config),
             on_progress=lambda done, of, what: bar.update(done, of, verb=what),
         )
-    console.say(
-        f"{concept.trigger!r} is in '{into.path}' as {concept.name!r}.\n{report.in_words()}"
-    )
+    console.say(f"{concept.phrase!r} is in '{into.path}' as {concept.name!r}.\n{report.in_words()}")
     return record(find_entry(into, concept.name)) | {"bank": into.path, "report": asdict(report)}
 
 

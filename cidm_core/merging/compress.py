@@ -10,7 +10,7 @@ from ..concept import Concept
 from ..errors import ConceptError
 from ..ops import compression
 from ..storage.concept_file import file_tensors
-from ..updates import FullRank, LowRank, Update, ValueResidual
+from ..updates import FullRank, LowRank, Update
 from .settings import CompressConfig, OnProgress, untold
 
 
@@ -26,6 +26,7 @@ class CompressReport:
         error: ||change - compressed||_F as a share of ||change||_F, over all layers together.
         errors: The same of each layer, by its path.
         dropped: Layers of which the rule keeps nothing.
+        whole: Full-rank layers that stay so, because their bias changes too.
     """
 
     energy: float
@@ -35,6 +36,7 @@ class CompressReport:
     error: float
     errors: Mapping[str, float] = field(repr=False)
     dropped: tuple[str, ...]
+    whole: tuple[str, ...]
 
     def in_words(self) -> str:
         """The report for people."""
@@ -47,6 +49,8 @@ class CompressReport:
         )
         if self.dropped:
             text += f" Nothing is kept of {listed(self.dropped)}."
+        if self.whole:
+            text += f" Kept whole, because a bias changes there too: {listed(self.whole)}."
         return text
 
 
@@ -55,13 +59,13 @@ def compress(
 ) -> tuple[Concept, CompressReport]:
     """The concept with low-rank weights only, which every LoRA loader reads.
 
-    Rows of words and value residuals stay as they are.
+    Rows of words, value residuals and layers whose bias changes stay as they are.
 
     Raises:
         ConceptError: If it changes no weights, or nothing of them would be left.
     """
     config, tell = config or CompressConfig(), on_progress or untold
-    weights = {p: u for p, u in concept.updates.items() if not isinstance(u, ValueResidual)}
+    weights = {path: update for path, update in concept.updates.items() if _is_matrix(update)}
     if not weights:
         raise ConceptError(
             f"{concept.name!r} changes no weights, so there is nothing to compress. Choose another."
@@ -89,9 +93,15 @@ def compress(
         error=_share(lost, whole),
         errors={path: _share(part.lost, part.whole) for path, part in parts.items()},
         dropped=tuple(path for path in parts if path not in kept),
+        whole=tuple(p for p, u in updates.items() if isinstance(u, FullRank)),
     )
     told = {"energy": report.energy, "mean_rank": report.rank, "error": report.error}
     return replace(made, facts={**concept.facts, "compressed": told}), report
+
+
+def _is_matrix(update: Update) -> bool:
+    """Whether it is a change of a weight and of nothing else."""
+    return isinstance(update, LowRank) or (isinstance(update, FullRank) and update.bias is None)
 
 
 @dataclass(frozen=True)

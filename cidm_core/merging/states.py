@@ -58,7 +58,7 @@ class Wanted:
             (i, text)
             for i, concept in enumerate(concepts)
             for subject in concept.subjects
-            for text in target_texts(subject, concept.method, rows)
+            for text in target_texts(subject, rows)
         ]
         contexts = encode([text for _, text in texts], concepts)
         pairs = zip(texts, contexts, strict=True)

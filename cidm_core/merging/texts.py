@@ -16,8 +16,6 @@ from ..training.caption_files import clean, read_text
 
 SHIPPED = Path(__file__).parent / "ordinary_captions.txt"
 _MAX_BYTES = 8_000_000
-# Methods whose captions keep the class words behind the concept's own, as "<new1> cat".
-_CLASS_FOLLOWS = ("custom_diffusion",)
 _OPENING = re.compile(r"(?:\w{1,4} )?photo of an? ", re.IGNORECASE)
 _AFTER_OPENING = 4
 
@@ -43,18 +41,14 @@ def captions_of(lines: Sequence[str], where: str) -> list[str]:
     return [line for line in found if line]
 
 
-def target_texts(subject: Subject, method: str, rows: str) -> tuple[str, str]:
+def target_texts(subject: Subject, rows: str) -> tuple[str, str]:
     """The two texts in which a subject has to stay as it was taught.
 
     Args:
         subject: What it is about.
-        method: How it was learned: whether its class words follow its own words in captions.
         rows: One of `settings.ROWS`.
     """
-    parts = [*subject.triggers]
-    if subject.words and method in _CLASS_FOLLOWS:
-        parts.append(subject.class_words)
-    phrase = " ".join(" ".join(parts).split())
+    phrase = " ".join(subject.phrase.split())
     if subject.kind == "style":
         return phrase, f"painting in the style of {phrase}"
     return phrase, f"a photo of {phrase}" if rows == "compvis" else f"photo of a {phrase}"

@@ -91,6 +91,16 @@ def test_kinds_of_updates(tiny_base):
         compress(bank["value"])
 
 
+def test_a_layer_whose_bias_changes_stays_whole(whole):
+    path = f"{whole.layers[0]}.to_out.0"
+    out = FullRank(torch.ones(32, 32), torch.ones(32))
+    made, report = compress(replace(whole, updates={**whole.updates, path: out}))
+    assert made.updates[path] is out
+    assert report.whole == (path,)
+    assert path not in report.errors
+    assert "Kept whole, because a bias changes there too: down" in report.in_words()
+
+
 @pytest.mark.parametrize("energy", [0.0, 1.0, -1.0, 2.0, float("nan")])
 def test_an_energy_that_keeps_nothing_or_all_is_refused(energy):
     with pytest.raises(CidmError, match=r"energy is .*; (allowed is 0.01 to 0.99|give a finite)"):

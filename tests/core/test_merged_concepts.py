@@ -47,10 +47,9 @@ def custom(base, words, seed, class_words="cat"):
         if path.endswith(OWN)
     }
     rows = {name: held[:, :1] for name, held in made.rows.items()} if words else {}
-    subjects = (Subject(tuple(words.split()), class_words),)
-    method = "custom_diffusion"
+    subjects = (Subject(tuple(words.split()), class_words, modifier=True),)
     name = words.strip("<>") or class_words
-    return replace(made, name=name, updates=updates, rows=rows, subjects=subjects, method=method)
+    return replace(made, name=name, updates=updates, rows=rows, subjects=subjects)
 
 
 def some(base):
@@ -156,25 +155,18 @@ def test_few_captions_are_told_of(mini):
 
 
 @pytest.mark.parametrize(
-    ("subject", "method", "rows", "expected"),
+    ("subject", "rows", "expected"),
     [
-        (("<a1> <a2>", "dog", "object"), "cidm", "compvis", "<a1> <a2>|a photo of <a1> <a2>"),
-        (("<n>", "cat", "human"), "custom_diffusion", "diffusers", "<n> cat|photo of a <n> cat"),
-        (("", "moon  gate", "object"), "custom_diffusion", "compvis", None),
-        (("<n>", "art", "style"), "custom_diffusion", "compvis", None),
-        (("<n>", "party cart", "object"), "custom_diffusion", "compvis", None),
+        (Subject(("<a1>", "<a2>"), "dog"), "compvis", "<a1> <a2>|a photo of <a1> <a2>"),
+        (Subject(("<n>",), "cat", modifier=True), "diffusers", "<n> cat|photo of a <n> cat"),
+        (Subject((), "moon  gate", modifier=True), "compvis", "moon gate|a photo of moon gate"),
+        (Subject(("<n>",), "art", "style"), "compvis", "<n>|painting in the style of <n>"),
+        (Subject((), "party cart"), "compvis", "party cart|a photo of party cart"),
     ],
 )
-def test_texts_that_count(subject, method, rows, expected):
+def test_texts_that_count(subject, rows, expected):
     """A style is one by its kind: neither a cart nor a party is."""
-    words, class_words, kind = subject
-    found = target_texts(Subject(tuple(words.split()), class_words, kind), method, rows)
-    by_hand = {
-        "moon  gate": "moon gate|a photo of moon gate",
-        "art": "<n> art|painting in the style of <n> art",
-        "party cart": "<n> party cart|a photo of <n> party cart",
-    }
-    assert "|".join(found) == (expected or by_hand[class_words])
+    assert "|".join(target_texts(subject, rows)) == expected
 
 
 def test_rows_that_count():

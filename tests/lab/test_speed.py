@@ -122,6 +122,12 @@ def test_consolidation(run):
         assert set(row["raw_seconds"]) == set(row["milliseconds"])
 
 
+def test_merging(run):
+    report = run("merging", "--quick")
+    assert set(report["seconds"]) == set(report["raw_seconds"])
+    assert [each["met"] for each in report["targets"]] == [True]
+
+
 def test_memory(run):
     fp32, bf16, low, _ = run("memory", "--quick")["rows"]
     assert fp32["weights_gb"] >= bf16["weights_gb"]
