@@ -1,12 +1,9 @@
-"""One process of a launched run: `launched_process.py MODEL FOLDER`; see test_distributed.py."""
+"""What each process of a launched run does; see test_distributed.py."""
 
 import json
 import os
-import sys
 from dataclasses import replace
-from pathlib import Path
 
-import torch
 from learning_samples import learn, state_digest
 
 from cidm_core.bank import Bank
@@ -39,9 +36,8 @@ def run(base, bank, stop_at=10**6):
     return found
 
 
-def main(model, folder):
-    torch.set_num_threads(1)
-    folder = Path(folder)
+def work(model, folder):
+    """Learn whole and in parts, share a benchmark; what was seen goes to `rank-<n>.json`."""
     base = load_base(model, device="cpu", dtype="fp32")
     found = {"whole": run(base, folder / "whole"), "stopped": run(base, folder / "bank", 2)}
     found["left"] = [path.name for path in (folder / "bank").glob("*.safetensors")]
@@ -50,7 +46,3 @@ def main(model, folder):
     found["benchmark"] = command.main([*SHARED, "--out", str(folder / "cifc")])
     rank = int(os.environ["RANK"])
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

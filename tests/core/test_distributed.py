@@ -1,16 +1,14 @@
 """Two CPU processes under `accelerate launch` learn what one learns, and share a benchmark."""
 
 import json
-from pathlib import Path
 
 import pytest
-from launched_process import GIVEN, SYSTEMS, TASKS
+from launched_process import GIVEN, SYSTEMS, TASKS, work
 from launching import launch_two
 from learning_samples import learn, small_folder
 
 from cidm_core.bank import Bank
 
-WORKER = Path(__file__).with_name("launched_process.py")
 ALL_STEPS = list(range(1, GIVEN["steps"] + 1))
 
 
@@ -18,7 +16,7 @@ ALL_STEPS = list(range(1, GIVEN["steps"] + 1))
 def together(tmp_path_factory):
     """The folder two processes worked in, and what each of them saw."""
     folder = tmp_path_factory.mktemp("together")
-    launch_two(str(WORKER), str(small_folder()), str(folder))
+    launch_two(work, small_folder(), folder)
     return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
