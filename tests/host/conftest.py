@@ -50,8 +50,14 @@ def checkpoint():
 
 
 @pytest.fixture(scope="session")
+def small_checkpoint():
+    """A random SD 1.5 checkpoint that ComfyUI opens with `inside/small.py` only."""
+    return _made_once("sd15-small.safetensors", "words")
+
+
+@pytest.fixture(scope="session")
 def xl_checkpoint():
-    """A random SDXL checkpoint both hosts open, ComfyUI with `inside/small_xl.py`."""
+    """A random SDXL checkpoint that ComfyUI opens with `inside/small.py` only."""
     return _made_once("sdxl-random.safetensors", "sdxl-words")
 
 

@@ -10,8 +10,8 @@ SCRIPT = Path(__file__).parent / "inside" / "judging.py"
 
 
 @pytest.fixture(scope="module")
-def found(in_host, checkpoint, tmp_path_factory):
-    return in_host(SCRIPT, checkpoint, tmp_path_factory.mktemp("judging"))
+def found(in_host, small_checkpoint, tmp_path_factory):
+    return in_host(SCRIPT, small_checkpoint, tmp_path_factory.mktemp("judging"))
 
 
 def test_whole_pictures(found):

@@ -79,7 +79,7 @@ def training(bank, concept="dog", **more):
 def on_mini(bank, concept="dog", **more):
     """The same with mini-sd, at a quarter of the cost."""
     loader = {"load": node("CIDM_LoadMiniModel")}
-    return training(bank, concept, **{"resolution_px": 32, **more}) | loader
+    return training(bank, concept, **{"resolution_px": 32, "batch_size": 1, **more}) | loader
 
 
 def bank_of(server, name):
@@ -117,7 +117,7 @@ def texts(result):
 @pytest.fixture(scope="module")
 def learned(server, photos):
     """A finished training without interruption, with previews and what hangs on its outputs."""
-    prompt = training("whole", preview_every=2)
+    prompt = training("whole", preview_every=2, batch_size=1)
     prompt["graph"] = node("LossGraphNode", loss=["train", 1], filename_prefix="loss")
     prompt["curve"] = node("PreviewImage", images=["train", 2])
     prompt["save"] = node("SaveLoRA", lora=["train", 3], prefix="loras/x", steps=["train", 4])
@@ -191,8 +191,8 @@ def test_the_same_words_again(server, photos):
 
 def test_cancel_keeps_the_state_and_the_same_graph_goes_on(server, photos):
     """Cancelled twice on the way, the concept is bit for bit that of an uninterrupted run."""
-    steps = 24
-    given = {"steps": steps, "batch_size": 1}
+    steps = 20
+    given = {"steps": steps}
     prompt = on_mini("broken", **given)
 
     def cancel_at(step):
@@ -206,7 +206,7 @@ def test_cancel_keeps_the_state_and_the_same_graph_goes_on(server, photos):
         return watch
 
     bank = bank_of(server, "broken")
-    for step in (3, 10):
+    for step in (3, 6):
         result = server.run(prompt, cancel_at(step))
         assert result.status == "interrupted"
         assert "Stopped at step" in texts(result)
@@ -369,9 +369,9 @@ def test_two_trainings_of_one_concept_at_once(server, photos):
 
 
 @pytest.fixture(scope="module")
-def found(in_host, checkpoint):
+def found(in_host, small_checkpoint):
     """What `inside/training.py` saw."""
-    return in_host(Path(__file__).parent / "inside" / "training.py", checkpoint)
+    return in_host(Path(__file__).parent / "inside" / "training.py", small_checkpoint)
 
 
 def test_words_that_only_an_imported_file_knows_are_not_called_wrong(found):

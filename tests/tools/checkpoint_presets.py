@@ -122,6 +122,11 @@ PRESETS = {
         "vae": _FULL_VAE,
         "text_encoder": _FULL_CLIP,
     },
+    "words": {
+        "unet": unet_config((32,), (1,), 1),
+        "vae": vae_config((32, 32, 32, 32), 1),
+        "text_encoder": clip_config(1, 64, 49408),
+    },
     "l16": {
         "unet": unet_config((320,) * 4, (1, 1, 1, 0), 2),
         "vae": _FULL_VAE,

@@ -11,6 +11,8 @@ tiny  SD 1.5 family, but 32 and 64 wide, one layer per block, a text encoder of 
 slim  the blocks of SD 1.5 and its 16 cross-attention layers, 32 and 64 wide
 mini  the family of mini-sd, but 32 wide (diffusers layout only)
 host  the smallest that ComfyUI loads as SD 1.5: one level 320 wide, 4 cross-attention layers
+words  one level 32 wide, CLIP's vocabulary and a text encoder of one layer, for ComfyUI, whose
+       loader has to be told of it: 85 MB in fp16
 l16   all 16 cross-attention layers of SD 1.5, every level 320 wide (ComfyUI loads it as SD 1.5)
 full  the real geometry, 1.07 billion parameters, 2.1 GB in fp16
 sdxl-tiny  SDXL family, but 32 and 64 wide, one layer per block, text encoders of two layers

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-FEW_LAYERS = {"clip_l_model_config": {"num_hidden_layers": 2}}  # of twelve, for quick text encoding
 NAME = "/base/custom_nodes/ComfyUI-CIDM"  # ComfyUI names a pack by its path
 
 

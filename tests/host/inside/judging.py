@@ -4,9 +4,9 @@ import sys
 
 import folder_paths
 import inside
+import small
 import torch
 from comfy.clip_vision import ClipVisionModel
-from comfy.sd import load_checkpoint_guess_config
 
 checkpoint, temporary = sys.argv[1:]
 folder_paths.set_temp_directory(temporary)
@@ -73,7 +73,7 @@ dog, cat, fish = photo(1), photo(2), photo(3)
 both = torch.cat([dog, cat], dim=2)
 areas = [("a dog", (0, 0, 0.5, 1)), ("a cat", (0.5, 0, 1, 1))]
 regions = tuple(sockets.RegionPrompt(Region(text, box=box), []) for text, box in areas)
-clip = load_checkpoint_guess_config(checkpoint, output_vae=False, output_model=False)[1]
+clip = small.opened("SD15", checkpoint)[1]
 pairs = {"images": both, "regions": regions}
 empty = {"images": dog, "clip": clip}
 project(dog, "a dog on grass")

@@ -7,12 +7,11 @@ import sys
 from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
-from typing import ClassVar
 
 import comfy.sd
 import concepts
 import node_helpers
-import small_xl
+import small
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from concepts import random
@@ -21,6 +20,7 @@ from parity_cases import CASES, OF_FAMILY, TEXTS
 
 sys.path.append(str(ROOT / "tests"))
 import update_kinds
+from remembering import remembering
 
 family, checkpoint, tokenizer, *wanted = sys.argv[1:]
 torch.set_num_threads(1)
@@ -43,34 +43,12 @@ prompts = pack("nodes.sampling.prompts")
 PX, SIGMAS, SCALE = 64, (10.0, 0.0), 5.0
 
 
-def open_sd15(**options):
-    """One of CLIP's twelve layers on both sides: text takes most of the time."""
-    options = {"clip_l_model_config": {"num_hidden_layers": 1}, **options}
-    model, clip = comfy.sd.load_checkpoint_guess_config(
-        checkpoint, output_vae=False, te_model_options=options
-    )[:2]
-    slim(clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[0].mlp)
-    return model, clip
-
-
-def slim(mlp, width=128):
-    """The first of 3072 features in the middle of a layer, two thirds of the work on a text."""
-    for layer, name in ((mlp.fc1, "weight"), (mlp.fc1, "bias"), (mlp.fc2, "weight")):
-        held = getattr(layer, name)
-        cut = held[:, :width] if layer is mlp.fc2 else held[:width]
-        setattr(layer, name, torch.nn.Parameter(cut.clone(), requires_grad=False))
-
-
-opened = {"SD15": open_sd15, "SDXL": partial(small_xl.opened, checkpoint)}[family]
+opened = partial(small.opened, family, checkpoint)
 # In single precision: a delta added to weights in half precision would be rounded with them.
 model, clip = opened(dtype=torch.float32)
 base = pack("cidm_core.diffusers_host.load").load_base(
     checkpoint, device="cpu", dtype="fp32", tokenizer=tokenizer
 )
-if family == "SD15":
-    encoder = base.text_encoders[0].encoder
-    encoder.layers = encoder.layers[:1]
-    slim(encoder.layers[0].mlp)
 bank = concepts.bank(base)
 for concept in update_kinds.concepts(base, pack).values():
     bank.add(concept)
@@ -80,22 +58,7 @@ def region(prompt, mask=None, **rest):
     return Region(prompt, mask=mask and torch.linspace(0, 1, 24).repeat(32, 1), **rest)
 
 
-class Remembering(pipeline.DiffusersEncoder):
-    """Encodes nothing twice: text encoding takes nearly all of this script's time."""
-
-    known: ClassVar[dict] = {}
-
-    def prompts(self, prompts, concepts):
-        return [self.remember(text, concepts) for text in prompts]
-
-    def remember(self, text, concepts):
-        called = (c.name for c in concepts if any(w in text.lower() for w in c.triggers))
-        key = text, tuple(called), self._strength
-        if key not in self.known:
-            (self.known[key],) = super().prompts([text], concepts)
-        return self.known[key]
-
-
+Remembering = remembering(pipeline.DiffusersEncoder, identity=lambda concept: concept.name)
 pipeline.DiffusersEncoder = Remembering
 
 

@@ -14,7 +14,7 @@ import comfy.sdxl_clip
 import comfy.utils
 import comfy_extras.nodes_clip_sdxl as sdxl_nodes
 import concepts
-import small_xl
+import small
 import torch
 from concepts import differ, encode, error_of, plain_guider, random
 from inside import pack, report
@@ -33,7 +33,7 @@ host, core = pack("nodes.host.model"), pack("cidm_core.concept")
 LowRank = pack("cidm_core.updates").LowRank
 prompt_in = pack("nodes.sampling.prompts").prompt_in
 checkpoint, tokenizer = sys.argv[1:]
-model, clip = small_xl.opened(checkpoint)
+model, clip = small.opened("SDXL", checkpoint, dtype=torch.float32)
 facts = host.facts_of_pair(model, clip)
 bank = concepts.bank(facts, count=1)
 NOISE, SIGMAS = random(1, 4, 8, 8, seed=7), (8.0, 0.0)
@@ -242,7 +242,7 @@ def with_encoders(made):
 
 
 mini, mini_clip, _ = pack("nodes.mini.load").LoadMiniModel.execute().args[:3]
-few = small_xl.FEW_LAYERS
+few = small.ENCODERS["SDXL"]
 sd15 = with_encoders(comfy.sd1_clip.SD1ClipModel(model_options=few))
 refiner = with_encoders(comfy.sdxl_clip.SDXLRefinerClipModel(model_options=few))
 state = comfy.utils.load_torch_file(checkpoint)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import comfy.sd
 import concepts
-import small_xl
+import small
 import torch
 from inside import pack, report
 
@@ -17,7 +17,7 @@ keep = torch.inference_mode()  # as the host runs nodes
 keep.__enter__()
 node, methods = pack("nodes.training.train").TrainConcept, pack("nodes.training.methods")
 folder = Path(tempfile.mkdtemp())
-model, clip = small_xl.opened(sys.argv[1])
+model, clip = small.opened("SDXL", sys.argv[1], dtype=torch.float32)
 photos = torch.rand(2, 96, 80, 3, generator=torch.Generator().manual_seed(0))
 
 

@@ -12,6 +12,7 @@ import comfy.model_management as memory
 import comfy.sd
 import concepts
 import inside
+import small
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from concepts import error_of
@@ -26,10 +27,7 @@ Bank = inside.pack("cidm_core.bank").Bank
 atomic, loop = inside.pack("cidm_core.storage.atomic"), inside.pack("cidm_core.training.loop")
 errors = inside.pack("cidm_core.errors")
 folder = Path(tempfile.mkdtemp())
-# The smallest that learn: two of CLIP's twelve layers, a tiny autoencoder.
-model, clip = comfy.sd.load_checkpoint_guess_config(
-    sys.argv[1], output_vae=False, te_model_options=inside.FEW_LAYERS
-)[:2]
+model, clip = small.opened("SD15", sys.argv[1])
 vae = concepts.tiny_vae()
 images = torch.rand(2, 96, 80, 3, generator=torch.Generator().manual_seed(0))
 
@@ -170,7 +168,7 @@ found["concepts_in_the_end"] = list(failing)
 
 # What cannot be learned on.
 odd = torch.zeros(2, 2)
-wide = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(320, 9, 3, 3)}
+wide = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}
 unet_weights = base._unet_weights
 found["refused"] = {
     "scales": refusal(lambda: base._weights({"a.weight": odd, "a.weight_scale": odd})),
