@@ -23,6 +23,7 @@ shape_checks.install()  # before anything imports cidm_core
 
 from fixtures import (  # noqa: E402, F401
     clip_folder,
+    encoded_once,
     tiny_base,
     tiny_checkpoint,
     tiny_folder,

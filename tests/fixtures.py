@@ -84,3 +84,15 @@ def clip_folder(tmp_path_factory):
     CLIPModel(config).save_pretrained(folder)
     write_tokenizer(folder, 1000)
     return folder
+
+
+@pytest.fixture(scope="module")
+def encoded_once():
+    """No text is encoded twice for the same concepts, for tests that are about what follows."""
+    from remembering import remembering
+
+    from cidm_core.diffusers_host import pipeline
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "DiffusersEncoder", remembering(pipeline.DiffusersEncoder))
+        yield

@@ -14,6 +14,8 @@ from cidm_core.diffusers_host.schedulers import SCHEDULERS, Start
 from cidm_core.errors import HostError
 from cidm_core.regions import Region
 
+pytestmark = pytest.mark.usefixtures("encoded_once")  # test_encode.py is about texts
+
 
 @pytest.fixture(scope="module")
 def concepts(tiny_base):

@@ -14,6 +14,8 @@ from cidm_core.diffusers_host.start import told_sizes
 from cidm_core.errors import FamilyError, HostError, PromptError
 from cidm_core.regions import Region
 
+pytestmark = pytest.mark.usefixtures("encoded_once")  # test_encode_sdxl.py is about texts
+
 
 @pytest.fixture(scope="module")
 def concepts(xl_base):
@@ -38,14 +40,14 @@ SAME_SIZES = {
     [(64, 64, {}, {}), (48, 80, {}, {}), (48, 80, SIZES, SAME_SIZES)],
 )
 def test_without_concepts_it_is_diffusers_pipeline(xl_base, xl_folder, height, width, theirs, ours):
-    pipeline = StableDiffusionXLPipeline.from_pretrained(xl_folder, local_files_only=True)
-    pipeline.tokenizer.model_max_length = pipeline.tokenizer_2.model_max_length = 77
-    pipeline.scheduler = DDIMScheduler.from_config(xl_base.scheduler_config)
-    pipeline.set_progress_bar_config(disable=True)
+    stock = StableDiffusionXLPipeline.from_pretrained(xl_folder, local_files_only=True)
+    stock.tokenizer.model_max_length = stock.tokenizer_2.model_max_length = 77
+    stock.scheduler = DDIMScheduler.from_config(xl_base.scheduler_config)
+    stock.set_progress_bar_config(disable=True)
     shape = (1, 4, height // 8, width // 8)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     size = {"height": height, "width": width}
-    expected = pipeline(
+    expected = stock(
         "a red dog",
         negative_prompt="a cat",
         num_inference_steps=4,
