@@ -15,7 +15,6 @@ from server import PACK, ROOT
 NODES_2 = {"nodes-2": True, "classic": False}
 STEPS = 12
 METHOD = {"preview_every": 4, "batch_size": 1, "variants": 1}
-READABLE = 0.7  # text of 14 px is 10 px then
 WORKFLOWS = {path.stem: json.loads(path.read_text()) for path in ROOT.glob("workflows/*.json")}
 TRY, BOXES, STYLE, INPAINT = (
     next(name for name in WORKFLOWS if word in name)
@@ -71,11 +70,14 @@ SAVED = """() => app.nodeOutputs[app.graph.nodes.find((n) => n.type === "SaveIma
 
 @pytest.fixture(scope="module", params=NODES_2)
 def kind(request, page, server):
-    """ "classic" or "nodes-2", which the page shows until the next one."""
+    """ "nodes-2", with which the page is loaded, then "classic", to which it is switched."""
     photos_for(server.base)
     page.open(server, **{"Comfy.VueNodes.Enabled": NODES_2[request.param]})
     page.errors()
     return request.param
+
+
+only_nodes_2 = pytest.mark.parametrize("kind", ["nodes-2"], indirect=True, scope="module")
 
 
 @dataclass
@@ -120,16 +122,17 @@ def learned(kind, page, server):
     return seen
 
 
+@only_nodes_2  # on the classic canvas all are opened by test_workflows.py
 @pytest.mark.parametrize("name", sorted(WORKFLOWS))
 def test_it_opens(name, kind, page):
     assert not canvas.open_workflow(page, WORKFLOWS[name], name)
     if not name.endswith(".app"):
-        if NODES_2[kind]:
-            page.wait("() => document.querySelectorAll('[data-node-id]').length > 5")
-        assert page.evaluate("() => app.canvas.ds.scale") >= READABLE
+        page.wait("() => document.querySelectorAll('[data-node-id]').length > 5")
+        assert page.evaluate("() => app.canvas.ds.scale") >= canvas.READABLE
     assert not page.errors()
 
 
+@only_nodes_2
 def test_templates_are_listed_in_their_order(kind, page):
     listed = page.evaluate("() => app.api.getWorkflowTemplates()")[PACK]
     assert listed == sorted(WORKFLOWS)
@@ -149,6 +152,7 @@ def test_training_is_seen_live(learned):
     assert len(learned.live) > 1
 
 
+@only_nodes_2
 @pytest.mark.parametrize("name", [STYLE, INPAINT])
 def test_a_photo_is_drawn_on(name, kind, page, server, learned):
     assert not canvas.open_workflow(page, mini_instead(WORKFLOWS[name]), name)
@@ -200,28 +204,27 @@ class Editor:
         ]
 
 
+@only_nodes_2  # the core's box editor exists there only
 def test_a_box_drawn_in_the_editor_reaches_the_sampler(kind, page, server, learned):
-    if not NODES_2[kind]:
-        pytest.skip("the core's box editor exists in Nodes 2.0 only")
     assert not canvas.open_workflow(page, mini_instead(WORKFLOWS[BOXES]), BOXES)
     values = {
         "BasicScheduler": {"steps": 2},
         "CIDM_LoadConceptBank": {"new_name": learned.bank},
-        "CreateBoundingBoxes": {"width": 192, "height": 128},
+        "CreateBoundingBoxes": {"width": 128, "height": 64},
         "CLIPTextEncode": {"text": "green background"},
     }
     page.evaluate(PREPARE, {"values": values})
     editor = Editor(page)
-    editor.draw(((0.5, 0.25), (0.835, 0.99)), "a <pip1> <pip2>")
+    editor.draw(((0.5, 0.49), (0.76, 0.99)), "a <pip1> <pip2>")
     ((place, prompt),) = editor.boxes
-    assert np.allclose(place, [96, 32, 64, 96])  # it snaps to a grid of 32 px
+    assert np.allclose(place, [64, 32, 32, 32])  # it snaps to a grid of 32 px
     assert prompt == "a <pip1> <pip2>"
     run(page, kind, editor.node, one := Run(learned.bank))
-    editor.draw(((0.01, 0.02), (0.335, 0.98)), "a red house")
+    editor.draw(((0.01, 0.02), (0.26, 0.98)), "a red house")
     page.evaluate("() => { window.heard.done = 0; }")
     run(page, kind, editor.node, two := Run(learned.bank))
     before, after = (server.picture(seen.saved[0]) for seen in (one, two))
-    assert before.size == (192, 128)
+    assert before.size == (128, 64)
     change = np.abs(np.asarray(before, float) - np.asarray(after, float)).mean((0, 2))
-    assert change[8:56].mean() > 3 * change[80:].mean()  # in the new box, hardly beside it
+    assert change[4:28].mean() > 3 * change[48:].mean()  # in the new box, hardly beside it
     assert not page.errors()

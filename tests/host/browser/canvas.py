@@ -7,6 +7,8 @@ from typing import Any
 
 from .page import Page
 
+READABLE = 0.7  # the least scale of a workflow as it opens: text of 14 px is 10 px then
+
 # Positions are made here: the frontend's own arrangement knows no groups and no notes.
 _BUILD = """async ({ api, stacks, notes, subgraphs, extra, name }) => {
   await app.loadApiJson(api, name);

@@ -17,6 +17,7 @@ READY = """() => {
   const manager = window.app?.vueAppReady && window.app.extensionManager;
   return !!manager?.workflow?.activeWorkflow && !manager.spinner;
 }"""
+SET = "([name, value]) => app.extensionManager.setting.set(name, value)"
 
 
 def chromium() -> str | None:
@@ -44,7 +45,7 @@ class Page:
     """
 
     def __init__(self, width: int = 1600, height: int = 900) -> None:
-        self._shown: tuple[str, dict[str, Any]] = ("", {})
+        self._url = ""
         self._process = subprocess.Popen(
             ["node", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -62,18 +63,19 @@ class Page:
         return answer["value"]
 
     def open(self, server: Any, **settings: Any) -> None:
-        """The frontend of a server, ready for use; as it is, if it has these settings already."""
-        wanted = server.url, {"Comfy.TutorialCompleted": True, **self._shown[1], **settings}
-        if wanted == self._shown:
+        """The frontend of a server, ready for use; if it is open, only its settings change."""
+        if self._url == server.url:
+            for name, value in settings.items():
+                self.evaluate(SET, [name, value])
             return
-        self._shown = wanted
-        server.post("/api/settings", wanted[1])
+        self._url = server.url
+        server.post("/api/settings", {"Comfy.TutorialCompleted": True, **settings})
         self._do("goto", url=server.url)
         self.wait(READY, timeout=60)
 
     def leave(self) -> None:
         """The frontend is closed, until it is opened again."""
-        self._shown = ("", {})
+        self._url = ""
         self._do("goto", url="about:blank")
 
     def evaluate(self, code: str, value: Any = None) -> Any:

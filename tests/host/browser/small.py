@@ -19,31 +19,27 @@ _VALUES: dict[str, dict[str, Any]] = {
     "ImageScaleToTotalPixels": {"megapixels": 0.01},
     "CIDM_TrainConcept": {"steps": STEPS},
 }
-_METHOD = {"variants": 1, "save_every": 0, "preview_every": 0}
-_SD = {"EmptyLatentImage": {"width": 64, "height": 64}}
+_METHOD = {"batch_size": 1, "variants": 1, "save_every": 0, "preview_every": 0}
 
 
-def on_mini(prompt: dict[str, Any], keep_checkpoint: str = "") -> dict[str, Any]:
-    """The prompt with a mini model instead of a checkpoint, or with another checkpoint."""
+def on_mini(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The prompt with a mini model instead of a checkpoint."""
     made = copy.deepcopy(prompt)
     for node in made.values():
         kind, inputs = node["class_type"], node["inputs"]
         if kind == "CheckpointLoaderSimple":
-            node |= _loader(keep_checkpoint, inputs["ckpt_name"])
+            chosen = {"model": _mini_for(inputs["ckpt_name"])}
+            node |= {"class_type": "CIDM_LoadMiniModel", "inputs": chosen}
         elif kind == "CLIPVisionLoader":
             node |= {"class_type": "TestTinyVision", "inputs": {}}
         elif kind == "CreateBoundingBoxes":
             _shrink(inputs, 8)
-        elif kind == "CIDM_LoadConceptBank" and keep_checkpoint:
-            inputs["new_name"] = "other_bank"
-        values = _VALUES.get(kind, {}) | (_SD.get(kind, {}) if keep_checkpoint else {})
-        for name, value in values.items():
+        for name, value in _VALUES.get(kind, {}).items():
             if not isinstance(inputs.get(name), list):
                 inputs[name] = value
         if kind == "CIDM_TrainConcept":
             inputs["method"] = ["method", 0]
-    settings = _METHOD | ({"resolution_px": 64} if keep_checkpoint else {})
-    made["method"] = {"class_type": "CIDM_MethodCidm", "inputs": settings}
+    made["method"] = {"class_type": "CIDM_MethodCidm", "inputs": dict(_METHOD)}
     return made
 
 
@@ -56,12 +52,6 @@ def mini_instead(workflow: dict[str, Any]) -> dict[str, Any]:
             node |= {"type": "CIDM_LoadMiniModel", "inputs": [], "widgets_values": chosen}
             node |= {"properties": {}, "widgets_values_named": {}}
     return made
-
-
-def _loader(checkpoint: str, instead_of: str) -> dict[str, Any]:
-    if checkpoint:
-        return {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}}
-    return {"class_type": "CIDM_LoadMiniModel", "inputs": {"model": _mini_for(instead_of)}}
 
 
 def _mini_for(checkpoint: str) -> str:
