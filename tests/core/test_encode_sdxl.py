@@ -63,15 +63,22 @@ def test_an_exclamation_mark_is_a_word_and_padding_is_none(xl_base, pipeline):
     assert pipeline.tokenizer_2("a dog!").input_ids[place - 1] == 0
 
 
-def with_added_tokens(base, concept, layer, prompt):
-    """The reference: new vocabulary rows holding one layer's embeddings, then a plain encode."""
-    states, pooled = [], None
-    for row, tokenizer, encoder in zip(
-        base.family.encoders, base.tokenizers, base.text_encoders, strict=True
-    ):
-        tokenizer, encoder = copy.deepcopy(tokenizer), copy.deepcopy(encoder)
+@pytest.fixture(scope="module")
+def added(xl_base, concept):
+    """The reference: copies of tokenizers and encoders whose vocabulary has the concept's words."""
+    pairs = [
+        copy.deepcopy(pair) for pair in zip(xl_base.tokenizers, xl_base.text_encoders, strict=True)
+    ]
+    for tokenizer, encoder in pairs:
         tokenizer.add_tokens(list(concept.words))
         encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return pairs
+
+
+def with_added_tokens(base, added, concept, layer, prompt):
+    """A plain encode, the new vocabulary rows holding one layer's embeddings."""
+    states, pooled = [], None
+    for row, (tokenizer, encoder) in zip(base.family.encoders, added, strict=True):
         table = encoder.get_input_embeddings().weight.data
         for i, word in enumerate(concept.words):
             at = tokenizer.convert_tokens_to_ids(word)
@@ -87,11 +94,12 @@ def with_added_tokens(base, concept, layer, prompt):
 
 
 @pytest.mark.parametrize("prompt", ["a photo of a <v1> <w1>, red", "<w1>", "two <v1><w1> and <v1>"])
-def test_every_layer_equals_added_vocabulary_rows(prompt, xl_base, concept):
+def test_every_layer_equals_added_vocabulary_rows(prompt, xl_base, added, concept):
     with torch.no_grad():
         (found,) = encode_texts(xl_base, [prompt], embeddings_of([concept]))
     expected = [
-        with_added_tokens(xl_base, concept, layer, prompt) for layer in range(len(xl_base.layers))
+        with_added_tokens(xl_base, added, concept, layer, prompt)
+        for layer in range(len(xl_base.layers))
     ]
     for layer, (states, _) in enumerate(expected):
         torch.testing.assert_close(found.at(layer), states, rtol=1e-4, atol=1e-5)

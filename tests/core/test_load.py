@@ -185,8 +185,10 @@ def test_depths_and_a_level_without_attention_are_read_off_the_file():
 # Precision and device
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", torch.bfloat16])
-@pytest.mark.parametrize("stored", ["fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("stored", "dtype"),
+    [("fp16", "fp32"), ("fp16", "bf16"), ("bf16", "fp16"), ("bf16", torch.bfloat16)],
+)
 def test_precision_changes_neither_base_nor_meaning(stored, dtype, tiny_base, tmp_path):
     make.write_compvis(tmp_path / "m.safetensors", "tiny", stored)
     base = cpu(tmp_path / "m.safetensors", dtype=dtype)
@@ -287,8 +289,7 @@ def test_text_encoder_with_and_without_its_inner_level(drop, folder, tensors, wr
     assert_same_model(cpu(write(tensors)), tiny_base)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize(("zipped", "nested"), [(True, True), (False, False)])
 def test_ckpt_of_plain_tensors(zipped, nested, tensors, write, tiny_base):
     path = write(tensors).with_suffix(".ckpt")
     found = {"state_dict": tensors, "global_step": 7} if nested else tensors

@@ -1,6 +1,7 @@
 """The compared systems on a small model: how they learn_task, keep, arrange and draw."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -54,6 +55,18 @@ def few_samples(monkeypatch):
     monkeypatch.setattr(ewc_module, "SAMPLES", 2)
 
 
+@pytest.fixture(scope="module")
+def in_order(tmp_path_factory):
+    """Function (learner) -> its folder and both concepts, learned in order; each learner once."""
+
+    @cache
+    def learned(name):
+        folder = tmp_path_factory.mktemp(name)
+        return folder, [_learn(name, folder, t) for t in TASKS]
+
+    return learned
+
+
 @pytest.fixture
 def untouched():
     """The model is after a test what it was before."""
@@ -67,15 +80,12 @@ def untouched():
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("name", list(LEARNERS))
-def test_every_learner_learns_task_after_task_and_is_asked_twice_for_nothing(name, tmp_path):
-    learned = [learn_task(small_base(), LEARNERS[name], tmp_path, t, QUICK) for t in TASKS]
-    assert list(Bank(tmp_path)) == ["v1", "v2"]
+def test_every_learner_learns_task_after_task_and_is_asked_twice_for_nothing(name, in_order):
+    folder, learned = in_order(name)
+    assert list(Bank(folder)) == ["v1", "v2"]
     steps = []
     for t, concept in zip(TASKS, learned, strict=True):
-        again = learn_task(
-            small_base(), LEARNERS[name], tmp_path, t, QUICK, on_progress=steps.append
-        )
-        same_concept(again, concept)
+        same_concept(_learn(name, folder, t, on_progress=steps.append), concept)
     assert steps == []
 
 
@@ -87,13 +97,10 @@ def test_all_recipes_are_on_the_same_footing():
 
 
 @pytest.mark.parametrize("name", ["plain", "ours"])
-def test_an_order_free_learner_learns_alike_in_any_order(name, tmp_path):
-    ways = (TASKS, TASKS[::-1])
-    banks = []
-    for i, way in enumerate(ways):
-        banks.append({t.name: _learn(name, tmp_path / str(i), t) for t in way})
-    for task in ("v1", "v2"):
-        same_concept(banks[0][task], banks[1][task])
+def test_an_order_free_learner_learns_alike_in_any_order(name, in_order, tmp_path):
+    other = {t.name: _learn(name, tmp_path, t) for t in TASKS[::-1]}
+    for task, concept in zip(TASKS, in_order(name)[1], strict=True):
+        same_concept(concept, other[task.name])
     assert {name for name, learner in LEARNERS.items() if learner.order_free} == {"plain", "ours"}
 
 
@@ -101,8 +108,8 @@ def _learn(name, folder, which, **options):
     return learn_task(small_base(), LEARNERS[name], folder, which, QUICK, **options)
 
 
-def test_one_lora_goes_on_from_task_to_task(tmp_path):
-    first, second = (_learn("sequential", tmp_path, t) for t in TASKS)
+def test_one_lora_goes_on_from_task_to_task(in_order):
+    first, second = in_order("sequential")[1]
     for path, pair in second.low_rank.items():
         assert (
             torch.nn.functional.cosine_similarity(
@@ -130,8 +137,8 @@ def test_another_method_does_not_go_on_from_a_state_left_behind(tmp_path):
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("name", ["ewc", "lwf", "c_lora"])
-def test_a_stopped_baseline_goes_on_to_the_same_bits(name, tmp_path):
-    whole = [_learn(name, tmp_path / "whole", t) for t in TASKS]
+def test_a_stopped_baseline_goes_on_to_the_same_bits(name, in_order, tmp_path):
+    whole = in_order(name)[1]
     _learn(name, tmp_path / "parts", TASKS[0])
     calls = []
 
@@ -273,14 +280,23 @@ def test_a_concept_not_learned_cannot_be_arranged():
 # Drawing
 
 
+LONE = ["a <o0a> <o0b> in the snow", "a small <o0a> <o0b>"], replace(FAST, num_images=2)
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    """A lone concept and its pictures."""
+    prompts, settings = LONE
+    (concept,) = concepts(1)
+    return concept, generate(small_base(), {"o0": concept}, prompts, config=settings)
+
+
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("name", list(SYSTEMS))
-def test_a_lone_concept_is_drawn_as_the_oracle_draws_it(name):
-    learned, prompts = concepts(1), ["a <o0a> <o0b> in the snow", "a small <o0a> <o0b>"]
-    config_ = replace(FAST, num_images=2)
-    expected = generate(small_base(), {"o0": learned[0]}, prompts, config=config_)
+def test_a_lone_concept_is_drawn_as_the_oracle_draws_it(name, oracle):
+    concept, expected = oracle
     system = SYSTEMS[name]
-    found = system.draw(small_base(), system.arrange(learned, "o0"), prompts, config_)
+    found = system.draw(small_base(), system.arrange([concept], "o0"), *LONE)
     assert len(found) == 4
     assert max(_gap(a, b) for a, b in zip(found, expected, strict=True)) <= 2
     assert _gap(found[0], found[1]) > 2
