@@ -158,6 +158,7 @@ _MINI = Family(
             "steps": 400,
             "batch_size": 4,
             "accumulation": 1,
+            "prior_images": 32,
             "lr": 1e-3,
             "lr_tokens": 1e-2,
             "initializers": "1259+1235+1132",  # pieces of words that it never met

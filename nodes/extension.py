@@ -36,7 +36,8 @@ class ConceptExtension(ComfyExtension):
         from .regions.regions import ConceptRegion, ConceptRegions
         from .sampling.apply import ApplyConceptBank, ShowConceptWeights
         from .sampling.bake import BakeConcepts
-        from .training.methods import MethodCidm
+        from .training.methods import MethodCidm, MethodCustomDiffusion
+        from .training.subject import MoreSubjects
         from .training.train import TrainConcept
 
         return [
@@ -55,4 +56,6 @@ class ConceptExtension(ComfyExtension):
             ImportConcept,
             ExportConcept,
             LoadMiniModel,
+            MethodCustomDiffusion,
+            MoreSubjects,
         ]

@@ -116,7 +116,10 @@ def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: Method
     )
     if method.prior != "unused":
         what.add_argument(
-            "--prior", metavar="DIR", help="Folder of pictures of other things of the class."
+            "--prior",
+            metavar="DIR",
+            help="Folder of pictures of other things of the class, with captions or without. By "
+            "default the model draws some (--prior-images).",
         )
     what.add_argument(
         "--method",
@@ -192,12 +195,15 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from ..bank import Bank
     from ..diffusers_host.train import train_concept
     from ..training.data import Photo
+    from ..training.prior_folders import prior_photos
     from ..training.progress import duration
     from .progress_bar import ProgressBar
 
     started = time.monotonic()
     photos = Photo.from_folder(request.photos, request.captions, request.masks)
-    prior = Photo.from_folder(request.prior) if request.prior else []
+    prior: list[Photo] = []
+    if request.prior:
+        prior = prior_photos(request.prior, request.class_words, request.kind)
     bank = Bank(args.bank)
     base = chosen_base(args)
     config = config_for(args.method, base.family, **request.settings)

@@ -12,7 +12,7 @@ import torch
 from .. import __version__
 from ..bank import Bank
 from ..concept import Concept
-from ..config import TrainConfig
+from ..config import PriorConfig, TrainConfig
 from ..devices import is_out_of_memory
 from ..errors import HostError
 from ..methods.base import MakeMethod, Method
@@ -28,9 +28,15 @@ from .cache import cache_latents
 from .job import Job, check_caption, prepare
 from .learning import LearningHost
 from .previews import OnPreview, Previews, Render, default_render
+from .prior import PRIORS, draw_prior
 from .processes import LaunchedProcesses
 
 logger = logging.getLogger(__name__)
+
+PRIOR_MISSING = (
+    "There are no prior pictures of %r: the model may come to take everything of the class for the "
+    "subject. Give a folder of them, or let prior_images be drawn."
+)
 
 
 def train_concept(
@@ -156,7 +162,8 @@ def _learn(
 
 def _sources(job: Job, host: LearningHost, hooks: Hooks) -> PhotoSources:
     """Everything encoded that batches are drawn from."""
-    base, config, tell = job.base, job.config, _teller(job, hooks)
+    base, config, drawn = job.base, job.config, _drawn_prior(job, hooks)
+    tell = _teller(job, hooks, len(job.photos) + len(job.prior) + len(drawn))
 
     def cached(
         held: Sequence[Photo], label: str, draws: str, before: int = 0, **other: str
@@ -174,9 +181,9 @@ def _sources(job: Job, host: LearningHost, hooks: Hooks) -> PhotoSources:
     # Going on draws other noise than what was learned from.
     after = f" after {earlier}" if (earlier := job.facts.get("earlier_steps")) else ""
     photos, prior = cached(job.photos, "look", f"concept{after}"), None
-    if job.prior:  # they show the class as it is
+    if held := [*job.prior, *drawn]:  # they show the class as it is
         before = len(job.photos)
-        prior = cached(job.prior, "prior look", "prior", before, augmentation="none")
+        prior = cached(held, "prior look", "prior", before, augmentation="none")
     draws = Draws(
         seed=config.seed,
         size=config.batch_size,
@@ -213,9 +220,41 @@ def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
     return job.bank[job.task.name]
 
 
-def _teller(job: Job, hooks: Hooks) -> Callable[[int], None]:
+def _drawn_prior(job: Job, hooks: Hooks) -> list[Photo]:
+    """Prior pictures by the model itself, of the subjects without any, if the method wants them."""
+    if not isinstance(job.config, PriorConfig):
+        return []
+    given = {photo.subject for photo in job.prior}
+    without = [(i, each) for i, each in enumerate(job.task.subjects) if i not in given]
+    if not job.config.prior_images:
+        for _, subject in without:
+            logger.warning(PRIOR_MISSING, subject.class_words)
+        return []
+    main = job.processes.rank == 0
+    if not main:
+        job.processes.wait()  # the main one draws; then they are all there
+    drawn = [
+        replace(photo, subject=number)
+        for number, subject in without
+        for photo in draw_prior(
+            job.base,
+            job.bank.path / PRIORS,
+            subject.class_words,
+            subject.kind,
+            count=job.config.prior_images,
+            on_progress=hooks.on_progress,
+            should_stop=hooks.should_stop,
+            width_px=job.size_px,
+            height_px=job.size_px,
+        )
+    ]
+    if main:
+        job.processes.wait()
+    return drawn
+
+
+def _teller(job: Job, hooks: Hooks, total: int) -> Callable[[int], None]:
     """Progress while photos are encoded."""
-    total = len(job.photos) + len(job.prior)
 
     def tell(done: int) -> None:
         if hooks.on_progress is not None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..concept import Concept
-from ..config import TrainConfig
+from ..config import PriorConfig
 from ..errors import ConceptError, TrainingError
 from ..families import PROJECTIONS
 from ..ops.diffusion import masked_errors
@@ -32,7 +32,7 @@ _SIDES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomDiffusionConfig(TrainConfig):
+class CustomDiffusionConfig(PriorConfig):
     """How Custom Diffusion learns subjects.
 
     The recipes have the rates that the published ones come to, which multiply theirs by the eight
@@ -79,15 +79,6 @@ class CustomDiffusionConfig(TrainConfig):
         "42170+47629+44746",
         "What each word begins as, joined by +: numbers of vocabulary entries (those here are rare "
         "ones of CLIP), or plain words of one token.",
-    )
-    prior_batches: str = setting(
-        "mixed",
-        "How prior pictures come beside the photos: each picture of a batch is one or the other by "
-        "an even chance (mixed), or as many follow the photos (paired).",
-        choices=("mixed", "paired"),
-    )
-    prior_weight: float = setting(
-        1.0, "Weight of the prior pictures in the loss.", low=0.0, high=100.0
     )
     mask_norm: str = setting(
         "compvis",

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from ..config import TrainConfig
+from ..config import PriorConfig, TrainConfig
 from ..devices import DTYPES
 from ..errors import HostError, TrainingError
 from ..families import Family
@@ -125,9 +125,11 @@ class Lesson:
                 f"The method {self.method} needs prior pictures: other things of the class, such "
                 "as other dogs. Give a folder of them."
             )
-        if self.config.buckets and prior:
+        wanted = isinstance(self.config, PriorConfig) and self.config.prior_images > 0
+        if self.config.buckets and (prior or wanted):
             raise TrainingError(
-                "Prior pictures are learned in squares beside the photos. Leave `buckets` off."
+                "Prior pictures are learned in squares beside the photos. Leave `buckets` off, or "
+                "learn without any (prior_images 0)."
             )
         if self.config.buckets and self.config.augmentation == "resize":
             raise TrainingError(

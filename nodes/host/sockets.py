@@ -16,6 +16,8 @@ CATEGORY = "CIDM"
 BankSocket = io.Custom("CIDM_BANK")
 # A tuple of `RegionPrompt`.
 RegionsSocket = io.Custom("CIDM_REGIONS")
+# A tuple of `cidm_core.training.data.TrainingSubject`.
+SubjectsSocket = io.Custom("CIDM_SUBJECTS")
 # A `MethodChoice`.
 MethodSocket = io.Custom("CIDM_METHOD")
 
@@ -36,6 +38,11 @@ def schema(**parts: Any) -> io.Schema:
 def bank_input() -> io.Input:
     """The socket of a node that works on a bank."""
     return BankSocket.Input("bank", tooltip="From Load Concept Bank or Train Concept.")
+
+
+def subjects_input(tooltip: str) -> io.Input:
+    """The socket of further subjects."""
+    return SubjectsSocket.Input("subjects", optional=True, tooltip=tooltip)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,9 @@ def check_prompts_after(prompt: Mapping[str, Any], node: str, bank: Bank) -> Non
     Raises:
         PromptError: If a word is neither in the bank nor about to be taught.
     """
-    trained = [each["inputs"].get("words") for each in _of_kind(prompt, "CIDM_TrainConcept")]
+    kinds = ("CIDM_TrainConcept", "CIDM_Subject")
+    taught = [each for kind in kinds for each in _of_kind(prompt, kind)]
+    trained = [each["inputs"].get("words") for each in taught]
     imported = [each["inputs"].get("words") for each in _of_kind(prompt, "CIDM_ImportConcept")]
     if not all(isinstance(words, str) for words in (*trained, *imported)):
         return

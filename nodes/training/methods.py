@@ -35,6 +35,16 @@ class MethodNode(io.ComfyNode):
         return io.NodeOutput(MethodChoice(cls.method, MethodInputs(cls.method).asked(settings)))
 
 
+class MethodCustomDiffusion(MethodNode):
+    """Custom Diffusion."""
+
+    method, label = "custom_diffusion", "Custom Diffusion"
+    about = (
+        "How Custom Diffusion learns: whole keys and values of cross-attention and a row for each "
+        "word, of one subject or several, beside prior pictures of the class."
+    )
+
+
 class MethodCidm(MethodNode):
     """CIDM, the default."""
 

@@ -1,17 +1,86 @@
-"""Photos of a concept from a node's inputs: IMAGE batches or lists, or a folder."""
+"""A subject as node inputs, and its photos from them: IMAGE batches or lists, or a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from comfy_api.latest import io
 from torch import Tensor
 
+from ...cidm_core.config import KINDS
 from ...cidm_core.errors import PhotoError
 from ..host import comfy as host
+from ..host.inputs import text_input
 
 if TYPE_CHECKING:
     from ...cidm_core.training.data import Photo
+
+
+NO_FOLDER = ""
+
+
+def images_input() -> io.Input:
+    """The socket of photos."""
+    return io.Image.Input(
+        "images",
+        optional=True,
+        tooltip="Photos of the concept: a batch, or a list as dataset loaders give it. "
+        "Leave open when using a photo folder.",
+    )
+
+
+def prior_input() -> io.Input:
+    """The socket of prior pictures."""
+    return io.Image.Input(
+        "prior",
+        optional=True,
+        tooltip="Prior pictures: other things of the class, such as other dogs, for methods that "
+        "hold the class by them. Left open, such a method lets the model draw some.",
+    )
+
+
+def concept_inputs() -> list[io.Input]:
+    """What a subject is: where its photos are, what they show, and its words."""
+    return [
+        io.Combo.Input(
+            "photo_folder",
+            options=[NO_FOLDER, *host.input_folders()],
+            default=NO_FOLDER,
+            optional=True,
+            tooltip="Instead of images: a sub-folder of the input directory. Captions (dog1.txt) "
+            "and masks (dog1_mask.png) beside the photos are used.",
+        ),
+        text_input(
+            "captions",
+            "What each photo shows, with the class words in it: one line per photo, or a list. "
+            "Empty: the concept words alone.",
+            multiline=True,
+        ),
+        io.Mask.Input(
+            "masks",
+            optional=True,
+            tooltip="One mask per photo, white on the concept: the rest is then not learned.",
+        ),
+        io.String.Input(
+            "words",
+            default="<dog1> <dog2>",
+            tooltip="New words that will call the concept, identity first, noun last.",
+        ),
+        io.String.Input(
+            "class_words",
+            default="dog",
+            tooltip="What it is in plain words. These words in the captions become the new ones.",
+        ),
+        io.Combo.Input("kind", options=list(KINDS), default=KINDS[0], tooltip="What is learned."),
+    ]
+
+
+def prior_of(images: Sequence[Tensor]) -> list[Photo]:
+    """Prior pictures, without captions, from IMAGE tensors."""
+    from ...cidm_core.training.data import Photo
+
+    return [Photo.from_image(row.clamp(0, 1)) for image in images for row in _batch(image, 4)]
 
 
 def photos_of(

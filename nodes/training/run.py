@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from .progress import Reporter
 if TYPE_CHECKING:
     from ...cidm_core.diffusers_host.base import Base
     from ...cidm_core.families import Family
-    from ...cidm_core.training.data import Photo
+    from ...cidm_core.training.data import Photo, TrainingSubject
 
 logger = logging.getLogger(__name__)
 _PREVIEW_STEPS = 20  # enough to judge by, and less waiting than the family's number
@@ -40,10 +40,12 @@ class Order:
     method: str
     settings: Mapping[str, object]
     again: str
+    subjects: Sequence[TrainingSubject] = ()
+    prior: Sequence[Photo] = ()
 
     def call(self, family: Family) -> dict[str, Any]:
         """Words, name, method and its settings, as `train_concept` takes them."""
-        names = ("words", "class_words", "kind", "name", "method", "again")
+        names = ("words", "class_words", "kind", "name", "method", "again", "subjects", "prior")
         config = config_of(self.method, self.settings, self.preset, family)
         return {**{name: getattr(self, name) for name in names}, "config": config}
 

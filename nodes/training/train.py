@@ -7,16 +7,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...cidm_core.config import AGAIN, AGAIN_HELP, KINDS
+from ...cidm_core.config import AGAIN, AGAIN_HELP
 from ...cidm_core.errors import CidmError, ConceptError
 from ...cidm_core.training.presets import PRESET_HELP
 from ..host import comfy as host
 from ..host.inputs import first_of, passes, text_input
 from ..host.pictures import shown, to_tensor
-from ..host.sockets import BankSocket, MethodChoice, MethodSocket, schema
+from ..host.sockets import BankSocket, MethodChoice, MethodSocket, schema, subjects_input
 from .inputs import LABELS, ON_THE_NODE, MethodInputs
+from .photos import NO_FOLDER, concept_inputs, images_input, photos_of, prior_input, prior_of
 
-NO_FOLDER = ""
 _DEFAULT = "cidm"  # the method without a node that says another
 
 
@@ -51,6 +51,8 @@ class TrainConcept(io.ComfyNode):
                     optional=True,
                     tooltip=f"{AGAIN_HELP}. With refuse the message says what differs.",
                 ),
+                prior_input(),
+                subjects_input("For methods that can: more to learn at once, from Subject."),
             ],
             outputs=_outputs(),
         )
@@ -93,6 +95,8 @@ class TrainConcept(io.ComfyNode):
         name: Sequence[str] = ("",),
         method: Sequence[MethodChoice] = (),
         again: Sequence[str] = (AGAIN[0],),
+        prior: list[Any] | None = None,
+        subjects: Sequence[tuple[Any, ...]] = (),
         **settings: list[Any],
     ) -> io.NodeOutput:
         """Learn; see `train_run.learn`.
@@ -101,7 +105,6 @@ class TrainConcept(io.ComfyNode):
             CidmError: Anything the user can mend, with what to do.
         """
         from .ahead import check_prompts_after
-        from .photos import photos_of
         from .progress import Reporter
         from .run import Order, learn
 
@@ -121,6 +124,8 @@ class TrainConcept(io.ComfyNode):
             method=chosen.method,
             settings={**chosen.settings, **MethodInputs(chosen.method).asked(shown_here)},
             again=again[0],
+            subjects=subjects[0] if subjects else (),
+            prior=prior_of(prior or []),
         )
         reporter = Reporter(cls.hidden.unique_id, words[0])
         learned = learn(order, bank[0], (model[0], clip[0], vae[0]), reporter)
@@ -175,12 +180,7 @@ def _sockets() -> list[io.Input]:
         io.Clip.Input("clip", tooltip="The model's own CLIP, for SDXL with both text encoders."),
         io.Vae.Input("vae", tooltip="A VAE for the model; a tiny one works too."),
         BankSocket.Input("bank", tooltip="Where the concept goes, after the earlier ones."),
-        io.Image.Input(
-            "images",
-            optional=True,
-            tooltip="Photos of the concept: a batch, or a list as dataset loaders give it. "
-            "Leave open when using a photo folder.",
-        ),
+        images_input(),
         MethodSocket.Input(
             "method",
             optional=True,
@@ -191,36 +191,7 @@ def _sockets() -> list[io.Input]:
 
 def _concept() -> list[io.Input]:
     return [
-        io.Combo.Input(
-            "photo_folder",
-            options=[NO_FOLDER, *host.input_folders()],
-            default=NO_FOLDER,
-            optional=True,
-            tooltip="Instead of images: a sub-folder of the input directory. Captions (dog1.txt) "
-            "and masks (dog1_mask.png) beside the photos are used.",
-        ),
-        text_input(
-            "captions",
-            "What each photo shows, with the class words in it: one line per photo, or a list. "
-            "Empty: the concept words alone.",
-            multiline=True,
-        ),
-        io.Mask.Input(
-            "masks",
-            optional=True,
-            tooltip="One mask per photo, white on the concept: the rest is then not learned.",
-        ),
-        io.String.Input(
-            "words",
-            default="<dog1> <dog2>",
-            tooltip="New words that will call the concept, identity first, noun last.",
-        ),
-        io.String.Input(
-            "class_words",
-            default="dog",
-            tooltip="What it is in plain words. These words in the captions become the new ones.",
-        ),
-        io.Combo.Input("kind", options=list(KINDS), default=KINDS[0], tooltip="What is learned."),
+        *concept_inputs(),
         text_input("name", "Name in the bank. Empty: made from the words."),
         io.Combo.Input(
             "preset",
