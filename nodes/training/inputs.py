@@ -65,8 +65,10 @@ class MethodInputs:
     def _auto(self, name: str, value: object) -> bool:
         return value in (AUTO, self._none_of(name))
 
-    def _none_of(self, name: str) -> int:
-        """The number that means "as preset, model and recipe have it"."""
+    def _none_of(self, name: str) -> int | str:
+        """The number, or empty text, that means "as preset, model and recipe have it"."""
+        if self._fields[name].type == "str":
+            return ""
         return 0 if (self._fields[name].metadata["min"] or 0) > 0 else -1
 
     def _with_auto(self, made: Any) -> io.Input:
@@ -76,14 +78,16 @@ class MethodInputs:
         if choices:
             more = {"tooltip": tooltip, "advanced": made.advanced, "optional": True}
             return io.Combo.Input(name, [AUTO, *choices], default=AUTO, **more)
-        made.tooltip, made.default, made.min = tooltip, self._none_of(name), self._none_of(name)
+        made.tooltip, made.default = tooltip, self._none_of(name)
+        if f.type != "str":
+            made.min = made.default
         return made
 
     def _usual(self, name: str) -> str:
         """What "auto" stands for, for the tooltip."""
         f = self._fields[name]
         listed = f.type == "bool" or f.metadata["choices"]
-        word = AUTO if listed else str(self._none_of(name))
+        word = AUTO if listed else str(self._none_of(name)) or "Empty"
         if name == "preview_every":
             return f"{word} means {PREVIEWS} previews per run."
         if name == "precision":
@@ -119,4 +123,6 @@ def config_of(
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "this default"
     return ("off", "on")[value] if isinstance(value, bool) else str(value)

@@ -22,7 +22,7 @@ from cidm_core.training.data import Photo, TrainingSubject
 from cidm_core.updates import FullRank
 
 GIVEN = {"steps": 3, "batch_size": 2, "accumulation": 1, "resolution_px": 32, "variants": 2}
-GIVEN |= {"lr": 1e-3, "initializers": "700+701+702"}
+GIVEN |= {"lr": 1e-3, "initializers": "700+701+702", "prior_images": 0}
 DRAWN = SampleConfig(steps=3, width_px=32, height_px=32, seed=3)
 
 
@@ -150,6 +150,24 @@ def test_prior_pictures_mixed_paired_or_none(tmp_path, prompts):
     assert [("<new1>" in prompt) for prompt in prompts] == [True, True, False, False] * 3
 
 
+def test_prior_pictures_that_nobody_gave_are_drawn_and_kept(tmp_path, prompts, caplog):
+    phases = []
+    given = {"prior_images": 2, "prior_batches": "paired"}
+    learn(tmp_path, given, on_progress=lambda event: phases.append(event.phase))
+    assert list(dict.fromkeys(phases)) == ["drawing", "preparing", "learning"]
+    assert any(prompt == "photo of a dog" for prompt in prompts)
+    (made,) = (tmp_path / ".prior").iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in made.glob("*.png")}
+    assert len(before) == 2
+    learn(tmp_path, given, words="<b1>")
+    assert {path.name: path.stat().st_mtime_ns for path in made.glob("*.png")} == before
+    assert "no prior pictures" not in caplog.text
+    learn(tmp_path, words="<c1>")
+    assert "There are no prior pictures of 'dog'" in caplog.text
+    with pytest.raises(TrainingError, match="learned in squares"):
+        learn(tmp_path, {**given, "buckets": True}, words="<d1>")
+
+
 @pytest.mark.parametrize("norm", ["compvis", "diffusers"])
 def test_the_photos_weigh_as_asked(tmp_path, norm):
     events = []
@@ -231,7 +249,7 @@ def test_the_command_line_learns_by_it(tmp_path, capsys):
     photos()[0].image.save(folder / "1.png")
     words = ["train", "--bank", str(tmp_path / "b"), "--photos", str(folder), "--json"]
     words += ["--method", "custom_diffusion", "--words", "<new1>", "--class-words", "cat"]
-    words += ["--steps", "2", "--batch-size", "1", "--device", "cpu"]
+    words += ["--steps", "2", "--batch-size", "1", "--device", "cpu", "--prior-images", "1"]
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["method"], told["words"]) == ("custom_diffusion", ["<new1>"])

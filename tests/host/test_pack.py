@@ -22,9 +22,11 @@ IDS = {
         "LoadConceptBank",
         "LoadMiniModel",
         "MethodCidm",
+        "MethodCustomDiffusion",
         "RegionalNoiseGuider",
         "RemoveConcept",
         "ShowConceptWeights",
+        "Subject",
         "TrainConcept",
     )
 }

@@ -22,7 +22,7 @@ EDITS = {
     ],
     "nodes/training/methods.py": [("class MethodCidm(", f"{NODE}class MethodCidm(")],
     "nodes/extension.py": [
-        ("import MethodCidm\n", "import MethodCidm, MethodToy\n"),
+        ("import MethodCidm, ", "import MethodToy, MethodCidm, "),
         ("            MethodCidm,\n", "            MethodCidm,\n            MethodToy,\n"),
     ],
 }

@@ -24,6 +24,7 @@ from browser.page import Page  # noqa: E402
 IMAGES = host.ROOT / "web" / "docs" / "images"
 WIDE = {"CLIPTextEncode": 300, "KSampler": 280, "CIDM_ConceptInfo": 420, "CIDM_TrainConcept": 340}
 WIDE |= {"CIDM_EvaluateConcepts": 420, "CIDM_ShowConceptWeights": 460, "CIDM_MethodCidm": 330}
+WIDE |= {"CIDM_MethodCustomDiffusion": 330, "CIDM_Subject": 320}
 TALL = {"CLIPTextEncode": 110, "PreviewImage": 260, "PreviewAny": 200, "LoadImage": 330}
 TALL |= {"CIDM_LoadMiniModel": 300, "CIDM_LoadConceptBank": 200, "CIDM_ExportConcept": 190}
 TALL |= {"CIDM_ImportConcept": 330, "CIDM_RemoveConcept": 200, "CIDM_EvaluateConcepts": 640}
@@ -220,6 +221,30 @@ SCENES: dict[str, list[Any]] = {
             )
         },
     ],
+    "CIDM_MethodCustomDiffusion": [
+        {"method": ("CIDM_MethodCustomDiffusion", {"recipe": "joint"})},
+        {
+            "train": (
+                "CIDM_TrainConcept",
+                {"method": "method.0", "words": "<new1>", "class_words": "cat", "name": ""},
+            )
+        },
+    ],
+    "CIDM_Subject": [
+        {
+            "subject": ("CIDM_Subject", {"words": "<new2>", "class_words": "dog"}),
+            "method": ("CIDM_MethodCustomDiffusion", {"recipe": "joint"}),
+        },
+        {
+            "train": (
+                "CIDM_TrainConcept",
+                {
+                    **{"method": "method.0", "subjects": "subject.0"},
+                    **{"words": "<new1>", "class_words": "cat", "name": ""},
+                },
+            )
+        },
+    ],
     "CIDM_TrainConcept": [
         {
             "mini": MINI,
@@ -237,7 +262,7 @@ SCENES: dict[str, list[Any]] = {
         },
     ],
 }
-WIRES_ONLY = {"CIDM_MethodCidm"}  # not run
+WIRES_ONLY = {"CIDM_MethodCidm", "CIDM_MethodCustomDiffusion", "CIDM_Subject"}  # not run
 
 
 def spec(name: str) -> tuple[dict[str, Any], list[str]]:
