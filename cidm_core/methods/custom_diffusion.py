@@ -36,7 +36,7 @@ class CustomDiffusionConfig(PriorConfig):
     """How Custom Diffusion learns subjects.
 
     The recipes have the rates that the published ones come to, which multiply theirs by the eight
-    pictures of a step: 1e-5 by 8, for faces 5e-6 by 8.
+    pictures of a step: 1e-5 by 8, for faces 5e-6 by 8. Captions get one template, as published.
     """
 
     recipe: str = setting(
@@ -59,6 +59,32 @@ class CustomDiffusionConfig(PriorConfig):
     )
     accumulation: int = setting(
         4, "Micro-steps that are summed into one optimiser step.", low=1, high=256
+    )
+    variants: int = setting(
+        32,
+        "Augmented variants of each photo whose latents are cached; nothing else of it is seen.",
+        low=1,
+        high=1024,
+    )
+    augmentation: str = setting(
+        {"single": "resize", "style": "resize", "face": "none", "joint": "resize"},
+        "What is seen of a photo: a random square or all of it on black (crop); its centre square, "
+        "often smaller on grey or larger than the frame, and the caption says so (resize); its "
+        "centre square (none).",
+        choices=("crop", "resize", "none"),
+    )
+    flip_probability: float = setting(
+        {"single": 0.5, "style": 0.5, "face": 0.0, "joint": 0.5},
+        "Chance that a photo is mirrored. Set it to 0 for writing and whatever has a left and a "
+        "right.",
+        low=0.0,
+        high=1.0,
+    )
+    templates: str = setting(
+        "plain",
+        "Captions: with changing templates and order (varied), or as they are written, and with "
+        "one template where nobody wrote any (plain).",
+        choices=("varied", "plain"),
     )
     lr: float = setting(
         {"single": 8e-5, "style": 8e-5, "face": 4e-5, "joint": 8e-5},

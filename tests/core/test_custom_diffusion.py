@@ -21,7 +21,8 @@ from cidm_core.methods.custom_diffusion import CustomDiffusion, CustomDiffusionC
 from cidm_core.training.data import Photo, TrainingSubject
 from cidm_core.updates import FullRank
 
-GIVEN = {"steps": 3, "batch_size": 2, "accumulation": 1, "resolution_px": 32, "variants": 2}
+GIVEN = {"augmentation": "none", "flip_probability": 0.0}
+GIVEN |= {"steps": 3, "batch_size": 2, "accumulation": 1, "resolution_px": 32, "variants": 2}
 GIVEN |= {"lr": 1e-3, "initializers": "700+701+702", "prior_images": 0}
 DRAWN = SampleConfig(steps=3, width_px=32, height_px=32, seed=3)
 
@@ -74,6 +75,18 @@ def test_whole_keys_and_values_and_one_row_are_learned(tmp_path, prompts):
     assert (concept.phrase, concept.trigger) == ("<new1> dog", "<new1>")
     assert fill("a {} on grass", concept) == "a <new1> dog on grass"
     assert write_back("a <new1> dog on grass", [concept]) == "a dog on grass"
+
+
+def test_photos_are_resized_and_their_captions_say_so(tmp_path, prompts):
+    learn(tmp_path, {"augmentation": "resize", "variants": 12, "steps": 12}, photos=bare())
+    assert "photo of a <new1> dog" in prompts
+    phrases = {prompt.removesuffix("photo of a <new1> dog") for prompt in prompts} - {""}
+    assert phrases
+    assert phrases <= {"a far away ", "very small ", "zoomed in ", "close up "}
+
+
+def bare():
+    return [Photo.from_image(photo.image) for photo in photos()]
 
 
 def test_all_of_cross_attention_learns_if_asked(tmp_path):
@@ -235,6 +248,7 @@ def test_plain_words_begin_as_themselves(tmp_path):
 
 def test_recipes_give_steps_and_rates():
     found = {r: CustomDiffusionConfig(recipe=r) for r in ("single", "style", "face", "joint")}
+    assert [c.augmentation for c in found.values()] == ["resize", "resize", "none", "resize"]
     assert [(c.steps, c.lr) for c in found.values()] == [
         *((250, 8e-5), (250, 8e-5)),
         *((750, 4e-5), (500, 8e-5)),
