@@ -78,9 +78,7 @@ def prepare(
         before = {"start": mark_of(taught), "earlier_steps": steps_of(taught)}
         inputs["start"] = before["start"]
     old = [(entry.name, entry.index, entry.created) for entry in others.entries]
-    # Beside what it predicts, its noise levels can be said: a state goes on with its own only.
-    levels = {k: v for k, v in base.scheduler_config.items() if k == "trained_betas" and v}
-    run = run_id(config.to_dict(), **inputs, **levels, old=old)
+    run = run_id(config.to_dict(), **inputs, old=old)
     folder = RunFolder(folder_of(bank, task.name), run, writes=processes.rank == 0)
     return Job(
         base=base,

@@ -18,6 +18,7 @@ from .state import COSMETIC, run_id
 
 REFUSE, REPLACE, GO_ON = AGAIN
 _PRIOR = "prior pictures"
+_PREDICTION = "kind of prediction or noise levels"
 
 
 class Others(Mapping[str, Concept]):
@@ -43,16 +44,18 @@ class Others(Mapping[str, Concept]):
 
 
 def marks(inputs: Mapping[str, object]) -> dict[str, str]:
-    """Short names of photos, captions and prior pictures, to tell later whether they are others.
+    """Short names of photos, captions and the like, to tell later whether they are others.
 
     Args:
         inputs: From `Lesson.inputs`.
     """
     photos: Any = inputs["photos"]
+    base: Any = inputs["base"]
     held = {
         "photos": [row[0] for row in photos],
         "captions": [row[1] for row in photos],
         _PRIOR: inputs["prior"],
+        _PREDICTION: [base[2], inputs.get("trained_betas")],
     }
     return {part: run_id({}, held=rows)[:8] for part, rows in held.items()}
 
@@ -127,7 +130,8 @@ def _other_inputs(taught: Entry, lesson: Lesson, inputs: Mapping[str, object]) -
     if not isinstance(held, Mapping):
         return ["its photos are not known"]
     before, now = taught.facts.get("photos"), sum(len(each.photos) for each in lesson.subjects)
-    found = [f"other {part}" for part in mine if held.get(part) != mine[part]]
+    found = [f"other {part}" for part in mine if held.get(part, mine[part]) != mine[part]]
     if before != now:  # which says that photos and captions are others
-        found = [f"{before} photos, now {now}", *(each for each in found if _PRIOR in each)]
+        kept = [each for each in found if each.endswith((_PRIOR, _PREDICTION))]
+        found = [f"{before} photos, now {now}", *kept]
     return found

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -30,7 +30,7 @@ class Model(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
-    def prediction_type(self) -> str: ...
+    def scheduler_config(self) -> Mapping[str, Any]: ...
     @property
     def device(self) -> torch.device: ...
     @property
@@ -93,14 +93,18 @@ class Lesson:
         self, base: Model, photos: Sequence[Photo], prior: Sequence[Photo]
     ) -> dict[str, object]:
         """What decides the result, beside the settings and the bank's earlier concepts."""
+        schedule = base.scheduler_config
+        prediction = schedule.get("prediction_type", "epsilon")
         found: dict[str, object] = {
             "method": self.method,
             "subjects": [asdict(each.subject) for each in self.subjects],
             "photos": [(_digest(each), each.caption, each.kind) for each in photos],
             "prior": [(_digest(each), each.caption, each.kind) for each in prior],
-            "base": (base.fingerprint, str(base.dtype), base.prediction_type),
+            "base": (base.fingerprint, str(base.dtype), prediction),
             "size_px": size_px(self.config, base),
         }
+        if levels := schedule.get("trained_betas"):  # can be said too, as zero-terminal SNR is
+            found["trained_betas"] = levels
         return found if self.make is None else found | {"make": repr(self.make)}
 
     def check(self) -> None:

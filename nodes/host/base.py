@@ -45,13 +45,11 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
         FamilyError: If the model is of another kind.
         HostError: If it is quantised, or the parts do not belong together.
     """
-    from ...cidm_core.checkpoints.schedule import schedule_of
     from ...cidm_core.devices import DTYPES
     from ...cidm_core.diffusers_host.build import Target
     from ...cidm_core.diffusers_host.load import base_from_tensors
 
-    prediction = _prediction(model)
-    sigmas = model.get_model_object("model_sampling").sigmas
+    schedule = _schedule(model)
     facts = facts_of_pair(model, clip)
     encoders = facts.encoders
     tensors = {**_unet_weights(model), **_text_weights(clip, facts)}
@@ -61,7 +59,7 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
         tuple(each.tokenizer(clip) for each in encoders),
         HostVae(vae, model.get_model_object("latent_format")),
         Target(host.torch_device(), DTYPES[precision]),
-        scheduler_config=schedule_of(sigmas, prediction),
+        scheduler_config=schedule,
         heads=_unet_heads(model.model.diffusion_model),
         text_heads=[_heads(each.module(clip).transformer, each.row.title) for each in encoders],
     )
@@ -86,13 +84,13 @@ class ExpectedBase:
 
     family: Family
     fingerprint: str
-    prediction_type: str
+    scheduler_config: Mapping[str, Any]
     device: torch.device
     dtype: torch.dtype
 
 
 def expected_base(model: Any, precision: str) -> ExpectedBase:
-    """Family, fingerprint and kind of prediction that `base_of` would give.
+    """Family, fingerprint, kind of prediction and noise levels that `base_of` would give.
 
     Raises:
         FamilyError: If the model is of another kind.
@@ -103,7 +101,7 @@ def expected_base(model: Any, precision: str) -> ExpectedBase:
     facts, dtype = model_facts(model), DTYPES[precision]
     weights = probed_weights(model, facts.layers, facts.config)
     name = fingerprint(weight.to(dtype) for weight in weights)
-    return ExpectedBase(facts.family, name, _prediction(model), host.torch_device(), dtype)
+    return ExpectedBase(facts.family, name, _schedule(model), host.torch_device(), dtype)
 
 
 def lora_notes(model: Any, clip: Any) -> list[str]:
@@ -172,6 +170,14 @@ def _numbers(module: nn.Module, name: str) -> set[int]:
     """The values of an attribute in all modules that have it."""
     counts = {getattr(each, name, None) for each in module.modules()}
     return {count for count in counts if isinstance(count, int)}
+
+
+def _schedule(model: Any) -> dict[str, Any]:
+    """What the model predicts, and its noise levels."""
+    from ...cidm_core.checkpoints.schedule import schedule_of
+
+    prediction = _prediction(model)
+    return schedule_of(model.get_model_object("model_sampling").sigmas, prediction)
 
 
 def _prediction(model: Any) -> str:

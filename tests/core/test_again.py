@@ -69,13 +69,20 @@ def stop_after(step):
         ),
         ({"kind": "style"}, "What differs: kind object, now style."),
         ({"class_words": "cat", "mapping": {"dog": "<dog1> <dog2>"}}, "class words dog, now cat."),
+        ({"schedule": {"prediction_type": "v_prediction"}}, "other kind of prediction or noise"),
+        (
+            {"schedule": {"trained_betas": [0.01] * 1000}, "photos": photos(4)},
+            "What differs: 3 photos, now 4; other kind of prediction or noise levels.",
+        ),
         ({"given": {"save_every": 3, "preview_every": 2}}, "Nothing differs."),
     ],
 )
 def test_what_differs_is_said_and_what_can_be_done(bank, given, said):
-    before = files(bank)
+    before, schedule = files(bank), given.get("schedule", {})
+    given = {key: value for key, value in given.items() if key != "schedule"}
+    base = replace(small_base(), scheduler_config=small_base().scheduler_config | schedule)
     with pytest.raises(BankError) as caught:
-        learn(bank, **given)
+        learn(bank, base=base, **given)
     text = str(caught.value)
     assert "The words '<dog1> <dog2>' are those of concept 'dog', learned 2" in text
     assert said in text

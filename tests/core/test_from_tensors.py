@@ -150,8 +150,14 @@ def test_other_photos_words_or_models_are_another_run(tmp_path):
     assert find_taught(small_base(), bank, photos(seed=3), words=words, **same) is None
     assert find_taught(small_base(), bank, photos(), words="<dog1>", **same) is None
     assert find_taught(small_base(), bank, photos(), words=words, name="rex", **same) is None
-    other = dataclasses.replace(small_base(), fingerprint="128x128:1,2")
-    assert find_taught(other, bank, photos(), words=words, **same) is None
+    schedule = small_base().scheduler_config
+    for change in (
+        {"fingerprint": "128x128:1,2"},
+        {"scheduler_config": schedule | {"prediction_type": "v_prediction"}},
+        {"scheduler_config": schedule | {"trained_betas": [0.01] * 1000}},
+    ):
+        other = dataclasses.replace(small_base(), **change)
+        assert find_taught(other, bank, photos(), words=words, **same) is None
 
 
 def test_two_runs_of_one_concept_do_not_mix(tmp_path):

@@ -182,9 +182,9 @@ as_noise.cached_patcher_init = (None, (str(marked),))
 found["refused"]["v taken for noise"] = refusal(lambda: learn(failing, model=as_noise))
 [as_v] = ModelSamplingDiscrete().patch(as_noise, "v_prediction", zsnr=True)
 with torch.inference_mode(False), base.base_of(as_v, clip, vae, "fp32") as taken:
-    expected = base.expected_base(as_v, "fp32").prediction_type
     settings = taken.scheduler_config
-    found["v"] = [taken.prediction_type, expected, settings["timestep_spacing"], taken.name]
+    found["v"] = [taken.prediction_type, settings["timestep_spacing"], taken.name]
+    found["expected"] = base.expected_base(as_v, "fp32").scheduler_config == settings
 base._unet_weights = lambda model: unet_weights(model) | wide
 found["refused"]["inpainting"] = refusal(lambda: base.base_of(model, clip, vae, "fp32").__enter__())
 base._unet_weights = unet_weights
