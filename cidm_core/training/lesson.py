@@ -184,7 +184,7 @@ def settled(config: TrainConfig | None, method: str, base: Model) -> TrainConfig
     config = adopted(method, config or config_for(method, base.family))
     held = _PRECISIONS.get(base.dtype, "fp32")
     precision = held if config.precision == "fp32" else config.precision
-    if precision == "fp16" and base.device.type == "cpu":
+    if "fp16" in (precision, held) and base.device.type == "cpu":
         raise HostError(
             "Learning in fp16 needs a GPU, and the model is on the CPU. Use precision bf16 or "
             "fp32, and load the model in one of them."

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -755,6 +756,9 @@ class TestUpFront:
     def test_fp16_on_the_cpu(self, tmp_path):
         with pytest.raises(HostError, match="bf16 or fp32"):
             learn(tmp_path, given={"precision": "fp16"})
+        base = replace(small_base(), dtype=torch.float16)  # as the model was loaded
+        with pytest.raises(HostError, match="bf16 or fp32"):
+            learn(tmp_path, base=base, given={"precision": "bf16"})
 
     def test_unknown_kind(self, tmp_path):
         with pytest.raises(ConceptError, match="is none of"):
