@@ -129,9 +129,9 @@ def import_file(args: argparse.Namespace, console: Console) -> dict[str, object]
 
     bank, model = open_bank(args), None
     if args.model:
-        from ..diffusers_host.load import load_base
+        from ..diffusers_host.unet_facts import unet_facts
 
-        model = load_base(args.model, device="cpu")
+        model = unet_facts(args.model)
     config = ImportConfig.from_dict(given(args))
     concept, note = import_concept(user_path(args.file), bank, config, model)
     console.say(f"{concept.phrase!r} is in '{bank.path}' as {concept.name!r}.")

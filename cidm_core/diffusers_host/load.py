@@ -86,7 +86,7 @@ def load_base(
     told = Told(prediction, zero_terminal_snr)
     place = choose_device(device)
     target = Target(place, choose_dtype(dtype, place))
-    path = _find(model)
+    path = find_model(model)
     load = _from_folder if path.is_dir() else _from_file
     apart = user_path(vae) if vae else None
     try:
@@ -98,7 +98,12 @@ def load_base(
         ) from error
 
 
-def _find(model: str | Path) -> Path:
+def find_model(model: str | Path) -> Path:
+    """Where a model lies: a file, or a folder.
+
+    Raises:
+        HostError: If there is none.
+    """
     if embedded := _MINI_FOLDERS.get(str(model)):
         if not embedded.is_dir():
             raise HostError(f"This installation lacks {embedded}. Install the package again.")
@@ -188,8 +193,8 @@ def base_from_tensors(
     refuse_other_models(name, shapes)
     if f"{compvis.UNET}input_blocks.0.0.weight" not in shapes:
         raise FamilyError(
-            f"{name} has no UNet as Stable Diffusion's. Concepts can be learned on Stable "
-            "Diffusion 1.x for now; give such a checkpoint."
+            f"{name} has no UNet as Stable Diffusion's. Give a Stable Diffusion 1.x or XL "
+            "checkpoint."
         )
     unet = compvis.unet_config(name, shapes)
     unet["attention_head_dim"] = heads or unet["attention_head_dim"]

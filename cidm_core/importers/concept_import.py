@@ -11,7 +11,7 @@ from ..bank import Bank
 from ..catalogue import picture_beside
 from ..concept import Concept
 from ..errors import BankError
-from ..storage.compatibility import BaseModel
+from ..storage.compatibility import Named
 from ..storage.concept_file import file_tensors, read_concept
 from ..storage.tensor_file import SUFFIX
 from .cifc_concept import load_table, read_pth
@@ -36,7 +36,7 @@ def check_class_words(path: Path, class_words: str) -> None:
 
 
 def import_concept(
-    path: Path, bank: Bank, config: ImportConfig, model: BaseModel | None = None
+    path: Path, bank: Bank, config: ImportConfig, model: Named | None = None
 ) -> tuple[Concept, str]:
     """Add the concept of a file to a bank, unless this very concept is there already.
 
@@ -79,7 +79,7 @@ def import_concept(
     return bank.add(concept, preview, allow_other_base=config.allow_other_base), _left_out(concept)
 
 
-def _model(model: BaseModel | None, bank: Bank, what: str) -> tuple[str, str, tuple[str, ...]]:
+def _model(model: Named | None, bank: Bank, what: str) -> tuple[str, str, tuple[str, ...]]:
     """Family, fingerprint and layers of the model given, or of that of the bank's concepts."""
     if model is not None:
         return model.family.name, model.fingerprint, tuple(layer.path for layer in model.layers)

@@ -13,8 +13,8 @@ from .names import same_key
 from .record import Entry
 
 
-class BaseModel(Protocol):
-    """What of a base model decides whether a concept fits it."""
+class Named(Protocol):
+    """What of a base model a concept is called after."""
 
     @property
     def family(self) -> Family: ...
@@ -22,6 +22,10 @@ class BaseModel(Protocol):
     def layers(self) -> tuple[CrossAttention, ...]: ...
     @property
     def fingerprint(self) -> str: ...
+
+
+class BaseModel(Named, Protocol):
+    """What of a base model decides whether a concept fits it."""
 
     def shape_of(self, path: str) -> tuple[int, ...] | None:
         """Shape of the weight at a path as concepts have it; None if there is none."""

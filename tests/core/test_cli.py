@@ -18,6 +18,7 @@ import pytest
 import torch
 from make import random_concept
 from PIL import Image
+from safetensors.torch import save_file
 
 import cidm_core
 from cidm_core.bank import Bank
@@ -380,6 +381,26 @@ def test_import_of_a_public_pth(tiny_folder, tmp_path, capsys):
     assert told["alpha"] == pytest.approx(3.2)
     assert main([*words, "--model", str(tiny_folder), "--scale", "0.8"]) == OK
     assert "in the bank already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["tiny", "xl"])
+def test_import_needs_no_more_of_a_model_than_two_tensors(
+    family, request, tmp_path, monkeypatch, capsys
+):
+    """And no tokenizer: SDXL would take 14 GB."""
+    base = request.getfixturevalue(f"{family}_base")
+    monkeypatch.setattr("cidm_core.diffusers_host.load.build", lambda *_: pytest.fail("loaded"))
+    vectors = {"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}
+    save_file(dict(list(vectors.items())[: len(base.family.encoders)]), tmp_path / "x.safetensors")
+    checkpoint = tmp_path / "model.safetensors"
+    checkpoint.symlink_to(request.getfixturevalue(f"{family}_checkpoint"))
+    for model in (checkpoint, request.getfixturevalue(f"{family}_folder")):
+        bank = str(tmp_path / model.stem)
+        words = ["bank", "import", str(tmp_path / "x.safetensors"), "--bank", bank]
+        assert main([*words, "--class-words", "toy", "--model", str(model)]) == OK
+        Bank(bank).check(base)
+    assert main([*words, "--name", "y", "--class-words", "y", "--model", "mini-sdxl"]) == FAILED
+    assert "textual inversion of another kind" in capsys.readouterr().err
 
 
 # --- generate ------------------------------------------------------------------------------------
