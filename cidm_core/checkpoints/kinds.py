@@ -66,6 +66,11 @@ def check_kind(name: str, shapes: Shapes, *, has_vae: bool = False) -> None:
         raise HostError(f"{name} holds {_guess(shapes)}, not a whole model. {_WHOLE}")
     has["VAE"] = has["VAE"] or has_vae
     missing = [part for part, found in has.items() if not found]
+    if missing == ["VAE"]:
+        raise HostError(
+            f"{name} has no VAE (no tensors named {VAE}*). Give one of its family apart (--vae, "
+            "vae=), or a checkpoint that has one."
+        )
     if missing:
         raise HostError(
             f"{name} has no {' and no '.join(missing)} (tensors named "
