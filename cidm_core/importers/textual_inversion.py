@@ -119,7 +119,14 @@ def _rows(vectors: Mapping[str, Tensor], path: Path, family: str) -> dict[str, T
         wanted = [key for key, _ in zip(_ENCODERS, row.encoders, strict=False)]
         found = [vectors[key] for key in wanted] if set(wanted) == set(vectors) else []
     dims = [each.dim for each in row.encoders]
-    if [each.shape[1] for each in found] != dims or len({len(each) for each in found}) != 1:
+    fits = [each.shape[1] for each in found] == dims
+    if fits and len({len(each) for each in found}) != 1:
+        counts = " and ".join(str(len(each)) for each in found)
+        raise BankError(
+            f"{path.name} has {counts} vectors for the text encoders, which read the same words. "
+            "Get the file again."
+        )
+    if not fits:
         raise BankError(
             f"{path.name} is a textual inversion of another kind of model ({_described(vectors)}); "
             f"{family} reads words {' and '.join(map(str, dims))} wide. Use one that was made for "
@@ -145,6 +152,6 @@ def _words(vectors: Mapping[str, Tensor], path: Path) -> list[str]:
 
 def _described(vectors: Mapping[str, Tensor]) -> str:
     widths = {key: value.shape[1] for key, value in vectors.items()}
-    kind = "SDXL" if {"clip_l", "clip_g"} <= set(widths) else _WIDTHS.get(max(widths.values()), "")
+    kind = "SDXL" if {"clip_l", "clip_g"} == set(widths) else _WIDTHS.get(max(widths.values()), "")
     told = ", ".join(f"{key!r} is {width} wide" for key, width in widths.items())
     return f"{kind}: {told}" if kind else told

@@ -95,7 +95,8 @@ def write_lora(concept: Concept, path: str | os.PathLike[str]) -> None:
     """Write the weights as a plain LoRA for any loader; rows and value residuals stay behind.
 
     Raises:
-        BankError: If the path has another ending than .safetensors, or the system refuses.
+        BankError: If the path has another ending than .safetensors, there is nothing to write, or
+            the system refuses.
     """
     target = user_path(path)
     if target.suffix.lower() != SUFFIX:
@@ -106,4 +107,9 @@ def write_lora(concept: Concept, path: str | os.PathLike[str]) -> None:
     alpha = alphas.most_common(1)[0][0] if alphas else float(max(whole, default=1))
     updates = {path: _low_rank(update, alpha) for path, update in concept.updates.items()}
     plain = replace(concept, updates=updates)
-    write_atomic(target, pack(lora_tensors(plain), lora_metadata(plain)), error=BankError)
+    if not (tensors := lora_tensors(plain)):
+        raise BankError(
+            f"{concept.name!r} has no weights that a LoRA can hold, so the file would be empty. "
+            "Share the concept's own file; other banks import it."
+        )
+    write_atomic(target, pack(tensors, lora_metadata(plain)), error=BankError)

@@ -99,7 +99,6 @@ def test_one_of_sdxl_has_vectors_for_both_encoders(save, xl_base, tmp_path):
     [
         {"emb_params": TWO},
         {"clip_l": TWO},
-        {"clip_l": TWO, "clip_g": torch.ones(3, 1280)},
         {"clip_l": TWO, "clip_g": torch.ones(2, 1024)},
         {**of_sdxl(), "t5xxl": torch.ones(2, 4096)},
     ],
@@ -107,6 +106,20 @@ def test_one_of_sdxl_has_vectors_for_both_encoders(save, xl_base, tmp_path):
 def test_those_that_sdxl_does_not_read(save, xl_base, tmp_path, table):
     with pytest.raises(BankError, match=r"SDXL reads words 768 and 1280 wide"):
         take(save("x.safetensors", table), Bank(tmp_path / "bank"), xl_base)
+
+
+def test_one_that_is_uneven(save, xl_base, tmp_path):
+    path = save("x.safetensors", {"clip_l": TWO, "clip_g": torch.ones(3, 1280)})
+    with pytest.raises(BankError, match="has 2 and 3 vectors for the text encoders"):
+        take(path, Bank(tmp_path / "bank"), xl_base)
+
+
+def test_words_alone_are_no_lora(save, xl_base, tmp_path):
+    bank = Bank(tmp_path / "bank")
+    concept, _ = take(save("x.safetensors", of_sdxl()), bank, xl_base)
+    with pytest.raises(BankError, match="no weights that a LoRA can hold"):
+        bank.export(concept.name, tmp_path / "lora.safetensors")
+    assert not (tmp_path / "lora.safetensors").exists()
 
 
 def test_a_bank_tells_the_model_and_the_user_the_words(save, tmp_path):
@@ -131,6 +144,11 @@ def test_a_bank_tells_the_model_and_the_user_the_words(save, tmp_path):
             "x.safetensors",
             {"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)},
             r"\(SDXL: 'clip_[lg]' is",
+        ),
+        (
+            "x.safetensors",
+            {"clip_l": TWO, "clip_g": torch.ones(2, 1280), "t5xxl": torch.ones(2, 4096)},
+            r"model \('clip_",  # SD 3's
         ),
     ],
 )
