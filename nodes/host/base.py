@@ -106,7 +106,7 @@ def expected_base(model: Any, precision: str) -> ExpectedBase:
 
 def lora_notes(model: Any, clip: Any) -> list[str]:
     """What the user should know about LoRAs on the sockets: nothing is learned on them."""
-    held = {"MODEL": model.patches, "CLIP": clip.patcher.patches}
+    held = {"MODEL": model.patches, "CLIP": clip.patcher.patches if clip else {}}
     return [
         f"The {socket} socket carries a LoRA or another weight patch ({len(patches)} layers). "
         "It is left aside: concepts are learned on the model's own weights."
@@ -233,12 +233,17 @@ class HostVae(nn.Module):
     Args:
         vae: A VAE object of the host, of any kind that makes the model's latents.
         latent_format: Of the model.
+
+    Raises:
+        HostError: If the VAE is missing.
     """
 
     dtype = torch.float32
 
     def __init__(self, vae: Any, latent_format: Any) -> None:
         super().__init__()
+        if vae is None or getattr(vae, "first_stage_model", vae) is None:  # as loaders leave it
+            raise HostError("There is no VAE: the checkpoint has none. Load one with Load VAE.")
         self._held = (vae, latent_format)  # a tuple: no sub-modules, nothing to move or freeze
         levels = int(vae.spacial_compression_decode()).bit_length()
         self.config = SimpleNamespace(

@@ -409,6 +409,8 @@ def test_a_run_that_ends_early_leaves_no_memory_taken_and_the_bank_whole(found):
         ("scales", "quantised, with scales"),
         ("integers", "quantised (a.weight: torch.int8)"),
         ("inpainting", "an inpainting model"),
+        ("no VAE", "HostError: There is no VAE: the checkpoint has none. Load one with Load VAE"),
+        ("no CLIP", "HostError: There is no CLIP: this checkpoint has no text encoder."),
         ("v taken for noise", "marked.safetensors says that its model predicts v"),
     ],
 )

@@ -179,6 +179,9 @@ marked.symlink_to(sys.argv[1])
 marked.with_suffix(".yaml").write_text('parameterization: "v"')
 as_noise = model.clone()
 as_noise.cached_patcher_init = (None, (str(marked),))
+none = comfy.sd.VAE(sd={})  # as loaders give it for a checkpoint without one
+found["refused"]["no VAE"] = error_of(lambda: learn(failing, "cat", vae=none))
+found["refused"]["no CLIP"] = error_of(lambda: learn(failing, "cat", clip=None))
 found["refused"]["v taken for noise"] = refusal(lambda: learn(failing, model=as_noise))
 [as_v] = ModelSamplingDiscrete().patch(as_noise, "v_prediction", zsnr=True)
 with torch.inference_mode(False), base.base_of(as_v, clip, vae, "fp32") as taken:
