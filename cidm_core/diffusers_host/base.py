@@ -110,6 +110,17 @@ class Base:
         return getattr(self.vae.config, "shift_factor", None) or 0.0
 
     @contextmanager
+    def parked(self, *modules: nn.Module) -> Generator[None]:
+        """Modules off the device for a while."""
+        for module in modules:
+            module.to("cpu")
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.to(self.device)
+
+    @contextmanager
     def parked_vae(self, parked: bool = True) -> Generator[None]:
         """The VAE off the device while something is learned; within that, back for a preview."""
         now, then = ("cpu", self.device) if parked else (self.device, "cpu")

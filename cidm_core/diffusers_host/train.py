@@ -145,8 +145,12 @@ def _learn(
     host = LearningHost(base, job.task.words, job.task.phrases)
     if (check := getattr(job.make, "check", None)) is not None:
         check(job.task, config, host)
+    # A small card has no room for all of SDXL beside the VAE at work.
+    waiting = base.text_encoders if config.park_text_encoders else ()
+    waiting += (base.unet,) if config.frozen_fp8 else ()
     with ExitStack() as stack:
-        sources = _sources(job, host, hooks)
+        with base.parked(*waiting):
+            sources = _sources(job, host, hooks)
         stack.enter_context(base.parked_vae())
         method = job.make(job.task, config, job.others.values(), host)
         stack.enter_context(host.attached(method.updates, config))

@@ -535,6 +535,24 @@ def test_the_vae_is_off_the_device_while_learning(tmp_path, monkeypatch):
     assert moves == ["preparing"] * 3 + ["cpu", "learning", str(base.device)]
 
 
+@pytest.mark.parametrize(
+    ("given", "parked"),
+    [({"frozen_fp8": True}, ["unet"]), ({"park_text_encoders": True}, ["text encoder"]), ({}, [])],
+)
+def test_what_is_to_save_memory_is_off_the_device_while_photos_are_encoded(
+    tmp_path, monkeypatch, given, parked
+):
+    base, moves = small_base(), []
+    for name, module in {"unet": base.unet, "text encoder": base.text_encoders[0]}.items():
+        move = module.to
+        monkeypatch.setattr(
+            module, "to", lambda to, n=name, m=move: moves.append((n, str(to))) or m(to)
+        )
+    learn(tmp_path, given={"steps": 1, **given}, on_progress=lambda e: moves.append(e.phase))
+    leaving, back = [(n, "cpu") for n in parked], [(n, str(base.device)) for n in parked]
+    assert moves == [*leaving, *["preparing"] * 3, *back, "learning"]
+
+
 # What stops
 
 
