@@ -1,11 +1,12 @@
 """What the size of a bank costs: opening it, listing it, and planning a prompt with it.
 
-    python -m lab.speed.bank_scale [--rounds N] [--out FILE] [--quick]
+    python -m lab.speed.bank_scale [--family SDXL] [--rounds N] [--out FILE] [--quick]
 
 Banks of 10, 100 and 1,000 concepts with the keys and shapes of SD 1.5 (rank 1: half a megabyte
-each) in a temporary folder. The prompt names one concept (weights "gate", the default). The text
-encoder has a single layer, a twelfth of CLIP's: what grows with the bank weighs as much as it can.
-Files come from the system's cache, as they do for every bank but the first one after a start.
+each) or SDXL (four megabytes) in a temporary folder. The prompt names one concept (weights "gate",
+the default). The text encoder has a single layer, a twelfth of CLIP's: what grows with the bank
+weighs as much as it can. Files come from the system's cache, as they do for every bank but the
+first one after a start.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.pipeline import make_plan
 from cidm_core.families import FAMILIES
+from tests.tools.checkpoint_presets import PRESETS
 
 from .measure import (
     Way,
@@ -35,7 +37,7 @@ from .measure import (
     verdict,
     write,
 )
-from .models import SAMPLE_PROMPT, UNETS, make_base, random_concept
+from .models import SAMPLE_PROMPT, UNETS, make_base, make_sdxl, random_concept
 
 _CONFIG = SampleConfig(width_px=512, height_px=512)
 _TIMING = (
@@ -81,14 +83,18 @@ def growth_mb(base: Base, bank: Bank) -> float:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bank_scale", description=__doc__.splitlines()[0])
     parser.add_argument("--rank", type=int, default=1, help="of the concepts; default 1")
+    parser.add_argument("--family", choices=("SD15", "SDXL"), default="SD15")
     options, command = parse(parser, argv)
     sizes = [1, 3] if options.quick else [10, 100, 1000]
-    model = make_base("tiny" if options.quick else "narrow")
+    if options.family == "SDXL":
+        model, unet = make_sdxl(), PRESETS["sdxl-full"]["unet"]
+    else:
+        model, unet = make_base("tiny" if options.quick else "narrow"), UNETS["full"]
     if not options.quick:
-        # SD 1.5's own widths without its weights: a plan asks for shapes, and runs no layer.
+        # The family's own widths without weights: a plan asks for shapes, and runs no layer.
         with torch.device("meta"):
-            unet = UNet2DConditionModel(**UNETS["full"])
-        model = replace(model, unet=unet, layers=FAMILIES["SD15"].layers)
+            unet = UNet2DConditionModel(**unet)
+        model = replace(model, unet=unet, layers=FAMILIES[options.family].layers)
     with tempfile.TemporaryDirectory() as folder:
         banks, adding = {}, {}
         for size in sizes:
@@ -128,7 +134,7 @@ def report(options, command: str, base: Base, banks: dict[int, Bank], adding: di
     body = {"timing": _TIMING, "rounds": options.rounds, "rank": options.rank, "targets": targets}
     write(
         options.out,
-        "bank_scale",
+        "bank_scale" if options.family == "SD15" else "bank_scale_sdxl",
         command,
         {**body, "facts": facts, "results": rows, "raw_seconds": raw},
     )

@@ -6,14 +6,25 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from cidm_core.checkpoints.geometry import layers_of
 from cidm_core.concept import Concept
 from cidm_core.diffusers_host.base import Base, assemble
 from cidm_core.families import FAMILIES, TextEncoderRow, fingerprint, fingerprint_paths
 from tests.make import random_concept
-from tests.tools.checkpoint_presets import clip_config, unet_config, vae_config
+from tests.tools.checkpoint_presets import (
+    PRESETS,
+    bigg_config,
+    clip_config,
+    unet_config,
+    vae_config,
+)
 from tests.tools.make_checkpoint import write_tokenizer
 
 VOCABULARY = 49408  # CLIP's table
@@ -64,6 +75,19 @@ def make_base(size: str, text_layers: int = 1) -> Base:
     for module in (unet, vae, text):
         module.eval().requires_grad_(False)
     return assemble(unet, vae, (text,), (make_tokenizer(vocabulary),), name=size)
+
+
+def make_sdxl(text_layers: int = 2) -> Base:
+    """A narrow model of SDXL's family: 70 cross-attention layers, context 2048."""
+    torch.manual_seed(0)
+    preset = PRESETS["sdxl-slim"]
+    unet, vae = UNet2DConditionModel(**preset["unet"]), AutoencoderKL(**preset["vae"])
+    first = CLIPTextModel(CLIPTextConfig(**clip_config(text_layers, 64, 768)))
+    second = CLIPTextModelWithProjection(CLIPTextConfig(**bigg_config(text_layers, 64, 768)))
+    for module in (unet, vae, first, second):
+        module.eval().requires_grad_(False)
+    tokenizers = (make_tokenizer(768), make_tokenizer(768))
+    return assemble(unet, vae, (first, second), tokenizers, name="sdxl-slim")
 
 
 def make_proportional(size: Proportions) -> Base:
