@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from .settings import Settings, recipe_setting, setting
 
@@ -23,8 +24,11 @@ AGAIN_HELP = (
 class TrainConfig(Settings):
     """What learning needs for every method: the loop, the photos, the machine.
 
-    Each method has settings of its own that extend these (`CidmConfig`, ...).
+    Each method has settings of its own that extend these (`CidmConfig`, ...), and may have values
+    of its own in the presets.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
     steps: int = setting(
         800, "Optimiser steps, of all stages together.", low=1, high=100_000, advanced=False

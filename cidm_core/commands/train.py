@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import AGAIN_HELP
 from ..errors import CidmError
-from ..training.presets import PRESET_HELP, PRESETS
+from ..training.presets import PRESET_HELP, PRESETS, presets_of
 from .console import Console
 from .flags import (
     CommandParser,
@@ -173,7 +173,7 @@ def read_request(args: argparse.Namespace) -> argparse.Namespace:
     for key in ("photos", *(("words",) if with_words else ()), "class_words"):
         if not found[key]:
             raise CidmError(f"--{key.replace('_', '-')} is missing. Give it, or an --options file.")
-    preset = PRESETS[args.preset] if args.preset else {}
+    preset = presets_of(method_called(args.method).Config)[args.preset] if args.preset else {}
     found["settings"] = {**found["settings"], **preset, **given(args)}
     return argparse.Namespace(**found)
 

@@ -39,6 +39,13 @@ class CustomDiffusionConfig(PriorConfig):
     pictures of a step: 1e-5 by 8, for faces 5e-6 by 8. Captions get one template, as published.
     """
 
+    # Eight pictures a step, however many go at once; sixteen for the best.
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "least-vram": {"accumulation": 8},
+        "low-vram": {"accumulation": 8},
+        "best": {"accumulation": 8, "variants": 64},
+    }
+
     recipe: str = setting(
         "single",
         "One word for steps and learning rate: one object (single) or style (style), a face, with "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..config import TrainConfig
+
 # Over the defaults and the family's values; "balanced" is those alone.
 _LOW: Mapping[str, object] = {
     "batch_size": 1,
@@ -23,3 +25,8 @@ PRESET_HELP = (
     "balanced keeps the defaults; best sums two batches into a step, as the paper's two GPUs do, "
     "and makes twice as many augmented variants"
 )
+
+
+def presets_of(config: type[TrainConfig]) -> Mapping[str, Mapping[str, object]]:
+    """The presets as a method has them."""
+    return {name: {**values, **config.presets.get(name, {})} for name, values in PRESETS.items()}

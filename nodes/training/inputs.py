@@ -17,7 +17,7 @@ from ...cidm_core.config import TrainConfig
 from ...cidm_core.devices import DTYPES, choose_dtype
 from ...cidm_core.families import FAMILIES, Family
 from ...cidm_core.methods import config_for, method_called
-from ...cidm_core.training.presets import PRESETS
+from ...cidm_core.training.presets import presets_of
 from ..host import comfy as host
 from ..host.inputs import AUTO, inputs_of, settings_given
 
@@ -42,9 +42,10 @@ class MethodInputs:
     def __init__(self, method: str) -> None:
         self.config = method_called(method).Config
         self._fields = {f.name: f for f in fields(self.config)}
+        self._presets = presets_of(self.config)
         self._by_family = {row.name: row.training.get(method, {}) for row in FAMILIES.values()}
         by_recipe = {name for name, f in self._fields.items() if f.metadata["by_recipe"]}
-        decided = by_recipe.union(_HOST_DECIDES, *PRESETS.values(), *self._by_family.values())
+        decided = by_recipe.union(_HOST_DECIDES, *self._presets.values(), *self._by_family.values())
         self._decided = decided & self._fields.keys()
 
     def inputs(
@@ -95,7 +96,8 @@ class MethodInputs:
         decided = dict(f.metadata["by_recipe"])
         usual = "what the recipe says" if decided else _shown(f.default)
         decided |= {row: values[name] for row, values in self._by_family.items() if name in values}
-        decided |= {k: PRESETS[v][name] for k, v in LABELS.items() if name in PRESETS[v]}
+        held = self._presets
+        decided |= {k: held[v][name] for k, v in LABELS.items() if name in held[v]}
         others = ", ".join(f"{label}: {_shown(value)}" for label, value in decided.items())
         return f"{word} means {usual} ({others})."
 
@@ -115,7 +117,8 @@ def config_of(
     Raises:
         CidmError: If a setting is unknown or a value out of its limits.
     """
-    merged = {**PRESETS[LABELS.get(preset, "balanced")], **settings}
+    presets = presets_of(method_called(method).Config)
+    merged = {**presets[LABELS.get(preset, "balanced")], **settings}
     config = config_for(method, family, **merged | {"precision": precision_of(settings)})
     if "preview_every" not in settings:
         config = replace(config, preview_every=config.steps // PREVIEWS)

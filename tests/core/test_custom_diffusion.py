@@ -19,6 +19,7 @@ from cidm_core.evaluation.prompts import fill, write_back
 from cidm_core.methods.base import Batch, Task
 from cidm_core.methods.custom_diffusion import CustomDiffusion, CustomDiffusionConfig
 from cidm_core.training.data import Photo, TrainingSubject
+from cidm_core.training.presets import presets_of
 from cidm_core.updates import FullRank
 
 GIVEN = {"augmentation": "none", "flip_probability": 0.0}
@@ -255,6 +256,9 @@ def test_recipes_give_steps_and_rates():
     ]
     assert all(config.batch_size * config.accumulation == 8 for config in found.values())
     assert CustomDiffusionConfig(recipe="face", lr=1e-4).steps == 750
+    for name, values in presets_of(CustomDiffusionConfig).items():
+        config = CustomDiffusionConfig(**values)
+        assert config.batch_size * config.accumulation == (16 if name == "best" else 8)
 
 
 def test_the_command_line_learns_by_it(tmp_path, capsys):

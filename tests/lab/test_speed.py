@@ -146,3 +146,13 @@ def test_memory_of_a_checkpoint(run, xl_checkpoint):
     report = run("memory", "--quick", "--model", str(xl_checkpoint))
     held = {(row["preset"], row["precision"]): row["weights_gb"] for row in report["rows"]}
     assert held["least-vram", "bf16"] < held["low-vram", "bf16"] <= held["balanced", "bf16"]
+
+
+def test_custom_diffusion_step(run):
+    report = run("custom_diffusion_step", "--quick")
+    (result,) = report["results"].values()
+    assert set(result["steps"]) == {"bare", "example", "ours"}
+    # The VAE in every step, and no more arithmetic in ours than in the bare one.
+    flops = result["tflop_per_step"]
+    assert flops["example"] > 1.05 * flops["bare"]
+    assert flops["ours"] < 1.1 * flops["bare"]
