@@ -7,6 +7,7 @@ import os
 import textwrap
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import AGAIN_HELP
@@ -26,6 +27,7 @@ from .flags import (
 
 if TYPE_CHECKING:
     from ..methods.base import MethodClass
+    from ..training.data import Photo, TrainingSubject
 
 DEFAULT_METHOD = "cidm"
 
@@ -121,6 +123,13 @@ def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: Method
             help="Folder of pictures of other things of the class, with captions or without. By "
             "default the model draws some (--prior-images).",
         )
+    if method.several:
+        what.add_argument(
+            "--subjects",
+            metavar="JSON",
+            help="File with more subjects to learn at once, each with photos, words and class "
+            "words; diffusers' concepts_list will do. Without --photos its first one leads.",
+        )
     what.add_argument(
         "--method",
         choices=methods,
@@ -157,7 +166,7 @@ def read_request(args: argparse.Namespace) -> argparse.Namespace:
 
     flags = {key: value for key, value in vars(args).items() if value is not None}
     found: dict[str, Any] = {"words": "", "kind": "object", "prior": None, "mapping": None}
-    found |= {"settings": {}, "notes": ()}
+    found |= {"settings": {}, "notes": (), "subjects": None}
     if args.options:
         from ..importers.cifc_options import read_options
 
@@ -170,12 +179,37 @@ def read_request(args: argparse.Namespace) -> argparse.Namespace:
         found["mapping"] = file.mapping or None if "words" not in flags else None
     found = {**vars(args), **found, **flags}
     with_words = method_called(args.method).words == "needed"
+    if found["subjects"] and not found["photos"]:
+        return _with_settings(found, args)
     for key in ("photos", *(("words",) if with_words else ()), "class_words"):
         if not found[key]:
             raise CidmError(f"--{key.replace('_', '-')} is missing. Give it, or an --options file.")
+    return _with_settings(found, args)
+
+
+def _with_settings(found: dict[str, Any], args: argparse.Namespace) -> argparse.Namespace:
+    from ..methods import method_called
+
     preset = presets_of(method_called(args.method).Config)[args.preset] if args.preset else {}
     found["settings"] = {**found["settings"], **preset, **given(args)}
     return argparse.Namespace(**found)
+
+
+def _subjects(request: argparse.Namespace) -> list[TrainingSubject]:
+    """What is to be learned, with its photos."""
+    from ..importers.subjects_file import read_subjects
+    from ..training.data import Photo, TrainingSubject
+    from ..training.prior_folders import prior_photos
+
+    held: list[TrainingSubject] = []
+    if request.photos:
+        photos = Photo.from_folder(request.photos, request.captions, request.masks)
+        prior: list[Photo] = []
+        if request.prior:
+            prior = prior_photos(request.prior, request.class_words, request.kind)
+        called = request.words, request.class_words, request.kind, request.mapping
+        held.append(TrainingSubject(photos, *called, prior))
+    return held + (read_subjects(Path(request.subjects)) if request.subjects else [])
 
 
 def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
@@ -194,38 +228,34 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
 
     from ..bank import Bank
     from ..diffusers_host.train import train_concept
-    from ..training.data import Photo
-    from ..training.prior_folders import prior_photos
     from ..training.progress import duration
     from .progress_bar import ProgressBar
 
     started = time.monotonic()
-    photos = Photo.from_folder(request.photos, request.captions, request.masks)
-    prior: list[Photo] = []
-    if request.prior:
-        prior = prior_photos(request.prior, request.class_words, request.kind)
+    first, *others = _subjects(request)
     bank = Bank(args.bank)
     base = chosen_base(args)
     config = config_for(args.method, base.family, **request.settings)
-    becomes = f" become {request.words!r}" if request.words else ""
+    told = " and ".join(_told(subject) for subject in (first, *others))
     console.note(
-        f"{len(photos)} photos of {request.class_words!r}{becomes}: {config.steps} steps of "
-        f"{args.method} on {base.name} ({base.family.name}, {base.device})"
+        f"{told}: {config.steps} steps of {args.method} on {base.name} ({base.family.name}, "
+        f"{base.device})"
     )
     with ProgressBar(enabled=console.shows_progress) as bar:
         concept = train_concept(
             base,
             bank,
-            photos,
-            words=request.words,
-            class_words=request.class_words,
-            kind=request.kind,
+            first.photos,
+            words=first.words,
+            class_words=first.class_words,
+            kind=first.kind,
             name=request.name,
             method=args.method,
             config=config,
-            prior=prior,
+            subjects=others,
+            prior=first.prior,
             on_progress=bar,
-            mapping=request.mapping,
+            mapping=first.mapping,
             resume=not args.no_resume,
             again=(args.again or "refuse").replace("-", "_"),
         )
@@ -249,3 +279,8 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         "facts": concept.facts,
         "config": concept.config,
     }
+
+
+def _told(subject: TrainingSubject) -> str:
+    becomes = f" become {subject.words!r}" if subject.words else ""
+    return f"{len(subject.photos)} photos of {subject.class_words!r}{becomes}"

@@ -267,8 +267,11 @@ def test_the_command_line_learns_by_it(tmp_path, capsys):
     photos()[0].image.save(folder / "1.png")
     words = ["train", "--bank", str(tmp_path / "b"), "--photos", str(folder), "--json"]
     words += ["--method", "custom_diffusion", "--words", "<new1>", "--class-words", "cat"]
+    rows = [{"photos": str(folder), "words": "<new2>", "class_words": "dog"}]
+    (tmp_path / "more.json").write_text(json.dumps(rows))
+    words += ["--subjects", str(tmp_path / "more.json")]
     words += ["--steps", "2", "--batch-size", "1", "--device", "cpu", "--prior-images", "1"]
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["method"], told["words"]) == ("custom_diffusion", ["<new1>"])
+    assert (told["method"], told["words"]) == ("custom_diffusion", ["<new1>", "<new2>"])
     assert told["config"]["initializers"] == "1259+1235+1132"
