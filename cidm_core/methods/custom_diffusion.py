@@ -21,10 +21,11 @@ from ..families import PROJECTIONS
 from ..ops.diffusion import masked_errors
 from ..ops.preservation import with_prior
 from ..settings import setting
-from ..updates import FullRank
+from ..updates import BIASED, FullRank
 from .base import Batch, Demand, Host, PhotoBatches, Stage, Task
 from .group import Group
 
+_BIAS = ".bias"
 _SIDES: Mapping[str, tuple[str, ...]] = {
     "crossattn_kv": ("to_k", "to_v"),
     "crossattn": PROJECTIONS,
@@ -148,15 +149,13 @@ class CustomDiffusion:
             encoder: Group(f"tokens.{encoder}", {"rows": rows.to(host.device)})
             for encoder, rows in (start.rows if start else _first_rows(task, config, host)).items()
         }
-        zeros = {
-            f"{layer.path}.{side}": torch.zeros(layer.shape(side))
-            for layer in task.layers
-            for side in _SIDES[config.trained]
-        }
-        held = zeros if start is None else _deltas(start)
-        self._weights = Group("weights", {path: d.to(host.device) for path, d in held.items()})
+        held = _zeros(task, config.trained) if start is None else _changes(start)
+        self._weights = Group("weights", {key: each.to(host.device) for key, each in held.items()})
+        live = self._weights.tensors
         self.updates: Mapping[str, FullRank] = {
-            path: FullRank(delta) for path, delta in self._weights.tensors.items()
+            key: FullRank(delta, live.get(f"{key}{_BIAS}"))
+            for key, delta in live.items()
+            if not key.endswith(_BIAS)
         }
 
     @staticmethod
@@ -242,5 +241,20 @@ def _first_rows(task: Task, config: CustomDiffusionConfig, host: Host) -> dict[s
     return {encoder: rows[:, None].clone() for encoder, rows in found.items()}
 
 
-def _deltas(start: Concept) -> dict[str, Tensor]:
-    return {path: u.delta for path, u in start.updates.items() if isinstance(u, FullRank)}
+def _zeros(task: Task, trained: str) -> dict[str, Tensor]:
+    """No change yet of the weights by path, and of the biases by path and `_BIAS`."""
+    found: dict[str, Tensor] = {}
+    for layer in task.layers:
+        for side in _SIDES[trained]:
+            shape = layer.shape(side)
+            found[f"{layer.path}.{side}"] = torch.zeros(shape)
+            if side == BIASED:
+                found[f"{layer.path}.{side}{_BIAS}"] = torch.zeros(shape[0])
+    return found
+
+
+def _changes(start: Concept) -> dict[str, Tensor]:
+    """What a taught concept has changed, named as in `_zeros`."""
+    whole = {path: u for path, u in start.updates.items() if isinstance(u, FullRank)}
+    biases = {f"{path}{_BIAS}": u.bias for path, u in whole.items() if u.bias is not None}
+    return {path: update.delta for path, update in whole.items()} | biases

@@ -94,6 +94,11 @@ def test_all_of_cross_attention_learns_if_asked(tmp_path):
     concept = learn(tmp_path, {"trained": "crossattn"})
     assert len(concept.updates) == 4 * len(small_base().layers)
     assert all(update.delta.any() for update in concept.updates.values())
+    biases = {path: u.bias for path, u in concept.updates.items() if u.bias is not None}
+    assert {path.rpartition("attn2.")[2] for path in biases} == {"to_out.0"}
+    assert all(bias.any() for bias in biases.values())
+    again = learn(tmp_path, {"trained": "crossattn", "lr": 0.0}, again="go_on")
+    assert all(torch.equal(again.updates[path].bias, bias) for path, bias in biases.items())
 
 
 def test_every_word_learns(tmp_path):
