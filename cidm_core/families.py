@@ -154,10 +154,15 @@ _MINI = Family(
             "gamma1": 0.01,
             "gamma2": 0.03,
         },
+        # A shrunk photo of 32 px shows too little: after 150 steps on a car crops reach IA 50.1 and
+        # TA 75.8, resizing 28.9 and 77.0; not mirrored, as captions say left and right, 51.5 and
+        # 79.2. 300 steps 54.4 and 76.2; a higher rate gains no IA in the end and costs 7 of TA.
         "custom_diffusion": {
-            "steps": 400,
+            "steps": 300,
             "batch_size": 4,
             "accumulation": 1,
+            "augmentation": "crop",
+            "flip_probability": 0.0,
             "prior_images": 32,
             "lr": 1e-3,
             "lr_tokens": 1e-2,
