@@ -175,9 +175,14 @@ class Bank(Mapping[str, Concept]):
         """Write a concept's weights as a plain LoRA, without tokens, outside the bank.
 
         Raises:
-            BankError: If the target lies in the bank folder or is a concept, or the system refuses.
+            BankError: As `check_outside`, or if the system refuses.
         """
         target = user_path(path)
+        self.check_outside(target)
+        write_lora(self[name], target)
+
+    def check_outside(self, target: Path) -> None:
+        """Raise a `BankError` if a file for other programs lies in the bank or is a concept."""
         if os.path.realpath(target.parent) == os.path.realpath(self.path):
             raise BankError(
                 f"'{target}' lies in the bank itself and would be taken for a concept. "
@@ -185,7 +190,6 @@ class Bank(Mapping[str, Concept]):
             )
         if there := _concept_in(target):
             raise BankError(f"'{target}' is the concept {there!r}. Export to another file.")
-        write_lora(self[name], target)
 
     def check(self, model: BaseModel, *, allow_other_base: bool = False) -> None:
         """Make sure that every concept fits a model, as far as the headers tell (`check_fit`).

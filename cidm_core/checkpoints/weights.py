@@ -54,14 +54,21 @@ def open_weights(path: Path) -> Weights:
         raise HostError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
     if size == 0:
         raise HostError(f"{path} is empty (0 bytes). {GET_AGAIN}")
-    if path.suffix in PICKLES:
+    if path.suffix in PICKLES and not is_safetensors(path):
         return _scaled(_open_pickle(path))
-    if path.suffix == ".safetensors":
+    if path.suffix in (".safetensors", *PICKLES):
         return _scaled(_open_safetensors(path.name, {path}))
     raise HostError(
         f"{path.name} ends in {path.suffix or 'nothing'}; a model file ends in .safetensors "
         "(or .ckpt). Get the .safetensors edition of the model."
     )
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is one of safetensors by its first bytes, whatever it is called."""
+    start = _head(path)[:9]
+    length = int.from_bytes(start[:8], "little")
+    return start[8:] == b"{" and 8 + length <= path.stat().st_size
 
 
 def open_sharded(index: Path) -> Weights:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BankError
+from ..exporters.formats import FILE_ENDINGS, FORMATS, LORA, NEEDS_MODEL
 from ..importers.settings import ImportConfig
 from ..paths import user_path
 from .bank_action import add_action, open_bank
@@ -14,14 +15,20 @@ from .console import Console
 from .flags import add_settings, given
 from .merging import add_compress, add_merge
 
+if TYPE_CHECKING:
+    from ..diffusers_host.unet_facts import UnetFacts
+
 _EPILOG = """\
 examples:
   cidm bank list --bank bank
   cidm bank show dog --bank bank
   cidm bank export dog --bank bank --out dog_lora.safetensors      for any LoRA loader
+  cidm bank export cat --bank bank --as webui --out models         words too: loras/, embeddings/
+  cidm bank export cat --bank bank --as compvis-delta --out cat.ckpt --model sd15.safetensors
   cidm bank import other/dog.safetensors --bank bank --name dog-2
   cidm bank import embeddings/toy.pt --bank bank --class-words toy --model sd15.safetensors
   cidm bank import edlora_model-latest.pth --bank bank --class-words dog --model sd15.safetensors
+  cidm bank import delta.bin --bank bank --class-words cat+dog --model sd15.safetensors
   cidm bank merge dog cat --bank bank --as pets --model sd15.safetensors      into bank-merged
   cidm bank compress pets --bank bank-merged --energy 0.6
 """
@@ -41,27 +48,55 @@ def add_bank(verbs: Any) -> None:
     remove = add_action(actions, "remove", "delete a concept's file", remove_concept)
     remove.add_argument("name", metavar="NAME", help="Its name in the bank.")
     remove.add_argument("--yes", action="store_true", help="Do not ask; needed without a terminal.")
-    export = add_action(actions, "export", "its weights as a plain LoRA file", export_concept)
-    export.add_argument("name", metavar="NAME", help="Its name in the bank.")
-    export.add_argument("--out", required=True, metavar="FILE", help="A .safetensors file.")
+    _add_export(actions)
     _add_import(actions)
     add_merge(actions)
     add_compress(actions)
+
+
+def _add_export(actions: Any) -> None:
+    parser = add_action(actions, "export", "a concept as files for other programs", export_concept)
+    parser.add_argument("name", metavar="NAME", help="Its name in the bank.")
+    listed = "; ".join(f"{name}: {about}" for name, about in FORMATS.items())
+    parser.add_argument(
+        "--as",
+        dest="file_format",
+        choices=tuple(FORMATS),
+        default=LORA,
+        help=f"{listed}. Default: {LORA}.",
+    )
+    endings = ", ".join(f"{ending} for {name}" for name, ending in FILE_ENDINGS.items())
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help=f"A file: {endings}. A folder for the others.",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="PATH",
+        help=f"For {', '.join(NEEDS_MODEL)}: the base model that it was learned on.",
+    )
 
 
 def _add_import(actions: Any) -> None:
     parser = add_action(
         actions,
         "import",
-        "a concept file, a .pth of the public code, or a textual inversion",
+        "a concept file, one of CIFC, Mix-of-Show or Custom Diffusion, or a textual inversion",
         import_file,
     )
-    parser.add_argument("file", metavar="FILE", help=".safetensors, .pth, .pt or .bin.")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help=".safetensors, .pth, .pt, .bin or .ckpt, or the folder that diffusers' Custom "
+        "Diffusion script wrote.",
+    )
     parser.add_argument(
         "--model",
         metavar="PATH",
         help="For files of other programs: the base model they were learned on. By default that of "
-        "the bank's other concepts.",
+        "the bank's other concepts; files of Custom Diffusion need it.",
     )
     add_settings(parser, ImportConfig)
 
@@ -111,15 +146,23 @@ def remove_concept(args: argparse.Namespace, console: Console) -> dict[str, obje
 
 
 def export_concept(args: argparse.Namespace, console: Console) -> dict[str, object]:
-    """Write a plain LoRA."""
-    from ..storage.atomic import make_folder
+    """Write a concept for other programs."""
+    from ..exporters.export import export_concept
 
-    bank = open_bank(args)
-    out = user_path(args.out)
-    make_folder(out.parent)
-    bank.export(args.name, out)
-    console.say(f"{out}  (weights only: the concept words stay in the bank's own file)")
-    return {"file": out}
+    bank, model = open_bank(args), _model(args)
+    files = export_concept(bank, args.name, user_path(args.out), args.file_format, model)
+    console.say("\n".join(map(str, files)))
+    if args.file_format == LORA:
+        console.say("(weights only: the concept words stay in the bank's own file)")
+    return {"file": files[0], "files": files}
+
+
+def _model(args: argparse.Namespace) -> UnetFacts | None:
+    if not args.model:
+        return None
+    from ..diffusers_host.unet_facts import unet_facts
+
+    return unet_facts(args.model)
 
 
 def import_file(args: argparse.Namespace, console: Console) -> dict[str, object]:
@@ -127,11 +170,7 @@ def import_file(args: argparse.Namespace, console: Console) -> dict[str, object]
     from ..catalogue import find_entry, record
     from ..importers.concept_import import import_concept
 
-    bank, model = open_bank(args), None
-    if args.model:
-        from ..diffusers_host.unet_facts import unet_facts
-
-        model = unet_facts(args.model)
+    bank, model = open_bank(args), _model(args)
     config = ImportConfig.from_dict(given(args))
     concept, note = import_concept(user_path(args.file), bank, config, model)
     console.say(f"{concept.phrase!r} is in '{bank.path}' as {concept.name!r}.")

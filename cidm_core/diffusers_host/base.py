@@ -79,6 +79,11 @@ class Base:
             return tuple(self.module(path).weight.shape)
         return None
 
+    def parameter(self, name: str) -> Tensor:
+        """A weight or bias by its name in concepts ("...attn2.to_k.weight"), float32 on the CPU."""
+        path, _, part = name.rpartition(".")
+        return getattr(self.module(path), part).detach().float().cpu()
+
     @torch.no_grad()
     def encoded(self, pixels: Tensor) -> Tensor:
         """Clean latents, float32, of pictures (pictures, 3, height, width) in -1..1.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ..checkpoints.compvis import unet_config, unet_name
 from ..checkpoints.geometry import family_of, layers_of
@@ -19,11 +22,23 @@ from .load import find_model
 
 @dataclass(frozen=True)
 class UnetFacts:
-    """Family, cross-attention layers and fingerprint, as a `Base` of these files has them."""
+    """What a `Base` of these files has, as far as it is the UNet's; numbers are read on demand."""
 
     family: Family
     layers: tuple[CrossAttention, ...]
     fingerprint: str
+    weights: Weights
+    named: Callable[[str], str]
+
+    def shape_of(self, path: str) -> tuple[int, ...] | None:
+        """Shape of the weight at a path in the UNet; None if there is none."""
+        with contextlib.suppress(KeyError, IndexError, ValueError):  # no path that a UNet can have
+            return self.weights.shapes.get(self.named(f"{path}.weight"))
+        return None
+
+    def parameter(self, name: str) -> Tensor:
+        """A weight or bias by its name in concepts ("...attn2.to_k.weight"), float32."""
+        return _read(self.weights, self.named(name)).float()
 
 
 def unet_facts(model: str | Path) -> UnetFacts:
@@ -40,7 +55,8 @@ def unet_facts(model: str | Path) -> UnetFacts:
     config, weights, named = _folder(path) if path.is_dir() else _file(path)
     layers = layers_of(path.name, config)
     read = [_read(weights, named(f"{place}.weight")) for place in fingerprint_paths(layers)]
-    return UnetFacts(family_of(path.name, config), layers, fingerprint(read))
+    family = family_of(path.name, config)
+    return UnetFacts(family, layers, fingerprint(read), weights, named)
 
 
 Opened = tuple[dict[str, Any], Weights, Callable[[str], str]]
@@ -57,7 +73,7 @@ def _file(path: Path) -> Opened:
     return config, weights, lambda key: unet_name(key, config)
 
 
-def _read(weights: Weights, key: str) -> Any:
+def _read(weights: Weights, key: str) -> Tensor:
     if key not in weights.shapes:
         raise HostError(f"{weights.name} has no tensor {key!r}. Give a whole model.")
     tensor = weights.read(key)

@@ -11,12 +11,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..checkpoints.pickles import load_pickle
 from ..concept import Concept, Subject
 from ..errors import BankError, ConceptError
 from ..families import FAMILIES, PROJECTIONS, Family
@@ -24,8 +22,8 @@ from ..paths import user_path
 from ..storage.names import default_name
 from ..updates import DOWN, UP, LowRank
 from ..words import canonical
+from .tables import load_table
 
-MAX_BYTES = 2 * 2**30
 _HINTS = (
     ("string_to_param", "a textual inversion, which has no low-rank weights"),
     ("state_dict", "a whole checkpoint"),
@@ -102,19 +100,6 @@ def single_encoder(family: str, origin: str) -> Family:
         known = ", ".join(key for key, value in FAMILIES.items() if len(value.encoders) == 1)
         raise BankError(f"{origin} cannot be of family {family}; such files exist for {known}.")
     return row
-
-
-def load_table(path: Path) -> object:
-    """What a pickle of plain tensors holds, none of it run.
-
-    Raises:
-        BankError: If it is missing, too large, damaged or holds more.
-    """
-    if path.exists() and path.stat().st_size > MAX_BYTES:
-        raise BankError(
-            f"{path.name} is larger than {MAX_BYTES} bytes; concepts are not. Check it."
-        )
-    return load_pickle(path, BankError, "Get it from its author again.")
 
 
 def _params(loaded: object, origin: str) -> Mapping[str, object]:

@@ -1,7 +1,8 @@
-"""Taking a concept file into a bank: one of ours, of the public code, or a textual inversion."""
+"""Taking a concept file into a bank: one of ours, or what other programs wrote."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,17 @@ import torch
 from ..bank import Bank
 from ..catalogue import picture_beside
 from ..concept import Concept
-from ..errors import BankError
-from ..storage.compatibility import Named
+from ..errors import BankError, CidmError
+from ..storage.compatibility import BaseWeights, Named
 from ..storage.concept_file import file_tensors, read_concept
 from ..storage.tensor_file import SUFFIX
-from .cifc_concept import load_table, read_pth
+from . import compvis_delta, custom_diffusion, delta_bin, diffusers_delta, textual_inversion
+from .cifc_concept import read_pth
+from .custom_diffusion import Artifact, Told
 from .settings import ImportConfig
-from .textual_inversion import concept_of, vectors_in, vectors_of
+from .tables import load_table
 
-FOREIGN = (".pth", ".pt", ".bin")
+FOREIGN = (".pth", ".pt", ".bin", ".ckpt")
 ENDINGS = (*FOREIGN, SUFFIX)
 _UNSAID = "{} does not say what its concept is. Give class_words, such as 'dog'."
 
@@ -36,16 +39,17 @@ def check_class_words(path: Path, class_words: str) -> None:
 
 
 def import_concept(
-    path: Path, bank: Bank, config: ImportConfig, model: Named | None = None
+    path: Path, bank: Bank, config: ImportConfig, model: BaseWeights | None = None
 ) -> tuple[Concept, str]:
     """Add the concept of a file to a bank, unless this very concept is there already.
 
     Args:
-        path: A concept file of ours, a `.pth` file of CIFC or Mix-of-Show, or a textual inversion.
+        path: A concept file of ours, a `.pth` file of CIFC or Mix-of-Show, a textual inversion, or
+            what a program for Custom Diffusion wrote (diffusers': the file or its folder).
         bank: Where it goes.
         config: What is said of it.
         model: For files of other programs: the model they were learned on. By default that of the
-            bank's other concepts.
+            bank's other concepts; Custom Diffusion needs its numbers.
 
     Returns:
         The concept as the bank holds it, and a note about what was done; "" if there is none.
@@ -53,30 +57,69 @@ def import_concept(
     Raises:
         CidmError: If the file or what is said of it cannot be used.
     """
+    path = diffusers_delta.weights_file(path) if path.is_dir() else path
     check_class_words(path, config.class_words)
-    foreign = path.suffix.lower() in FOREIGN
-    vectors = vectors_of(load_table(path)) if foreign else vectors_in(path)
-    told = {"class_words": config.class_words.strip(), "kind": config.kind}
-    words = config.words.split()
-    if vectors is not None:
-        what = f"{path.name} is a textual inversion; it"
-        if not told["class_words"]:
-            raise BankError(_UNSAID.format(what))
-        family, base, layers = _model(model, bank, what)
-        told |= {"family": family, "base": base}
-        concept = concept_of(vectors, path, **told, words=words, layers=layers)
-    elif foreign:
-        family, base, _ = _model(model, bank, f"{path.name} is of another program; it")
-        told |= {"family": family, "base": base}
-        concept = read_pth(path, **told, scale=config.scale, words=words or None)
-    else:
-        concept = read_concept(path)
+    concept = _foreign(path, bank, config, model) or read_concept(path)
     if config.name.strip():
         concept = replace(concept, name=config.name.strip())
     if (there := _held(bank, concept)) is not None:
         return there, "It was in the bank already."
     preview = picture_beside(path)
-    return bank.add(concept, preview, allow_other_base=config.allow_other_base), _left_out(concept)
+    return bank.add(concept, preview, allow_other_base=config.allow_other_base), _note(concept)
+
+
+def _foreign(
+    path: Path, bank: Bank, config: ImportConfig, model: BaseWeights | None
+) -> Concept | None:
+    """The concept in a file of another program; None if it is ours, or nothing known."""
+    table = _table(path)
+    class_words, words = config.class_words.strip(), config.words.split()
+    if isinstance(table, Mapping) and _is_custom_diffusion(table):
+        what = f"{path.name} is of Custom Diffusion; it"
+        if not class_words:
+            raise BankError(_UNSAID.format(what))
+        if model is None:
+            raise BankError(
+                f"{path.name} holds weights of Custom Diffusion, a concept their change from the "
+                "base model. Give the model it was learned on (on the command line --model)."
+            )
+        told = Told(class_words, config.kind, words, config.allow_other_base)
+        artifact = _artifact(table, path, tuple(layer.path for layer in model.layers))
+        return custom_diffusion.concept_of(artifact, path.name, model, told)
+    if (vectors := textual_inversion.vectors_of(table)) is not None:
+        what = f"{path.name} is a textual inversion; it"
+        if not class_words:
+            raise BankError(_UNSAID.format(what))
+        family, base, layers = _model(model, bank, what)
+        told = {"class_words": class_words, "kind": config.kind, "family": family, "base": base}
+        return textual_inversion.concept_of(vectors, path, **told, words=words, layers=layers)
+    if path.suffix.lower() not in FOREIGN:
+        return None
+    family, base, _ = _model(model, bank, f"{path.name} is of another program; it")
+    told = {"class_words": class_words, "kind": config.kind, "family": family, "base": base}
+    return read_pth(path, **told, scale=config.scale, words=words or None)
+
+
+def _table(path: Path) -> object:
+    if path.suffix.lower() in FOREIGN:
+        return load_table(path)
+    try:
+        return load_table(path)
+    except CidmError:  # reading it as one of ours tells more
+        return None
+
+
+def _is_custom_diffusion(table: Mapping[str, object]) -> bool:
+    readers = (compvis_delta, delta_bin, diffusers_delta)
+    return any(reader.matches(table) for reader in readers)
+
+
+def _artifact(table: Mapping[str, object], path: Path, layers: tuple[str, ...]) -> Artifact:
+    if compvis_delta.matches(table):
+        return compvis_delta.read(table, layers, path.name)
+    if delta_bin.matches(table):
+        return delta_bin.read(table, path.name)
+    return diffusers_delta.read(table, path)
 
 
 def _model(model: Named | None, bank: Bank, what: str) -> tuple[str, str, tuple[str, ...]]:
@@ -101,10 +144,13 @@ def _held(bank: Bank, concept: Concept) -> Concept | None:
     return there if same else None
 
 
-def _left_out(concept: Concept) -> str:
-    """What a foreign file held that a concept cannot."""
+def _note(concept: Concept) -> str:
+    """What a foreign file held that a concept cannot, and what calls one without words."""
+    notes: list[str] = []
     left = concept.facts.get("left_out")
-    if not isinstance(left, dict) or not left:
-        return ""
-    listed = ", ".join(f"{part} ({count} tensors)" for part, count in left.items())
-    return f"Left out, no part of a concept: {listed}."
+    if isinstance(left, dict) and left:
+        listed = ", ".join(f"{part} ({count} tensors)" for part, count in left.items())
+        notes.append(f"Left out, no part of a concept: {listed}.")
+    if concept.method == custom_diffusion.METHOD and not concept.words:
+        notes.append(f"It came without a word of its own: {concept.phrase!r} calls it.")
+    return " ".join(notes)

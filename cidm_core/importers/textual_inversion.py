@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoints.weights import open_weights
 from ..concept import Concept, Subject
-from ..errors import BankError, ConceptError, HostError
+from ..errors import BankError, ConceptError
 from ..families import FAMILIES
 from ..storage.names import default_name
 from ..words import bracketed, new_words
@@ -27,7 +26,7 @@ def vectors_of(table: object) -> dict[str, Tensor] | None:
     """Vectors (tokens, dim) by word, or by what stands for it; None if it is something else.
 
     Args:
-        table: What a pickle or a `.safetensors` file holds.
+        table: What a file holds (`tables.load_table`).
     """
     held = table.get(_A1111, table) if isinstance(table, Mapping) else None
     if not isinstance(held, Mapping) or not 0 < len(held) <= _MOST:
@@ -39,16 +38,6 @@ def vectors_of(table: object) -> dict[str, Tensor] | None:
             return None
         found[key] = torch.atleast_2d(value.detach().float()).clone()
     return found
-
-
-def vectors_in(path: Path) -> dict[str, Tensor] | None:
-    """As `vectors_of`, of a `.safetensors` file; None if that cannot be read."""
-    try:
-        weights = open_weights(path)
-    except HostError:
-        return None
-    few = len(weights.shapes) <= _MOST
-    return vectors_of({key: weights.read(key) for key in weights.shapes}) if few else None
 
 
 def concept_of(

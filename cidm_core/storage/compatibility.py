@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from torch import Tensor
+
 from .. import words as word_rules
 from ..concept import Concept
 from ..errors import BankError, FamilyError
@@ -29,6 +31,17 @@ class BaseModel(Named, Protocol):
 
     def shape_of(self, path: str) -> tuple[int, ...] | None:
         """Shape of the weight at a path as concepts have it; None if there is none."""
+        ...
+
+
+class BaseWeights(BaseModel, Protocol):
+    """A base model whose numbers can be read."""
+
+    def parameter(self, name: str) -> Tensor:
+        """A weight or bias by its name in concepts ("...attn2.to_k.weight"), float32 on the CPU.
+
+        It is that of the base model, without LoRAs that may be patched into it.
+        """
         ...
 
 

@@ -92,15 +92,26 @@ def _low_rank(update: Update, alpha: float) -> Update:
 
 
 def write_lora(concept: Concept, path: str | os.PathLike[str]) -> None:
-    """Write the weights as a plain LoRA for any loader; rows and value residuals stay behind.
+    """Write `lora_bytes` into a file.
 
     Raises:
-        BankError: If the path has another ending than .safetensors, there is nothing to write, or
-            the system refuses.
+        BankError: As `lora_bytes`, or if the path has another ending than .safetensors, or the
+            system refuses.
     """
     target = user_path(path)
     if target.suffix.lower() != SUFFIX:
         raise BankError(f"'{target}' should end in {SUFFIX}. Rename it.")
+    write_atomic(target, lora_bytes(concept), error=BankError)
+
+
+def lora_bytes(concept: Concept) -> bytes:
+    """The weights as a plain LoRA for any loader.
+
+    Rows, value residuals and changes of biases stay behind: not every loader knows them.
+
+    Raises:
+        BankError: If there is nothing to write, or the header grows too large.
+    """
     # Low-rank updates of one alpha: LoRA loaders of every age read that.
     alphas = Counter(pair.alpha for pair in concept.low_rank.values())
     whole = (min(u.shape) for u in concept.updates.values() if isinstance(u, FullRank))
@@ -112,4 +123,4 @@ def write_lora(concept: Concept, path: str | os.PathLike[str]) -> None:
             f"{concept.name!r} has no weights that a LoRA can hold, so the file would be empty. "
             "Share the concept's own file; other banks import it."
         )
-    write_atomic(target, pack(tensors, lora_metadata(plain)), error=BankError)
+    return pack(tensors, lora_metadata(plain))

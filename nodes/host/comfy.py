@@ -42,6 +42,13 @@ def lora_folder() -> Path:
     return Path(folder_paths.get_folder_paths("loras")[0])
 
 
+def export_places() -> dict[str, Path]:
+    """Where files for other programs are written: LoRAs, embeddings, and all else."""
+    embeddings = Path(folder_paths.get_folder_paths("embeddings")[0])
+    output = Path(folder_paths.get_output_directory()) / "concepts"
+    return {"loras": lora_folder(), "embeddings": embeddings, "": output}
+
+
 def refresh_files(kind: str) -> None:
     """Let the next listing of a model folder see a file written a moment ago."""
     folder_paths.filename_list_cache.pop(kind, None)

@@ -65,6 +65,19 @@ class ModelFacts:
         return None
 
 
+@dataclass(frozen=True)
+class ModelWeights(ModelFacts):
+    """A MODEL whose numbers can be read, besides its facts."""
+
+    model: Any = None
+
+    def parameter(self, name: str) -> Tensor:
+        """A weight or bias by its name in concepts ("...attn2.to_k.weight"), float32 on the CPU."""
+        path, _, part = name.rpartition(".")
+        key = f"{_UNET}{self.host_path(path)}.{part}"
+        return base_weight(self.model, key).detach().float().cpu()
+
+
 def base_weight(model: Any, key: str) -> Tensor:
     """A weight of a ModelPatcher without the LoRAs that may be patched into it right now.
 
@@ -112,6 +125,15 @@ def model_facts(model: Any) -> ModelFacts:
     family, layers = family_of(name, config), layers_of(name, config)
     name = fingerprint(probed_weights(model, layers, config))
     return ModelFacts(family, layers, name, config, shapes)
+
+
+def model_weights(model: Any) -> ModelWeights:
+    """`model_facts` of a MODEL, with its numbers.
+
+    Raises:
+        FamilyError: If concepts do not exist for this kind of model.
+    """
+    return ModelWeights(**vars(model_facts(model)), model=model)
 
 
 def facts_of_pair(model: Any, clip: Any) -> ModelFacts:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from cidm_core.bank import Bank
 from cidm_core.errors import BankError
 from cidm_core.families import FAMILIES, PROJECTIONS
-from cidm_core.importers import cifc_concept as foreign
+from cidm_core.importers import tables
 from cidm_core.importers.cifc_concept import read_pth
 from cidm_core.storage.concept_file import read_concept
 from cidm_core.storage.stock_lora import write_lora
@@ -308,10 +308,10 @@ def test_missing_files_are_named(tmp_path):
 def test_huge_files_and_old_torch_are_refused_unopened(save, monkeypatch):
     path = save(released())
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("opened"))
-    monkeypatch.setattr(foreign, "MAX_BYTES", 1000)
+    monkeypatch.setattr(tables, "MAX_BYTES", 1000)
     with pytest.raises(BankError, match="larger than 1000"):
         read_pth(path, **ASK)
-    monkeypatch.setattr(foreign, "MAX_BYTES", 2**30)
+    monkeypatch.setattr(tables, "MAX_BYTES", 2**30)
     monkeypatch.setattr(torch, "__version__", "2.5.1+cu121")
     with pytest.raises(BankError, match=r"Update to torch 2\.6"):
         read_pth(path, **ASK)

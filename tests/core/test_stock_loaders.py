@@ -11,9 +11,15 @@ import pytest
 import torch
 from make import random_concept
 from safetensors import safe_open
+from safetensors.torch import load_file
 from test_format2 import ENCODER, FIRST, KEY, draw, everything
 from update_kinds import concepts
 
+from cidm_core.bank import Bank
+from cidm_core.config import SampleConfig
+from cidm_core.diffusers_host import sampler
+from cidm_core.diffusers_host.pipeline import make_plan
+from cidm_core.exporters.export import export_concept
 from cidm_core.storage.concept_file import concept_to_bytes
 from cidm_core.storage.stock_lora import write_lora
 from cidm_core.updates import FullRank, LowRank, ValueResidual
@@ -32,7 +38,7 @@ def pipe(tiny_base):
         return diffusers.StableDiffusionPipeline(
             tiny_base.vae,
             encoder,
-            tiny_base.tokenizers[0],
+            copy.deepcopy(tiny_base.tokenizers[0]),
             unet,
             diffusers.DDIMScheduler.from_config(tiny_base.scheduler_config),
             None,
@@ -41,6 +47,17 @@ def pipe(tiny_base):
         )
 
     return make
+
+
+def xl_pipe(base):
+    """As `pipe`, of SDXL."""
+    parts = (*base.text_encoders, *base.tokenizers, base.unet)
+    return diffusers.StableDiffusionXLPipeline(
+        base.vae,
+        *(copy.deepcopy(part) for part in parts),
+        diffusers.DDIMScheduler.from_config(base.scheduler_config),
+        add_watermarker=False,
+    )
 
 
 def stock_concept(base, *, alpha=None):
@@ -111,18 +128,7 @@ def test_diffusers_applies_those_of_sdxl(xl_base, tmp_path, exported):
         write_lora(concept, path)
     else:
         path.write_bytes(concept_to_bytes(concept))
-    parts = (copy.deepcopy(part) for part in (*xl_base.text_encoders, xl_base.unet))
-    first, second, unet = parts
-    pipe = diffusers.StableDiffusionXLPipeline(
-        xl_base.vae,
-        first,
-        second,
-        *xl_base.tokenizers,
-        unet,
-        diffusers.DDIMScheduler.from_config(xl_base.scheduler_config),
-        add_watermarker=False,
-    )
-    for name, change in changes(pipe, updates, path).items():
+    for name, change in changes(xl_pipe(xl_base), updates, path).items():
         torch.testing.assert_close(change, updates[name].delta, **SAME, msg=name)
 
 
@@ -166,3 +172,45 @@ def test_an_exported_lora_has_one_alpha_and_the_same_deltas(tmp_path):
     torch.testing.assert_close(2.0 / len(down) * up @ down, delta)
     down, up = held[f"{KEY}_q.lora_down.weight"], held[f"{KEY}_q.lora_up.weight"]
     torch.testing.assert_close(2.0 / len(down) * up @ down, concept.updates[f"{FIRST}.to_q"].delta)
+
+
+SMALL = {"height": 64, "width": 64}
+WEIGHTS = "pytorch_custom_diffusion_weights.safetensors"
+
+
+@QUIET
+@pytest.mark.parametrize("family", ["SD15", "SDXL"])
+def test_diffusers_own_custom_diffusion_loader_draws_what_we_draw(
+    tiny_base, xl_base, pipe, tmp_path, family
+):
+    """All of cross-attention in one layer with its bias, keys and values in the others."""
+    base = tiny_base if family == "SD15" else xl_base
+    bank, theirs = Bank(tmp_path / "bank"), pipe() if family == "SD15" else xl_pipe(xl_base)
+    bank.add(concepts(base, kinds={"full": 1})["full"])
+    folder = tmp_path / "out"
+    files = export_concept(bank, "full", folder, "diffusers-custom-diffusion", base)
+    assert [path.name for path in files] == [WEIGHTS, "k2.safetensors"]
+    theirs.unet.load_attn_procs(folder, weight_name=WEIGHTS, _pipeline=theirs)
+    assert all("CustomDiffusion" in type(p).__name__ for p in theirs.unet.attn_processors.values())
+    if family == "SD15":
+        theirs.load_textual_inversion(folder, weight_name="k2.safetensors")
+    else:
+        theirs.tokenizer_2.pad_token = "!"  # as SDXL's own folder says
+        rows = load_file(files[1])
+        for clip, number in (("clip_l", ""), ("clip_g", "_2")):
+            parts = {k: getattr(theirs, k + number) for k in ("text_encoder", "tokenizer")}
+            theirs.load_textual_inversion(rows[clip], token="<k2>", **parts)
+    theirs.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    given = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent", **SMALL}
+    given |= {"negative_prompt": ""}  # which SDXL's pipeline reads as zeros where it is not given
+    expected = theirs("a <k2> vase", latents=noise.clone(), **given).images
+    settings = SampleConfig(
+        steps=3, guidance_scale=4.0, scheduler="ddim", height_px=64, width_px=64
+    )
+    plan = make_plan(base, bank, "a <k2> vase", config=settings)
+    assert [concept.name for concept in plan.concepts] == ["full"]
+    found = sampler.sample(base, plan, noise, settings)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.std()))
+    plain = sampler.sample(base, make_plan(base, {}, "a vase", config=settings), noise, settings)
+    assert (plain - expected).abs().max() > 0.1

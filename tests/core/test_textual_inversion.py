@@ -180,5 +180,5 @@ def test_other_small_files_are_not_taken_for_one(save, tiny_base, tmp_path):
         with pytest.raises(BankError) as caught:
             take(save(name, lora), Bank(tmp_path / "bank"), tiny_base)
         assert "inversion" not in str(caught.value)
-    with pytest.raises(BankError, match=r"ends in none of \.pth \.pt \.bin \.safetensors"):
+    with pytest.raises(BankError, match=r"ends in none of \.pth \.pt \.bin \.ckpt \.safetensors"):
         take(tmp_path / "x.png", Bank(tmp_path / "bank"), tiny_base)

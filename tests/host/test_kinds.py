@@ -20,6 +20,18 @@ def test_load_lora_applies_the_very_deltas_and_passes_over_the_rest(found, kind)
     assert found["load lora"][kind]["keys"]
 
 
+def test_stock_nodes_draw_an_exported_concept_as_apply_does(found):
+    """Load LoRA on the weights, `embedding:k2` for its word. Here it is added, not folded in."""
+    assert found["stock nodes"]["error"] < 5e-5
+    assert found["stock nodes"]["concept"] > 0.1
+    assert "is there already" in found["overwritten"]
+
+
+def test_a_concept_goes_out_to_diffusers_and_comes_back(found):
+    assert found["back"].pop("error") < EXACT
+    assert found["back"] == {"words": ["<k2>"], "rows": True, "paths": True}
+
+
 @pytest.mark.parametrize("case", ["attn2", "attn1", "encoder", "absent", "rows"])
 def test_another_geometry_is_refused_when_the_concept_is_read(found, case):
     stage, kind, text, encoded = found["unfit"][case]

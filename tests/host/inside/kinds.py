@@ -69,6 +69,50 @@ def loaded(concept):
 
 found["load lora"] = {kind: loaded(concept) for kind, concept in made.items()}
 
+# A concept with its words, exported for stock nodes, and as Custom Diffusion and back.
+exchange = pack("nodes.bank.exchange")
+PLACES = {name: FOLDER / (name or "output") for name in ("loras", "embeddings", "")}
+exchange.host.export_places = lambda: PLACES
+exchange.host.find_file = lambda name, _kinds: PLACES[""] / "full" / name
+bank = bank_of(made["full"])
+
+
+def drawn(of_model, of_clip, text):
+    prompts = [concepts.encode(of_clip, each) for each in (text, "ugly")]
+    guider = concepts.plain_guider(of_model, *prompts, 3.0)
+    return concepts.sample(guider, concepts.random(1, 8, 8, 8, seed=1), (8.0, 3.0, 0.0))
+
+
+exchange.ExportConcept.execute(bank, "full", file_format="webui")
+file = comfy.utils.load_torch_file(str(PLACES["loras"] / "full.safetensors"), safe_load=True)
+stock = comfy.sd.load_lora_for_models(model, clip, file, 1.0, 1.0)
+stock[1].tokenizer.clip_l.embedding_directory = str(PLACES["embeddings"])
+applied = apply.ApplyConceptBank.execute(model, clip, bank).args
+ours = drawn(*applied, "a photo of a <k2>")
+theirs = drawn(*stock, "a photo of a embedding:k2")
+found["stock nodes"] = {
+    "error": concepts.differ(ours, theirs) / float(ours.std()),
+    "concept": concepts.differ(ours, drawn(model, clip, "a photo of a")) / float(ours.std()),
+}
+try:
+    exchange.ExportConcept.execute(bank, "full", file_format="webui")
+except Exception as error:
+    found["overwritten"] = str(error)
+exchange.ExportConcept.execute(bank, "full", file_format="diffusers-custom-diffusion", model=model)
+weights = "pytorch_custom_diffusion_weights.safetensors"
+given = {"file": weights, "class_words": "vase", "name": "back"}
+exchange.ImportConcept.execute(bank_of(), model=model, **given)
+back = Bank(sorted(FOLDER.glob("*/back.safetensors"))[0].parent)["back"]
+found["back"] = {
+    "words": list(back.words),
+    "rows": torch.equal(back.rows["text_encoder"], made["full"].rows["text_encoder"]),
+    "error": max(
+        concepts.differ(update.delta, made["full"].updates[path].delta)
+        for path, update in back.updates.items()
+    ),
+    "paths": back.updates.keys() == made["full"].updates.keys(),
+}
+
 # What does not fit is refused before anything is encoded.
 encoded = []
 encode_tokens = clip.cond_stage_model.encode_token_weights
