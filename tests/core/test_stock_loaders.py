@@ -190,6 +190,12 @@ def test_diffusers_own_custom_diffusion_loader_draws_what_we_draw(
     folder = tmp_path / "out"
     files = export_concept(bank, "full", folder, "diffusers-custom-diffusion", base)
     assert [path.name for path in files] == [WEIGHTS, "k2.safetensors"]
+    held = load_file(files[0])
+    theirs.unet.load_attn_procs(held)  # without its private argument it does nothing
+    assert not any("Custom" in type(p).__name__ for p in theirs.unet.attn_processors.values())
+    bare = {key: value for key, value in held.items() if value.numel()}  # as its script saves them
+    with pytest.raises(ValueError, match="number of processors"):
+        theirs.unet.load_attn_procs(bare, _pipeline=theirs)
     theirs.unet.load_attn_procs(folder, weight_name=WEIGHTS, _pipeline=theirs)
     assert all("CustomDiffusion" in type(p).__name__ for p in theirs.unet.attn_processors.values())
     if family == "SD15":
