@@ -16,6 +16,7 @@ from test_format2 import ENCODER, FIRST, KEY, draw, everything
 from update_kinds import concepts
 
 from cidm_core.bank import Bank
+from cidm_core.cli import main
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
 from cidm_core.diffusers_host.pipeline import make_plan
@@ -220,3 +221,22 @@ def test_diffusers_own_custom_diffusion_loader_draws_what_we_draw(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.std()))
     plain = sampler.sample(base, make_plan(base, {}, "a vase", config=settings), noise, settings)
     assert (plain - expected).abs().max() > 0.1
+
+
+def test_the_command_line_reads_the_models_files_only(tiny_base, tiny_folder, tmp_path, capsys):
+    """Out and in again: what changes is what came, to a rounding of the learned matrices."""
+    bank, delta = Bank(tmp_path / "bank"), tmp_path / "delta.ckpt"
+    made = bank.add(concepts(tiny_base, kinds={"full": 1})["full"])
+    model = ["--model", str(tiny_folder)]
+    export = ["bank", "export", "full", "--bank", str(bank.path), "--as", "compvis-delta"]
+    assert main([*export, "--out", str(delta)]) != 0
+    assert "Give the model it was learned on" in capsys.readouterr().err
+    assert main([*export, "--out", str(delta), *model]) == 0
+    other = ["--bank", str(tmp_path / "other"), "--class-words", "vase", "--name", "back"]
+    words = ["--words", "<k2>", "--allow-other-base"]
+    assert main(["bank", "import", str(delta), *other, *words, *model]) == 0
+    back = Bank(tmp_path / "other")["back"]
+    assert torch.equal(back.rows["text_encoder"], made.rows["text_encoder"])
+    for path, update in made.updates.items():
+        torch.testing.assert_close(back.updates[path].delta, update.delta, rtol=0, atol=5e-7)
+    assert set(made.updates) <= set(back.updates)
