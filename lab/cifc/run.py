@@ -110,7 +110,7 @@ def make_benches(
     part = restricted(suite, sizes)
     encoders = " ".join(encoder_digest(each) for each in (clip, dino) if each is not None)
     board = Board(make_folder(out) / "work")
-    _claim_folder(board, out, _identity(base, part, sizes, request, encoders))
+    claim_folder(board, out, _identity(base, part, sizes, request, encoders))
     main = Bench(
         base,
         Judge(clip, dino, part),
@@ -142,7 +142,12 @@ def _identity(
     }
 
 
-def _claim_folder(board: Board, out: Path, identity: dict[str, Any]) -> None:
+def claim_folder(board: Board, out: Path, identity: dict[str, Any]) -> None:
+    """See to it that a folder belongs to this very run.
+
+    Raises:
+        CidmError: If it holds another.
+    """
     asked = json.loads(json.dumps(jsonable(identity)))
     if not board.done(_RUN):
         board.write(_RUN, asked)

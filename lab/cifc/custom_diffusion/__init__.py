@@ -1,0 +1,1 @@
+"""Custom Diffusion beside CIDM: each concept alone, all at once, merged, compressed."""

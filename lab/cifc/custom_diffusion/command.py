@@ -1,0 +1,86 @@
+"""`python -m lab.cifc.custom_diffusion`: Custom Diffusion beside CIDM on the small world."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cidm_core import cli
+from cidm_core.commands.console import Console
+from cidm_core.commands.flags import CommandParser, add_output
+from cidm_core.paths import user_path
+
+if TYPE_CHECKING:
+    from ..sizes import Sizes
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = CommandParser(
+        prog="python -m lab.cifc.custom_diffusion",
+        usage="python -m lab.cifc.custom_diffusion [--out DIR] [options]",
+        description="Teach mini-sd four concepts, two pairs of look-alikes, by CIDM and by Custom "
+        "Diffusion: each alone, all at once, merged in closed form, compressed. Measure what each "
+        "way draws, and what becomes of look-alikes.",
+        epilog="Everything done is kept under OUT/work: the same command goes on where it was "
+        "stopped.\nwritten to OUT: custom_diffusion.json, custom_diffusion.md, "
+        "custom_diffusion.png",
+    )
+    parser.add_argument("--out", default="custom_diffusion", metavar="DIR", help="Results.")
+    parser.add_argument(
+        "--ways", nargs="+", metavar="NAME", help="Only these, and ours. Default: all."
+    )
+    parser.add_argument("--train-steps", type=int, metavar="N", help="Steps per concept [120].")
+    parser.add_argument("--prompts", type=int, default=10, metavar="N", help="Per concept [10].")
+    parser.add_argument("--images", type=int, default=1, metavar="N", help="Per prompt [1].")
+    parser.add_argument("--pair-images", type=int, default=8, metavar="N", help="Per pair [8].")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Of everything [0].")
+    add_output(parser)
+    parser.set_defaults(run=_run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code, as `cidm` does."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(given)
+    args.typed = shlex.join(["python", "-m", "lab.cifc.custom_diffusion", *given])
+    return cli.run(args)
+
+
+def sizes_of(args: argparse.Namespace) -> Sizes:
+    """The benchmark's quick size without its style: two pairs of look-alikes, more prompts."""
+    from ..sizes import QUICK_RUN
+
+    training = dict(QUICK_RUN.training)
+    if args.train_steps is not None:
+        training["steps"] = args.train_steps
+    given = {"prompts": args.prompts, "images": args.images, "training": training}
+    return replace(QUICK_RUN, tasks=(0, 2, 6, 8), scenes=30, **given)
+
+
+def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
+    """Do what is not done yet, and report."""
+    from cidm_core.commands.progress_bar import ProgressBar
+    from cidm_core.diffusers_host.clip import load_clip
+    from cidm_core.diffusers_host.load import load_base
+
+    from ..tasks import mini_suite
+    from .run import run
+    from .ways import WAYS
+
+    sizes, out = sizes_of(args), user_path(args.out)
+    base, clip = load_base("mini-sd", device="cpu"), load_clip("mini-clip", "cpu")
+    with ProgressBar(enabled=console.shows_progress) as bar:
+        results, page = run(
+            *(base, clip, mini_suite(), sizes, out, args.seed, args.pair_images),
+            ways=args.ways or tuple(WAYS),
+            about={"command": args.typed, "model": "mini-sd", "clip": "mini-clip"},
+            on_cell=lambda done, of, key, _left: bar.update(done, of, key, "Cells"),
+        )
+    console.say(page)
+    return results

@@ -1,0 +1,141 @@
+"""The whole comparison: learn, make, draw, score, and write it down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cidm_core.as_text import jsonable
+from cidm_core.config import PriorConfig
+from cidm_core.diffusers_host.base import Base
+from cidm_core.errors import CidmError
+from cidm_core.evaluation.encoders import Encoder
+from cidm_core.methods import config_for
+from cidm_core.pictures.files import save_picture
+from cidm_core.pictures.sheets import Row, contact_sheet
+from cidm_core.storage.atomic import make_folder, write_atomic
+from cidm_core.storage.names import file_stem
+
+from ..bench import Bench
+from ..cells import Board, OnCell
+from ..run import claim_folder
+from ..scoring import Judge, encoder_digest, suite_digest
+from ..sizes import Sizes, restricted
+from ..tasks.suite import Suite
+from .drawn import REGIONS, Drawing
+from .report import collect, markdown
+from .ways import METHOD, OURS, WAYS, Taught
+
+NAME = "custom_diffusion"
+_TILE = 96
+_FOOTING = (
+    "{tasks} concepts of the small world. All ways see the same photos, as many pictures pass "
+    "through the UNet ({steps} steps of {batch} for each concept; all at once, {joint} steps), and "
+    "prompts, seeds and sampler are the same. With Custom Diffusion half of those pictures are "
+    "from the {prior} that the model drew of each class before. It teaches one word before the "
+    "class words, CIDM two in their place. Merged and compressed (energy 0.6) are made of the "
+    "concepts learned one by one."
+)
+
+
+def run(
+    base: Base,
+    clip: Encoder,
+    suite: Suite,
+    sizes: Sizes,
+    out: Path,
+    seed: int,
+    pair_images: int,
+    about: Mapping[str, object],
+    ways: Collection[str] = tuple(WAYS),
+    on_cell: OnCell | None = None,
+) -> tuple[dict[str, Any], str]:
+    """Do what is not done yet, and write the reports.
+
+    Args:
+        base: The model.
+        clip: The encoder that measures.
+        suite: Tasks, and scenes of look-alikes.
+        sizes: How much is learned and drawn.
+        out: Folder for everything.
+        seed: Of training and pictures.
+        pair_images: Pictures of each pair of look-alikes.
+        about: What else the results should say.
+        ways: Names of those that are compared with `OURS`.
+        on_cell: Hears of every cell.
+
+    Returns:
+        What the JSON file holds, and the page of tables.
+
+    Raises:
+        CidmError: Anything the user can mend; all finished cells are kept.
+    """
+    if unknown := [name for name in ways if name not in WAYS]:
+        raise CidmError(f"There is no way {unknown[0]!r}. Choose among {', '.join(WAYS)}.")
+    part, board = restricted(suite, sizes), Board(make_folder(out) / "work")
+    settings = config_for(METHOD, base.family, **{"seed": seed, **sizes.training})
+    identity = {
+        "data": suite_digest(part),
+        "model": base.fingerprint,
+        "sizes": sizes.to_dict(),
+        "settings": settings.to_dict(),
+        "seed": seed,
+        "pair_images": pair_images,
+        "encoders": encoder_digest(clip),
+    }
+    claim_folder(board, out, identity)
+    bench = Bench(base, Judge(clip, None, part), part, sizes, board, seed=seed)
+    taught = Taught(base, part.tasks, board.folder / "banks", {"seed": seed, **sizes.training})
+    chosen = [way for name, way in WAYS.items() if name in (OURS, *ways)]
+    drawing = Drawing(bench, taught, pair_images, chosen)
+    cells = drawing.cells()
+    board.work_off(cells, on_cell)
+    assert isinstance(settings, PriorConfig)
+    footing = _FOOTING.format(
+        tasks=len(part.tasks),
+        steps=settings.steps,
+        batch=settings.batch_size,
+        joint=settings.steps * len(part.tasks),
+        prior=settings.prior_images,
+    )
+    results = {**about, "footing": footing, **identity, **collect(drawing, cells)}
+    page = markdown(results)
+    write_atomic(out / f"{NAME}.json", (json.dumps(jsonable(results), indent=1) + "\n").encode())
+    write_atomic(out / f"{NAME}.md", page.encode())
+    save_picture(_sheet(drawing), out / f"{NAME}.png")
+    return results, page
+
+
+def _sheet(drawing: Drawing) -> Image.Image:
+    """Ways down; across, each concept, and each pair of look-alikes without and with boxes."""
+    bench = drawing.bench
+    photos = [[photo.image for photo in task.photos[:3]] for task in bench.suite.tasks]
+    rows = [Row("Photos", "", photos)]
+    for way in drawing.ways:
+        stems = [f"{way.name}-{file_stem(task.name)}" for task in bench.suite.tasks]
+        for n in range(len(drawing.pairs)):
+            stems += [f"{way.name}-{mode}-{n}" for mode in REGIONS]
+        rows.append(Row(way.label, "", [_cut(bench.kept(stem)) for stem in stems]))
+    headings = [task.name for task in bench.suite.tasks]
+    for scene in drawing.pairs:
+        names = " and ".join(part.task for part in scene.parts)
+        headings += [names, f"{names}, in boxes"]
+    return contact_sheet(
+        rows,
+        headings,
+        title="Custom Diffusion beside CIDM",
+        subtitle="Same prompts and seeds in every row.",
+        tile_px=_TILE,
+    )
+
+
+def _cut(strip: Image.Image | None) -> list[Image.Image]:
+    """The first three pictures of a strip."""
+    if strip is None:
+        return []
+    side = strip.height
+    return [strip.crop((x, 0, x + side, side)) for x in range(0, strip.width, side)][:3]

@@ -1,0 +1,141 @@
+"""Custom Diffusion beside CIDM: what the ways share, and how prompts name what they taught."""
+
+import json
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from learning_samples import photos
+
+from cidm_core.diffusers_host.clip import load_clip
+from cidm_core.diffusers_host.load import load_base
+from cidm_core.errors import CidmError
+from cidm_core.training.data import Photo
+from cidm_core.updates import LowRank
+from lab.cifc.custom_diffusion import run as run_module
+from lab.cifc.custom_diffusion import ways as ways_module
+from lab.cifc.custom_diffusion.command import build_parser, sizes_of
+from lab.cifc.custom_diffusion.drawn import Drawing
+from lab.cifc.custom_diffusion.ways import METHOD, WAYS, Taught
+from lab.cifc.sizes import QUICK_RUN, restricted
+from lab.cifc.tasks import SuiteTask, mini_suite
+
+PROMPTS = ("a <TOK> in the snow", "a small <TOK>")
+TASKS = [
+    SuiteTask(f"v{n}", "object", f"<v{n}a> <v{n}b>", "dog", tuple(photos(seed=n)), PROMPTS)
+    for n in (1, 2)
+]
+LEARNS_LITTLE = {"steps": 2, "batch_size": 1, "variants": 1, "save_every": 0}
+
+
+@cache
+def mini_sd():
+    return load_base("mini-sd", device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def few_priors(monkeypatch):
+    """Two pictures of noise, where 32 would be drawn."""
+    drawn = [Photo.from_image(photo.image, "photo of a dog") for photo in photos(2, seed=9)]
+    monkeypatch.setattr(ways_module, "draw_prior", lambda *_, **__: drawn)
+
+
+@pytest.fixture
+def taught(tmp_path):
+    steps = []
+    return Taught(mini_sd(), TASKS, tmp_path, LEARNS_LITTLE, steps.append), steps
+
+
+def test_single_merged_and_compressed_share_what_is_learned(taught):
+    taught, steps = taught
+    for task in TASKS:
+        taught.single(task)
+    learned = len(steps)
+    assert learned > 0
+    merged = taught.merged()
+    small = [taught.compressed(task) for task in TASKS]
+    assert len(steps) == learned
+    assert [subject.words for subject in merged.subjects] == [("<v1a>",), ("<v2a>",)]
+    for task, concept in zip(TASKS, small, strict=True):
+        assert all(isinstance(update, LowRank) for update in concept.updates.values())
+        assert concept.subjects == taught.single(task).subjects
+
+
+def test_all_at_once_takes_as_many_steps_as_one_after_another(taught):
+    taught, _ = taught
+    joint = taught.joint()
+    assert joint.facts["steps"] == 2 * LEARNS_LITTLE["steps"]
+    assert joint.method == METHOD
+    assert [subject.phrase for subject in joint.subjects] == ["<v1a> dog", "<v2a> dog"]
+
+
+def test_ours_merged_has_the_words_of_both(taught):
+    taught, _ = taught
+    merged = taught.ours_merged()
+    assert merged.words == ("<v1a>", "<v1b>", "<v2a>", "<v2b>")
+    assert all(path.endswith(("to_k", "to_v")) for path in merged.updates)
+
+
+@pytest.mark.parametrize(
+    ("way", "phrase"), [("none", "dog"), ("ours", "<v1a> <v1b>"), ("joint", "<v1a> dog")]
+)
+def test_prompts_name_a_task_as_the_way_taught_it(way, phrase):
+    subject = WAYS[way].subject(TASKS[0])
+    assert (subject.phrase, subject.class_words) == (phrase, "dog")
+
+
+def test_two_pairs_of_look_alikes_are_taught_and_asked_for_together(tmp_path):
+    suite = restricted(mini_suite(), sizes_of(build_parser().parse_args([])))
+    assert [task.name for task in suite.tasks] == ["V1-dog", "V3-cat", "V7-dog", "V9-cat"]
+    drawing = Drawing(_Bench(suite), Taught(mini_sd(), suite.tasks, tmp_path, {}), 2)
+    pairs = [{part.task for part in scene.parts} for scene in drawing.pairs]
+    assert pairs == [{"V1-dog", "V7-dog"}, {"V3-cat", "V9-cat"}]
+    found = {task.name: drawing.twin(task) for task in suite.tasks}
+    twins = {name: suite.tasks[k].name for name, k in found.items() if k is not None}
+    assert twins == {
+        **{"V1-dog": "V7-dog", "V7-dog": "V1-dog"},
+        **{"V3-cat": "V9-cat", "V9-cat": "V3-cat"},
+    }
+
+
+class _Bench:
+    def __init__(self, suite):
+        self.suite = suite
+
+
+@pytest.fixture
+def asked(tmp_path):
+    sizes = replace(
+        QUICK_RUN,
+        tasks=(2, 8),  # the two cats
+        scenes=30,
+        prompts=2,
+        images=1,
+        training=LEARNS_LITTLE,
+        sampling={"steps": 1},
+    )
+    clip = load_clip("mini-clip", "cpu")
+    about = {"command": "test", "model": "mini-sd", "clip": "mini-clip"}
+    return lambda seed=0: run_module.run(
+        *(mini_sd(), clip, mini_suite(), sizes, tmp_path, seed, 2), about=about
+    )
+
+
+def test_a_run_says_what_each_way_draws_and_what_becomes_of_look_alikes(asked, tmp_path):
+    results, page = asked()
+    held = json.loads((tmp_path / "custom_diffusion.json").read_text())
+    assert list(held["ways"]) == list(WAYS)
+    for name, row in held["ways"].items():
+        assert row["ia"]["low"] <= row["ia"]["mean"] <= row["ia"]["high"], name
+        assert 0 <= row["twin"]["mean"] <= 1, name
+        assert set(row["pairs"]) == (set() if name == "none" else {"none", "both"}), name
+        assert row["label"] in page, name
+    sizes = {name: row["bytes"] for name, row in held["ways"].items()}
+    assert sizes["none"] == 0 < sizes["compressed"] < sizes["single"]
+    ours = held["ways"]["ours"]["change"]
+    assert all(value == {"mean": 0, "low": 0, "high": 0} for value in ours.values())
+    assert (tmp_path / "custom_diffusion.png").exists()
+    # Asked again it does nothing anew; asked for something else it refuses the folder.
+    assert asked()[0]["ways"] == results["ways"]
+    with pytest.raises(CidmError, match="another run: its"):
+        asked(seed=1)
