@@ -266,6 +266,15 @@ def test_recipes_give_steps_and_rates():
         assert config.batch_size * config.accumulation == (16 if name == "best" else 8)
 
 
+def test_weight_decay_pulls_to_the_base_model(tmp_path):
+    """AdamW's first step is at most the rate; weights decayed whole would move by themselves."""
+    concept = learn(tmp_path, {"steps": 1, "lr": 1.0, "weight_decay": 1.0})
+    for path, update in concept.updates.items():
+        whole = small_base().module(path).weight
+        assert update.delta.abs().max() <= 1.001
+        assert (update.delta + whole).abs().max() > 1.001
+
+
 def test_the_command_line_learns_by_it(tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()
