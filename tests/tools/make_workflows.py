@@ -31,7 +31,8 @@ def main(wanted: str = "") -> None:
             workflow = make()
             if wanted.lower() in workflow.title.lower():
                 write(page, workflow)
-        write_blueprint(page)
+        if wanted.lower() in workflows.blueprint().title.lower():
+            write_blueprint(page)
         page.stop()
 
 

@@ -20,6 +20,7 @@ _VALUES: dict[str, dict[str, Any]] = {
     "CIDM_TrainConcept": {"steps": STEPS},
 }
 _METHOD = {"batch_size": 1, "variants": 1, "save_every": 0, "preview_every": 0}
+_VALUES["CIDM_MethodCustomDiffusion"] = {**_METHOD, "batch_size": 4, "prior_images": 2}
 
 
 def on_mini(prompt: dict[str, Any]) -> dict[str, Any]:
@@ -38,8 +39,8 @@ def on_mini(prompt: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(inputs.get(name), list):
                 inputs[name] = value
         if kind == "CIDM_TrainConcept":
-            inputs["method"] = ["method", 0]
-    made["method"] = {"class_type": "CIDM_MethodCidm", "inputs": dict(_METHOD)}
+            inputs.setdefault("method", ["small method", 0])
+    made["small method"] = {"class_type": "CIDM_MethodCidm", "inputs": dict(_METHOD)}
     return made
 
 
