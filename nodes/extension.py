@@ -29,6 +29,7 @@ class ConceptExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, in the order of the menu."""
         from .bank.banks import ConceptInfo, LoadConceptBank, RemoveConcept
+        from .bank.compress import CompressConcept
         from .bank.exchange import ExportConcept, ImportConcept
         from .evaluation.evaluate import EvaluateConcepts
         from .mini.load import LoadMiniModel
@@ -36,6 +37,7 @@ class ConceptExtension(ComfyExtension):
         from .regions.regions import ConceptRegion, ConceptRegions
         from .sampling.apply import ApplyConceptBank, ShowConceptWeights
         from .sampling.bake import BakeConcepts
+        from .sampling.merge import MergeConcepts
         from .training.methods import MethodCidm, MethodCustomDiffusion
         from .training.subject import MoreSubjects
         from .training.train import TrainConcept
@@ -50,6 +52,8 @@ class ConceptExtension(ComfyExtension):
             RegionalNoiseGuider,
             ShowConceptWeights,
             BakeConcepts,
+            MergeConcepts,
+            CompressConcept,
             EvaluateConcepts,
             ConceptInfo,
             RemoveConcept,

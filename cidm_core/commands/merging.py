@@ -33,6 +33,7 @@ def add_merge(actions: Any) -> None:
         help="Ordinary captions, one a line, at which the model stays what it was. By default 324 "
         "of our own.",
     )
+    _add_overwrite(parser)
     add_settings(parser, MergeConfig)
     add_model(parser)
 
@@ -52,7 +53,13 @@ def add_compress(actions: Any) -> None:
         action="store_true",
         help="Put it in the place of the whole one, which is then gone.",
     )
+    _add_overwrite(parser)
     add_settings(parser, CompressConfig)
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    about = "Take the place of a concept of that name in the other bank."
+    parser.add_argument("--overwrite", action="store_true", help=about)
 
 
 def merge_concepts(args: argparse.Namespace, console: Console) -> dict[str, object]:
@@ -73,6 +80,7 @@ def merge_concepts(args: argparse.Namespace, console: Console) -> dict[str, obje
         concept, report = merge_in_bank(
             *(bank, args.names, into, args.name, base, encode, captions, config),
             on_progress=lambda done, of, what: bar.update(done, of, verb=what),
+            overwrite=args.overwrite,
         )
     console.say(f"{concept.phrase!r} is in '{into.path}' as {concept.name!r}.\n{report.in_words()}")
     return record(find_entry(into, concept.name)) | {"bank": into.path, "report": asdict(report)}
@@ -91,8 +99,9 @@ def compress_concept(args: argparse.Namespace, console: Console) -> dict[str, ob
         concept, report = compress_in_bank(
             *(bank, args.name, into, args.new_name, config),
             on_progress=lambda done, of, what: bar.update(done, of, verb=what),
+            overwrite=args.overwrite,
         )
-    held = into or bank
+    held = bank if into is None else into
     console.say(f"{concept.name!r} is in '{held.path}'.\n{report.in_words()}")
     return record(find_entry(held, concept.name)) | {"bank": held.path, "report": asdict(report)}
 

@@ -14,7 +14,8 @@ from ..catalogue import find_entry, picture_beside
 from ..concept import Concept
 from ..errors import BankError
 from ..storage.compatibility import BaseModel, check_fit, check_new
-from ..storage.names import clean_name
+from ..storage.names import clean_name, same_key
+from ..storage.record import Entry
 from .compress import CompressReport, compress
 from .merge import MergeReport, merge, outline
 from .settings import CompressConfig, MergeConfig, OnProgress
@@ -36,6 +37,8 @@ def merge_in_bank(
     captions: Sequence[str],
     config: MergeConfig | None = None,
     on_progress: OnProgress | None = None,
+    *,
+    overwrite: bool = False,
 ) -> tuple[Concept, MergeReport]:
     """Merge concepts of a bank into a new one of another bank; see `merge`.
 
@@ -49,6 +52,7 @@ def merge_in_bank(
         captions: Ordinary captions.
         config: Which rows count.
         on_progress: Is told of captions and layers done.
+        overwrite: Whether it takes the place of a concept of that name in the other bank.
 
     Raises:
         CidmError: If they cannot be merged, or the other bank cannot take the new one. Both is
@@ -57,9 +61,9 @@ def merge_in_bank(
     chosen = [find_entry(bank, each).name for each in names if each.strip()] or list(bank)
     concepts = [bank[each] for each in chosen]
     made = outline(concepts, clean_name(name))
-    _check_place(made, bank, into)
+    old = _place(made, bank, into, overwrite)
     merged, report = merge(concepts, made.name, model, encode, captions, config, on_progress)
-    return into.add(merged), report
+    return into.add(merged, replaces=old), report
 
 
 def compress_in_bank(
@@ -69,6 +73,8 @@ def compress_in_bank(
     new_name: str = "",
     config: CompressConfig | None = None,
     on_progress: OnProgress | None = None,
+    *,
+    overwrite: bool = False,
 ) -> tuple[Concept, CompressReport]:
     """Compress a concept of a bank; see `compress`.
 
@@ -79,6 +85,7 @@ def compress_in_bank(
         new_name: Its name there. Default: the same.
         config: How much is kept.
         on_progress: Is told of layers done.
+        overwrite: Whether it takes the place of a concept of that name in the other bank.
 
     Raises:
         CidmError: If it cannot be compressed, or the other bank cannot take the result.
@@ -91,22 +98,29 @@ def compress_in_bank(
             "put the compressed concept into another bank."
         )
     named = clean_name(new_name) if new_name.strip() else concept.name
+    old = entry
     if into is not None:
-        _check_place(replace(concept, name=named, updates={}), bank, into)
+        old = _place(replace(concept, name=named, updates={}), bank, into, overwrite)
     made, report = compress(concept, config, on_progress)
     if into is None:
-        return bank.add(made, replaces=entry), report
-    return into.add(replace(made, name=named), picture_beside(entry.path)), report
+        return bank.add(made, replaces=old), report
+    picture = picture_beside(entry.path)
+    return into.add(replace(made, name=named), picture, replaces=old), report
 
 
-def _check_place(made: Concept, bank: Bank, into: Bank) -> None:
-    """What the other bank would refuse is refused now."""
+def _place(made: Concept, bank: Bank, into: Bank, overwrite: bool) -> Entry | None:
+    """Whose place a concept takes in the other bank; what that would refuse is refused now."""
     if os.path.realpath(bank.path) == os.path.realpath(into.path):
         raise BankError(
             f"{made.name!r} has the words of what it is made from, and in one bank a word calls "
-            f"one concept. Put it into another bank than '{bank.name}'."
+            f"one concept. Put it into another bank than {bank.name!r}."
         )
     entries = into.entries()
-    check_new(made, entries)
-    check_fit(entries, made)
-    into.file_for(made.name)
+    same = [entry for entry in entries if same_key(entry.name) == same_key(made.name)]
+    old = same[0] if same and overwrite else None
+    others = [entry for entry in entries if entry is not old]
+    check_new(made, others)
+    check_fit(others, made)
+    if old is None:
+        into.file_for(made.name)
+    return old

@@ -7,6 +7,7 @@ from pathlib import Path
 from ...cidm_core.bank import Bank
 from ...cidm_core.catalogue import listing, nearest
 from ...cidm_core.errors import BankError
+from ...cidm_core.merging.banks import beside
 from ...cidm_core.storage.names import file_stem
 from ..host import comfy as host
 
@@ -46,6 +47,11 @@ def bank_folder(chosen: str, new_name: str = "") -> Path:
         f"There is no bank {chosen!r}{f'; do you mean {hint!r}?' if hint else '.'} {there} "
         f"Choose one, or {NEW} and a name in new_name."
     )
+
+
+def other_bank(bank: Bank, name: str, what: str) -> Bank:
+    """The bank of that name, which need not exist yet; without a name `<bank>-<what>` beside it."""
+    return Bank(bank_folder(NEW, name)) if name.strip() else beside(bank, what)
 
 
 def contents(bank: Bank) -> str:

@@ -141,10 +141,18 @@ class ConceptText:
         text = " ".join(concept.trigger for concept in concepts)
         key = (text, clip.layer_idx, getattr(clip.patcher, "patches_uuid", None))
         if key not in self._encoded:
-            encoding = self.encoding(clip, self.tokenize(clip, text))
-            encoded = self.encoded(encoding, encoding.clip.stock_encode)
-            self._encoded[key] = encoding.context(encoded)
+            self._encoded[key] = self._context(clip, self.tokenize(clip, text))
         return self._encoded[key]
+
+    def caption(self, clip: Any, text: str) -> TextContext:
+        """A text as it stands: nothing in it is a weight. What goes beyond one chunk is cut."""
+        plain = text.replace("(", "\\(").replace(")", "\\)")
+        tokens = self._binding.tokenize(clip, plain)
+        return self._context(clip, {name: chunks[:1] for name, chunks in tokens.items()})
+
+    def _context(self, clip: Any, tokens: HostTokens) -> TextContext:
+        encoding = self.encoding(clip, tokens)
+        return encoding.context(self.encoded(encoding, encoding.clip.stock_encode))
 
 
 @dataclass(frozen=True, eq=False)

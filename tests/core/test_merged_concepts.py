@@ -256,6 +256,10 @@ def test_the_command_merges_into_a_bank_beside(bank, tmp_path, capsys):
     assert made.words == ("<dog1>", "<dog2>", "<new1>")
     assert made.config["rows"] == "diffusers"
     assert len(bank) == 3
+    assert main(words) == FAILED
+    assert "already has a concept 'pets'" in capsys.readouterr().err
+    assert main([*words, "--captions", str(captions), "--overwrite", "--quiet"]) == OK
+    assert Bank(tmp_path / "bank-merged")["pets"].config["rows"] == "compvis"
     captions.write_text("\n \n")
     for given in (str(captions), str(tmp_path / "none.txt")):
         assert main([*words, "--captions", given]) == FAILED

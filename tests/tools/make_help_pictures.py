@@ -28,6 +28,8 @@ WIDE |= {"CIDM_MethodCustomDiffusion": 330, "CIDM_Subject": 320}
 TALL = {"CLIPTextEncode": 110, "PreviewImage": 260, "PreviewAny": 200, "LoadImage": 330}
 TALL |= {"CIDM_LoadMiniModel": 300, "CIDM_LoadConceptBank": 200, "CIDM_ExportConcept": 190}
 TALL |= {"CIDM_ImportConcept": 330, "CIDM_RemoveConcept": 200, "CIDM_EvaluateConcepts": 640}
+WIDE |= {"CIDM_MergeConcepts": 460, "CIDM_CompressConcept": 420}
+TALL |= {"CIDM_MergeConcepts": 560, "CIDM_CompressConcept": 360}
 TALL |= {"CIDM_ConceptInfo": 620, "CIDM_TrainConcept": 640}
 CATS = "a <pip1> <pip2> and a <tia1> <tia2>, green background"
 LINES = """0.02,0.1,0.48,0.9: a <pip1> <pip2> on the left
@@ -146,6 +148,27 @@ SCENES: dict[str, list[Any]] = {
                     **{"model": "bake.0", "clip": "mini.1", "vae": "mini.2"},
                     "filename_prefix": "checkpoints/purple cat",
                 },
+            )
+        },
+    ],
+    "CIDM_MergeConcepts": [
+        {"mini": MINI, "bank": BANK},
+        {
+            "merge": (
+                "CIDM_MergeConcepts",
+                {
+                    **{"model": "mini.0", "clip": "mini.1", "bank": "bank.0", "name": "pets"},
+                    "concepts": "purple-cat, teal-cat",
+                },
+            )
+        },
+    ],
+    "CIDM_CompressConcept": [
+        {"bank": BANK},
+        {
+            "small": (
+                "CIDM_CompressConcept",
+                {"bank": "bank.0", "name": "purple-cat", "energy": 0.9},
             )
         },
     ],
