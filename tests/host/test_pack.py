@@ -13,6 +13,7 @@ IDS = {
     for name in (
         "ApplyConceptBank",
         "BakeConcepts",
+        "CompressConcept",
         "ConceptInfo",
         "ConceptRegion",
         "ConceptRegions",
@@ -21,6 +22,7 @@ IDS = {
         "ImportConcept",
         "LoadConceptBank",
         "LoadMiniModel",
+        "MergeConcepts",
         "MethodCidm",
         "MethodCustomDiffusion",
         "RegionalNoiseGuider",
