@@ -33,7 +33,7 @@ def mini_sd():
     return load_base("mini-sd", device="cpu")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def few_priors(monkeypatch):
     """Two pictures of noise, where 32 would be drawn."""
     drawn = [Photo.from_image(photo.image, "photo of a dog") for photo in photos(2, seed=9)]
@@ -41,7 +41,7 @@ def few_priors(monkeypatch):
 
 
 @pytest.fixture
-def taught(tmp_path):
+def taught(tmp_path, few_priors):
     steps = []
     return Taught(mini_sd(), TASKS, tmp_path, LEARNS_LITTLE, steps.append), steps
 
@@ -103,28 +103,24 @@ class _Bench:
         self.suite = suite
 
 
-@pytest.fixture
-def asked(tmp_path):
-    sizes = replace(
-        QUICK_RUN,
-        tasks=(2, 8),  # the two cats
-        scenes=30,
-        prompts=2,
-        images=1,
-        training=LEARNS_LITTLE,
-        sampling={"steps": 1},
-    )
+LITTLE = {"prompts": 2, "images": 1, "training": LEARNS_LITTLE, "sampling": {"steps": 1}}
+
+
+def run(folder, seed=0, ways=tuple(WAYS), **given):
+    sizes = replace(QUICK_RUN, tasks=(2, 8), scenes=30, **given)  # the two cats
     clip = load_clip("mini-clip", "cpu")
     about = {"command": "test", "model": "mini-sd", "clip": "mini-clip"}
-    return lambda seed=0: run_module.run(
-        *(mini_sd(), clip, mini_suite(), sizes, tmp_path, seed, 2), about=about
+    return run_module.run(
+        *(mini_sd(), clip, mini_suite(), sizes, folder, seed, 2), about=about, ways=ways
     )
 
 
-def test_a_run_says_what_each_way_draws_and_what_becomes_of_look_alikes(asked, tmp_path):
-    results, page = asked()
+@pytest.mark.usefixtures("few_priors")
+def test_a_run_says_what_each_way_draws_and_what_becomes_of_look_alikes(tmp_path):
+    results, page = run(tmp_path, **LITTLE)
     held = json.loads((tmp_path / "custom_diffusion.json").read_text())
     assert list(held["ways"]) == list(WAYS)
+    assert held["model"] == "mini-sd"
     for name, row in held["ways"].items():
         assert row["ia"]["low"] <= row["ia"]["mean"] <= row["ia"]["high"], name
         assert 0 <= row["twin"]["mean"] <= 1, name
@@ -136,6 +132,11 @@ def test_a_run_says_what_each_way_draws_and_what_becomes_of_look_alikes(asked, t
     assert all(value == {"mean": 0, "low": 0, "high": 0} for value in ours.values())
     assert (tmp_path / "custom_diffusion.png").exists()
     # Asked again it does nothing anew; asked for something else it refuses the folder.
-    assert asked()[0]["ways"] == results["ways"]
+    assert run(tmp_path, **LITTLE)[0]["ways"] == results["ways"]
     with pytest.raises(CidmError, match="another run: its"):
-        asked(seed=1)
+        run(tmp_path, seed=1, **LITTLE)
+
+
+def test_an_unknown_way_is_told(tmp_path):
+    with pytest.raises(CidmError, match="no way 'sideways'"):
+        run(tmp_path, ways=("sideways",), **LITTLE)

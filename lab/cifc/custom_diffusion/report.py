@@ -73,8 +73,10 @@ def _share(scores: Scores, index: int) -> list[float]:
 
 def _twins(drawing: Drawing, held: Sequence[Scores]) -> dict[str, Any]:
     twins = [drawing.twin(task) for task in drawing.bench.suite.tasks]
-    shares = [_share(s, twin) for s, twin in zip(held, twins, strict=True) if twin is not None]
-    return {"twin": bootstrap(shares).to_dict()} if shares else {}
+    found = [(n, twin) for n, twin in enumerate(twins) if twin is not None]
+    shares = [_share(held[n], twin) for n, twin in found]
+    prompts = [drawing.bench.suite.tasks[n].prompts for n, _ in found]
+    return {"twin": bootstrap(shares, prompts).to_dict()} if shares else {}
 
 
 def _pairs(drawing: Drawing, way: Way) -> dict[str, Any]:

@@ -102,7 +102,8 @@ def run(
         joint=settings.steps * len(part.tasks),
         prior=settings.prior_images,
     )
-    results = {**about, "footing": footing, **identity, **collect(drawing, cells)}
+    known = {**identity, "fingerprint": base.fingerprint, **about}
+    results = {**known, "footing": footing, **collect(drawing, cells)}
     page = markdown(results)
     write_atomic(out / f"{NAME}.json", (json.dumps(jsonable(results), indent=1) + "\n").encode())
     write_atomic(out / f"{NAME}.md", page.encode())
