@@ -1,6 +1,6 @@
 """What the shipped workflows are made of; `make_workflows.py` turns it into files."""
 
-from .custom import together
+from .custom import merge, together
 from .drawing import app_mode, inpaint, scenes, style
 from .learning import check, first, first_xl, second, trial
 from .parts import Workflow
@@ -8,6 +8,6 @@ from .regions import INSIDE, SHOWN, blueprint, several, several_xl
 
 ALL = (
     *(trial, first, second, scenes, several, style, inpaint, check, app_mode),
-    *(first_xl, several_xl, together),
+    *(first_xl, several_xl, together, merge),
 )
 __all__ = ["ALL", "INSIDE", "SHOWN", "Workflow", "blueprint"]

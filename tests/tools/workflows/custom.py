@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .parts import (
     BLUE,
+    CAT,
+    DOG,
     GREEN,
     NEGATIVE,
     PURPLE,
@@ -69,5 +71,54 @@ def together() -> Workflow:
         [("1  Model, bank, photos", BLUE, [source])],
         [("2  Learn both", PURPLE, [["method"], ["train"]])],
         [("3  Draw both", GREEN, drawing)],
+    ]
+    return w
+
+
+def merge() -> Workflow:
+    w = Workflow(
+        "11 Merge two concepts",
+        "## One concept of two\n"
+        "For one file with both, and for programs that know no banks. In ComfyUI itself the bank "
+        "draws them as well, and look-alikes better.\n"
+        "1. Choose a bank of which two concepts shall become one; *1* and *2* made such a bank. "
+        "Concepts of others come in by **Import Concept**.\n"
+        "2. **Merge Concepts**: their names, one a line, and the name of the new one. It goes "
+        "into a bank of its own; the two stay as they are.\n"
+        "3. Run. The node says how near it came. The words are the same, and any prompt may "
+        "have either or both.\n\n"
+        "**Export Concept as LoRA** writes the file for others; **Compress Concept** makes it "
+        "smaller.",
+        note_size=(260, 440),
+    )
+    load(w)
+    bank(w, "Bank of both")
+    both = {"model": ["model", 0], "clip": ["model", 1], "bank": ["bank", 0]}
+    w.add(
+        "merge",
+        "CIDM_MergeConcepts",
+        size=(330, 460),
+        name="pets",
+        concepts="dog\ncat",
+        overwrite=True,
+        **both,
+    )
+    apply(w, "merge")
+    text(w, "positive", "Both in one prompt", f"a photo of a {DOG} and a {CAT} on a beach")
+    text(w, "negative", "Negative prompt", NEGATIVE)
+    empty(w)
+    draw(w, seed=1)
+    finish(w, "merged concepts")
+    w.stacks = [
+        [START],
+        [("1  Model and bank", BLUE, [["model", "bank"]])],
+        [("2  Merge", PURPLE, [["merge"]])],
+        [
+            (
+                "3  Draw with the new one",
+                GREEN,
+                [["apply", "positive", "negative", "latent"], ["sampler", "decode", "save"]],
+            )
+        ],
     ]
     return w
