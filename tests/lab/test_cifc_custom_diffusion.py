@@ -140,3 +140,9 @@ def test_a_run_says_what_each_way_draws_and_what_becomes_of_look_alikes(tmp_path
 def test_an_unknown_way_is_told(tmp_path):
     with pytest.raises(CidmError, match="no way 'sideways'"):
         run(tmp_path, ways=("sideways",), **LITTLE)
+
+
+def test_all_at_once_more_words_than_the_recipe_has_initialisers(taught):
+    four = [replace(TASKS[0], name=f"v{n}", words=f"<v{n}a> <v{n}b>") for n in range(1, 5)]
+    joint = replace(taught[0], tasks=four).joint()
+    assert joint.words == ("<v1a>", "<v2a>", "<v3a>", "<v4a>")
