@@ -210,6 +210,12 @@ FAMILIES: Mapping[str, Family] = {
             TextEncoderRow("text_encoder_2", 128, 48, penultimate=True, pooled=True, pad_id=0),
         ),
         modelspec="mini-sdxl",
+        # Its first encoder's embeddings are half as long as mini-sd's, so tokens start half as
+        # long; at mini-sd's rate its LoRA learned too little.
+        training={
+            **_MINI.training,
+            "cidm": {**_MINI.training["cidm"], "lr_lora": 4e-3, "token_init_std": 0.05},
+        },
     ),
 }
 
