@@ -62,7 +62,7 @@ class Concept:
         name: Name in the bank.
         subjects: What it is about; at least one.
         family: Row of the families table.
-        base: Fingerprint of the base model (`families.fingerprint`).
+        base: Fingerprint of the base model (`fingerprints.fingerprint`).
         layers: diffusers paths of the model's attn2 modules in execution order.
         updates: Changes by path of a linear layer (see `updates`).
         rows: Embeddings of all subjects' words by encoder name, (words, layers or 1, dim).

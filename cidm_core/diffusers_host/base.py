@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..checkpoints.geometry import family_of, layers_of
 from ..checkpoints.schedule import PREDICTIONS, SCHEDULE
 from ..errors import HostError
-from ..families import CrossAttention, Family, fingerprint, fingerprint_paths
+from ..families import CrossAttention, Family
+from ..fingerprints import fingerprint, fingerprint_paths
 
 
 @dataclass(eq=False)
@@ -24,7 +25,7 @@ class Base:
     Attributes:
         family: Row of the families table.
         layers: Its attn2 modules in execution order, from the UNet's real geometry.
-        fingerprint: Name of the weights (`families.fingerprint`).
+        fingerprint: Name of the weights (`fingerprints.fingerprint`).
         name: File stem or folder name.
         unet: UNet2DConditionModel.
         vae: AutoencoderKL, of the same dtype as the rest; a wider one where fp16 is too narrow

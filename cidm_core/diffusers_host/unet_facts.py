@@ -15,7 +15,8 @@ from ..checkpoints.geometry import family_of, layers_of
 from ..checkpoints.kinds import check_kind
 from ..checkpoints.weights import Weights, open_weights, quantised
 from ..errors import HostError
-from ..families import CrossAttention, Family, fingerprint, fingerprint_paths
+from ..families import CrossAttention, Family
+from ..fingerprints import fingerprint, fingerprint_paths
 from .folders import json_of, part_of
 from .load import find_model
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from .. import words as word_rules
 from ..concept import Concept
 from ..errors import BankError, FamilyError
-from ..families import FAMILIES, CrossAttention, Family, same_base
+from ..families import FAMILIES, CrossAttention, Family
+from ..fingerprints import same_base
 from .names import same_key
 from .record import Entry
 

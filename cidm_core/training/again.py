@@ -10,7 +10,7 @@ from ..catalogue import as_words
 from ..concept import Concept
 from ..config import AGAIN
 from ..errors import BankError, CidmError
-from ..families import same_base
+from ..fingerprints import same_base
 from ..storage.names import same_key
 from ..storage.record import Entry
 from .lesson import Lesson, Model

@@ -16,7 +16,8 @@ from transformers import (
 from cidm_core.checkpoints.geometry import layers_of
 from cidm_core.concept import Concept
 from cidm_core.diffusers_host.base import Base, assemble
-from cidm_core.families import FAMILIES, TextEncoderRow, fingerprint, fingerprint_paths
+from cidm_core.families import FAMILIES, TextEncoderRow
+from cidm_core.fingerprints import fingerprint, fingerprint_paths
 from tests.make import random_concept
 from tests.tools.checkpoint_presets import (
     PRESETS,

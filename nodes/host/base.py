@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ...cidm_core.errors import FamilyError, HostError
-from ...cidm_core.families import Family, fingerprint
+from ...cidm_core.families import Family
+from ...cidm_core.fingerprints import fingerprint
 from . import comfy as host
 from .model import ModelFacts, base_weight, facts_of_pair, model_facts, probed_weights
 

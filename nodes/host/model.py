@@ -12,7 +12,8 @@ from torch import Tensor
 from ...cidm_core.checkpoints.compvis import UNET, unet_config, unet_name
 from ...cidm_core.checkpoints.geometry import family_of, layers_of
 from ...cidm_core.errors import FamilyError
-from ...cidm_core.families import CrossAttention, Family, fingerprint, fingerprint_paths
+from ...cidm_core.families import CrossAttention, Family
+from ...cidm_core.fingerprints import fingerprint, fingerprint_paths
 from ...cidm_core.updates import TEXT_ENCODERS
 from .encoders import HostEncoder, encoders_of
 

@@ -21,7 +21,8 @@ from cidm_core.checkpoints.geometry import layers_of
 from cidm_core.diffusers_host import load as module
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.errors import FamilyError, HostError
-from cidm_core.families import FAMILIES, same_base
+from cidm_core.families import FAMILIES
+from cidm_core.fingerprints import same_base
 
 MID = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 

@@ -22,7 +22,8 @@ from cidm_core.diffusers_host.build import Target
 from cidm_core.diffusers_host.load import base_from_tensors, load_base
 from cidm_core.diffusers_host.vae import vae_apart
 from cidm_core.errors import CidmError, FamilyError, HostError
-from cidm_core.families import FAMILIES, same_base
+from cidm_core.families import FAMILIES
+from cidm_core.fingerprints import same_base
 from cidm_core.importers.concept_import import import_concept
 from cidm_core.importers.settings import ImportConfig
 

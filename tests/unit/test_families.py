@@ -2,14 +2,8 @@ import pytest
 import torch
 
 from cidm_core.errors import FamilyError
-from cidm_core.families import (
-    FAMILIES,
-    Geometry,
-    fingerprint,
-    fingerprint_paths,
-    ldm_path,
-    same_base,
-)
+from cidm_core.families import FAMILIES, Geometry, ldm_path
+from cidm_core.fingerprints import fingerprint, fingerprint_paths, same_base
 
 SHAPES = [(1280, 768), (192, 128), (64, 768)]
 
