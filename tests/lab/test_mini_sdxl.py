@@ -12,11 +12,19 @@ import torch
 from torch import Tensor
 from transformers import CLIPModel
 
+from cidm_core.bank import Bank
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.base import Base
+from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.diffusers_host.pipeline import generate
+from cidm_core.evaluation.prompts import fill, write_back
 from cidm_core.families import FAMILIES
+from cidm_core.methods import config_for
+from lab.cifc.learners import LEARNERS, learn_task
+from lab.cifc.scoring import Judge
+from lab.cifc.sizes import spread
+from lab.cifc.tasks import mini_suite
 from lab.mini.clip_model import MINI_CLIP_FOLDER
 from lab.mini.data import Pictures
 from lab.mini.evaluate import Loaded, held_out_prompts, load_mini, sharpness
@@ -69,6 +77,25 @@ def test_held_out_captions_are_drawn_in_the_diffusers_host(base: Base) -> None:
     x = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2)
     seen = load_probe().read(x / 127.5 - 1, 1)
     assert sum(truth == found for (_, truth), found in zip(prompts, seen, strict=True)) >= 6
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("name", ["V3-cat", "V9-cat", "V6-painting"])
+def test_the_demos_concepts_are_learned(base: Base, name: str, tmp_path: Path) -> None:
+    suite = mini_suite()
+    task = next(task for task in suite.tasks if task.name == name)
+    config = config_for("cidm", base.family, steps=250, save_every=0)
+    concept = learn_task(base, LEARNERS["ours"], tmp_path, task, config)
+    judge = Judge(load_clip("mini-clip", "cpu"), None, suite)
+    prompts = [fill(task.prompts[k], concept) for k in spread(len(task.prompts), 4)]
+    plain = [write_back(prompt, [concept]) for prompt in prompts]
+    sampling = SampleConfig.for_family(base.family.sampling, steps=10, seed=1, num_images=2)
+
+    def likeness(bank: Any, texts: list[str]) -> float:
+        pictures = generate(base, bank, texts, config=sampling)
+        return float(np.mean(judge.score(task, pictures, plain).ia))
+
+    assert likeness(Bank(tmp_path), prompts) > likeness({}, plain) + 0.2
 
 
 def test_a_small_original_is_drawn_blurred(loaded: Loaded) -> None:
