@@ -206,7 +206,8 @@ FORGED = {
     "diff of the pack's own": (put("lora_unet_cidm_x.diff"), "no linear layer"),
     "diff in no model": (put("lora_te9_text_model.diff"), "no linear layer"),
     "odd path": (put("lora_unet_down_blocks_0..to_k.diff"), "belongs to no layer"),
-    "bias": (put(f"{KEY}_k.diff_b"), "belongs to no layer"),
+    "bias no vector": (put(f"{KEY}_k.diff_b"), "it must be .out,"),
+    "bias of keys": (put(f"{KEY}_k.diff_b", shape=(4,)), "changes the bias of"),
     "two vectors": (pair(VALUE, down=(2, 4)), "2 value residuals"),
     "no vector": (pair(VALUE, down=(0, 4)), "0 value residuals"),
     "vector alone": (

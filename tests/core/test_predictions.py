@@ -260,7 +260,7 @@ def test_a_state_goes_on_with_its_own_noise_levels_only(tiny_base, tmp_path):
     def run(schedule):
         base = replace(tiny_base, scheduler_config=dict(schedule))
         held = TrainingSubject(photos(), "<d1> <d2>", "dog")
-        lesson = Lesson((held,), (), "cidm", config(resolution_px=64))
+        lesson = Lesson.of((held,), "cidm", config(resolution_px=64))
         return prepare(base, Bank(tmp_path), lesson, None, "refuse", Alone()).folder.run
 
     assert run(SCHEDULE) == run(SCHEDULE)
