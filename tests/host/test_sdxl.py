@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tools.make_checkpoint import write_compvis
 
 INSIDE = Path(__file__).parent / "inside"
 EXACT = 2e-6  # of values about 1 large: sums in another order
@@ -110,3 +111,12 @@ def test_what_it_taught_is_listed_and_drawn_and_loads_as_a_lora(learned):
     assert learned["drawn"]
     loaded, held = learned["lora keys"]
     assert loaded == held > 0
+
+
+@pytest.mark.lab
+def test_the_stock_loader_opens_the_smallest_it_takes_for_sdxl(in_host, tmp_path):
+    """Its mark of SDXL is 320 channels and these blocks; narrower presets need its class told."""
+    path = tmp_path / "host.safetensors"
+    write_compvis(path, "sdxl-host", "fp16")
+    opened = in_host(INSIDE / "stock_checkpoint.py", path)
+    assert opened == {"model": "SDXL", "layers": 17, "context": 2048, "cells": 4}
