@@ -145,12 +145,13 @@ def _learn(
     host = LearningHost(base, job.task.words, job.task.phrases)
     if (check := getattr(job.make, "check", None)) is not None:
         check(job.task, config, host)
+    drawn = _drawn_prior(job, hooks)  # with the whole model, so before parts of it leave the device
     # A small card has no room for all of SDXL beside the VAE at work.
     waiting = base.text_encoders if config.park_text_encoders else ()
     waiting += (base.unet,) if config.frozen_fp8 else ()
     with ExitStack() as stack:
         with base.parked(*waiting):
-            sources = _sources(job, host, hooks)
+            sources = _sources(job, host, hooks, drawn)
         stack.enter_context(base.parked_vae())
         method = job.make(job.task, config, job.others.values(), host)
         stack.enter_context(host.attached(method.updates, config))
@@ -164,9 +165,9 @@ def _learn(
     return _store(job, method, loop, previews)
 
 
-def _sources(job: Job, host: LearningHost, hooks: Hooks) -> PhotoSources:
+def _sources(job: Job, host: LearningHost, hooks: Hooks, drawn: Sequence[Photo]) -> PhotoSources:
     """Everything encoded that batches are drawn from."""
-    base, config, drawn = job.base, job.config, _drawn_prior(job, hooks)
+    base, config = job.base, job.config
     tell = _teller(job, hooks, len(job.photos) + len(job.prior) + len(drawn))
 
     def cached(
@@ -247,7 +248,8 @@ def _drawn_prior(job: Job, hooks: Hooks) -> list[Photo]:
             subject.kind,
             count=job.config.prior_images,
             on_progress=hooks.on_progress,
-            should_stop=hooks.should_stop,
+            # Several processes agree on stopping in the loop only: the others wait for this one.
+            should_stop=hooks.should_stop if job.processes.count == 1 else None,
             width_px=job.size_px,
             height_px=job.size_px,
         )

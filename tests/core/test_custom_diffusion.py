@@ -1,6 +1,7 @@
 """Custom Diffusion from photos to pictures, on a small model with random weights."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from cidm_core.bank import Bank
 from cidm_core.cli import main
 from cidm_core.concept import Subject
 from cidm_core.config import SampleConfig
+from cidm_core.diffusers_host import train
+from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.diffusers_host.pipeline import generate
 from cidm_core.diffusers_host.train import train_concept
@@ -185,6 +188,21 @@ def test_prior_pictures_that_nobody_gave_are_drawn_and_kept(tmp_path, prompts, c
     assert "There are no prior pictures of 'dog'" in caplog.text
     with pytest.raises(TrainingError, match="learned in squares"):
         learn(tmp_path, {**given, "buckets": True}, words="<d1>")
+
+
+def test_prior_pictures_are_drawn_with_the_whole_model(tmp_path, monkeypatch):
+    """Not while Least VRAM has the UNet and the text encoders off the device."""
+    told = []
+
+    @contextmanager
+    def parked(self, *modules):
+        told.append(f"parked {len(modules)}")
+        yield
+
+    monkeypatch.setattr(Base, "parked", parked)
+    monkeypatch.setattr(train, "draw_prior", lambda *_, **__: told.append("drawn") or priors(1))
+    learn(tmp_path, {"prior_images": 1, "park_text_encoders": True})
+    assert told == ["drawn", "parked 1"]
 
 
 @pytest.mark.parametrize("norm", ["compvis", "diffusers"])
