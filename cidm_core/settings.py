@@ -39,6 +39,13 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def other_default(settings: type[Settings], name: str, default: Any) -> Any:
+    """A field for settings that extend others: limits and help of theirs, another default."""
+    known = next(f for f in fields(settings) if f.name == name).metadata
+    kept = {k: known[k] for k in ("help", "choices", "advanced")}
+    return setting(default, low=known["min"], high=known["max"], **kept)
+
+
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),

@@ -20,7 +20,7 @@ from ..errors import ConceptError, TrainingError
 from ..families import PROJECTIONS
 from ..ops.diffusion import masked_errors
 from ..ops.preservation import with_prior
-from ..settings import setting
+from ..settings import other_default, setting
 from ..updates import BIASED, FullRank
 from .base import Batch, Demand, Host, PhotoBatches, Stage, Task
 from .group import Group
@@ -62,24 +62,13 @@ class CustomDiffusionConfig(PriorConfig):
         high=100_000,
         advanced=False,
     )
-    batch_size: int = setting(
-        2, "Pictures per optimiser micro-step, over all processes together.", low=1, high=256
-    )
-    accumulation: int = setting(
-        4, "Micro-steps that are summed into one optimiser step.", low=1, high=256
-    )
-    variants: int = setting(
-        32,
-        "Augmented variants of each photo whose latents are cached; nothing else of it is seen.",
-        low=1,
-        high=1024,
-    )
-    augmentation: str = setting(
+    batch_size: int = other_default(PriorConfig, "batch_size", 2)
+    accumulation: int = other_default(PriorConfig, "accumulation", 4)
+    variants: int = other_default(PriorConfig, "variants", 32)
+    augmentation: str = other_default(
+        PriorConfig,
+        "augmentation",
         {"single": "resize", "style": "resize", "face": "none", "joint": "resize"},
-        "What is seen of a photo: a random square or all of it on black (crop); its centre square, "
-        "often smaller on grey or larger than the frame, and the caption says so (resize); its "
-        "centre square (none).",
-        choices=("crop", "resize", "none"),
     )
     flip_probability: float = setting(
         {"single": 0.5, "style": 0.5, "face": 0.0, "joint": 0.5},
@@ -88,12 +77,7 @@ class CustomDiffusionConfig(PriorConfig):
         low=0.0,
         high=1.0,
     )
-    templates: str = setting(
-        "plain",
-        "Captions: with changing templates and order (varied), or as they are written, and with "
-        "one template where nobody wrote any (plain).",
-        choices=("varied", "plain"),
-    )
+    templates: str = other_default(PriorConfig, "templates", "plain")
     lr: float = setting(
         {"single": 8e-5, "style": 8e-5, "face": 4e-5, "joint": 8e-5},
         "Learning rate of keys, values and words.",

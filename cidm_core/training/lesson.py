@@ -76,7 +76,7 @@ class Lesson:
         prior: list[Photo] = []
         for number, subject in enumerate(self.subjects):
             photos += [replace(photo, subject=number) for photo in subject.bound()]
-            prior += [prior_of(subject, photo, number) for photo in subject.prior]
+            prior += [_prior_of(subject, photo, number) for photo in subject.prior]
         return photos, prior
 
     def templated(self, photos: Sequence[Photo]) -> list[Photo]:
@@ -150,7 +150,7 @@ class Lesson:
                 )
 
 
-def prior_of(subject: TrainingSubject, photo: Photo, number: int) -> Photo:
+def _prior_of(subject: TrainingSubject, photo: Photo, number: int) -> Photo:
     """A prior picture of a subject; one without a caption gets a template like a photo."""
     if photo.caption:
         return replace(photo, subject=number)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ...cidm_core.config import KINDS
-from ...cidm_core.errors import PhotoError
+from ...cidm_core.errors import CidmError, PhotoError
 from ..host import comfy as host
-from ..host.inputs import text_input
+from ..host.inputs import first_of, text_input
 
 if TYPE_CHECKING:
     from ...cidm_core.training.data import Photo
@@ -81,6 +81,17 @@ def prior_of(images: Sequence[Tensor]) -> list[Photo]:
     from ...cidm_core.training.data import Photo
 
     return [Photo.from_image(row.clamp(0, 1)) for image in images for row in _batch(image, 4)]
+
+
+def folder_stamp(photo_folder: Any) -> str:
+    """What changes with the files of a photo folder, for `fingerprint_inputs`."""
+    name = first_of(photo_folder)
+    if not name:
+        return ""
+    try:
+        return repr(host.file_stamps(host.input_folder(str(name))))
+    except CidmError:
+        return "missing"
 
 
 def photos_of(

@@ -7,11 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...cidm_core.errors import CidmError
-from ..host import comfy as host
-from ..host.inputs import first_of
 from ..host.sockets import SubjectsSocket, schema, subjects_input
-from .photos import concept_inputs, images_input, photos_of, prior_input, prior_of
+from .photos import concept_inputs, folder_stamp, images_input, photos_of, prior_input, prior_of
 
 
 class MoreSubjects(io.ComfyNode):
@@ -41,13 +38,7 @@ class MoreSubjects(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, photo_folder: Any = None, **_: Any) -> str:
         """Changes with the files of the photo folder."""
-        name = first_of(photo_folder)
-        if not name:
-            return ""
-        try:
-            return repr(host.file_stamps(host.input_folder(str(name))))
-        except CidmError:
-            return "missing"
+        return folder_stamp(photo_folder)
 
     @classmethod
     def execute(

@@ -8,14 +8,22 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...cidm_core.config import AGAIN, AGAIN_HELP
-from ...cidm_core.errors import CidmError, ConceptError
+from ...cidm_core.errors import ConceptError
 from ...cidm_core.training.presets import PRESET_HELP
 from ..host import comfy as host
 from ..host.inputs import first_of, passes, text_input
 from ..host.pictures import shown, to_tensor
 from ..host.sockets import BankSocket, MethodChoice, MethodSocket, schema, subjects_input
 from .inputs import LABELS, ON_THE_NODE, MethodInputs
-from .photos import NO_FOLDER, concept_inputs, images_input, photos_of, prior_input, prior_of
+from .photos import (
+    NO_FOLDER,
+    concept_inputs,
+    folder_stamp,
+    images_input,
+    photos_of,
+    prior_input,
+    prior_of,
+)
 
 _DEFAULT = "cidm"  # the method without a node that says another
 
@@ -69,13 +77,7 @@ class TrainConcept(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, photo_folder: Any = None, **_: Any) -> str:
         """Changes with the files of the photo folder."""
-        name = first_of(photo_folder)
-        if not name:
-            return ""
-        try:
-            return repr(host.file_stamps(host.input_folder(str(name))))
-        except CidmError:
-            return "missing"
+        return folder_stamp(photo_folder)
 
     @classmethod
     def execute(
