@@ -38,7 +38,7 @@ class MergeConcepts(io.ComfyNode):
             display_name="Merge Concepts",
             description="Makes one concept of several: at its own words each keeps its look, and "
             "everything else stays as the model draws it. The result goes into a bank of its own "
-            "and, by Export Concept as LoRA, into other programs. The concepts are not touched.",
+            "and, by Export Concept, into other programs. The concepts are not touched.",
             search_aliases=[
                 *("combine concepts", "merge LoRA", "custom diffusion", "bake bank", "CIDM"),
                 *("compose", "one file"),

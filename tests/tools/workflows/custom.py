@@ -87,7 +87,7 @@ def merge() -> Workflow:
         "into a bank of its own; the two stay as they are.\n"
         "3. Run. The node says how near it came. The words are the same, and any prompt may "
         "have either or both.\n\n"
-        "**Export Concept as LoRA** writes the file for others.",
+        "**Export Concept** writes the file for others.",
         note_size=(260, 440),
     )
     load(w)
