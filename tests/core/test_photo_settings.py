@@ -43,7 +43,7 @@ def batches(monkeypatch, tmp_path):
         lesson = Lesson.of([subject], "watched", settings)
         base = small_base()
         job = prepare(base, Bank(tmp_path), lesson, None, "refuse", Alone())
-        sources = _sources(job, LearningHost(base, job.task.words, job.task.phrases), Hooks())
+        sources = _sources(job, LearningHost(base, job.task.words, job.task.phrases), Hooks(), ())
         source = sources.open(PhotoBatches(prior="paired"))
         return [source.batch(index) for index in range(8)]
 
