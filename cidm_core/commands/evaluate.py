@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ examples:
   cidm evaluate --bank bank --alone                        is anything forgotten?
   cidm evaluate --bank bank --alone --weights released     and by the rule of the public code?
   cidm evaluate --bank bank --clip mini-clip --class-drift 200     do other dogs become this one?
+  cidm evaluate --bank bank --clip mini-clip --photos photos --over-fitting 100 --plot fit.png
 
 IA is the mean CLIP cosine between drawn pictures and photos, TA the CLIPScore 2.5 max(cos, 0) of
 picture and prompt with the concept words written back as class words; both times 100, as in the
@@ -43,6 +44,14 @@ a dog: KID's unbiased kernel distance, times 1000, of N pictures to those that t
 from the same seeds; below 0 by chance. In the bank it is 0 as long as no concept takes part where
 it is not called; "merged" has the concept's weights in the model, as other programs load them. KID
 itself needs the weights of Inception v3: numbers of --clip compare with each other only.
+
+With --over-fitting, each concept by itself, with 95 % intervals over pictures. "W2" is the
+2-Wasserstein distance of Gaussians fitted to the features of N pictures of the concept and of its
+class words by the model alone: how far the concept is from any dog, in look and in variety. Few
+pictures make it too large; "by chance" is what two halves of the model's own pictures have. "LFD"
+is the latent Fisher divergence, how much the concept changes the model's score where nobody asked
+for it: at prompts of other things (elsewhere) and at the plain class words (at class); 0 as long as
+the concept takes no part there, so "merged" has its weights in the model.
 """
 
 
@@ -92,6 +101,20 @@ def add_evaluate(verbs: Any) -> None:
         help="Draw N pictures of each concept's class words by the model alone, in the bank, and "
         "with the concept's weights merged, and compare; 200 tell something.",
     )
+    what.add_argument(
+        "--over-fitting",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Draw N pictures of each concept, of its class words and of other prompts by the "
+        "model alone, and tell how far the concept is from its class (W2) and how much of the "
+        "model it changes elsewhere (LFD); 100 tell something.",
+    )
+    what.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="With --over-fitting and --photos: a picture of likeness against over-fitting.",
+    )
     what.add_argument("--keep", metavar="DIR", help="Save all pictures there.")
     add_model(parser)
     add_settings(parser, SampleConfig)
@@ -109,14 +132,15 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from ..bank import Bank
     from ..diffusers_host.clip import load_clip
     from ..evaluation.evaluate import evaluate
+    from ..pictures.files import picture_path, save_picture
     from .progress_bar import ProgressBar
 
     bank = Bank(args.bank)
     if not len(bank):
         raise BankError(f"Bank '{bank.path}' holds no concept. Train one with `cidm train` first.")
     photos, prompts = _read_photos(args.photos, bank), _read_prompts(args.prompts)
-    if args.class_drift and not args.clip:
-        raise CidmError("--class-drift is told by a CLIP model. Give one with --clip.")
+    _check_measures(args, photos)
+    plot = picture_path(args.plot) if args.plot else None
     if not args.alone and not args.clip:
         raise CidmError("Give a CLIP model with --clip, or compare with each concept --alone.")
     clip = load_clip(args.clip, args.device) if args.clip else None
@@ -134,10 +158,24 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
             keep=_keeper(args.keep),
             alone=args.alone,
             class_drift=args.class_drift,
+            over_fitting=args.over_fitting,
         )
     console.say(report.table())
+    if plot:
+        save_picture(report.picture(), plot)
     facts = {"model": base.name, "clip": args.clip, "class_drift_pictures": args.class_drift}
     return {**report.to_dict(), **facts, "settings": config.to_dict()}
+
+
+def _check_measures(args: argparse.Namespace, photos: Mapping[str, Sequence[Photo]]) -> None:
+    """Refuse what cannot be measured, before the model is loaded."""
+    asked = {"--class-drift": args.class_drift, "--over-fitting": args.over_fitting}
+    for flag in (flag for flag, count in asked.items() if count and not args.clip):
+        raise CidmError(f"{flag} is told by a CLIP model. Give one with --clip.")
+    if args.plot and not (args.over_fitting and photos):
+        raise CidmError(
+            "--plot shows likeness against over-fitting. Give --over-fitting N and --photos."
+        )
 
 
 def _read_photos(given: Sequence[str], bank: Bank) -> dict[str, list[Photo]]:

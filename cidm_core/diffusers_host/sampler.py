@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..sampling.plan import Plan
 from ..sampling.regional import Insert, Inserts
 from .base import Base
 from .patches import Attached, CallRows, attach
-from .schedulers import OnStep, Start, make_scheduler, solve
+from .schedulers import Estimate, OnStep, Start, make_scheduler, solve
 from .sizes import added_conditions
 from .start import told_sizes
 
@@ -67,6 +68,23 @@ def sample(
             on_step=on_step,
             eta=config.eta,
         )
+
+
+@contextmanager
+def estimating(
+    base: Base, plan: Plan, pictures: int, size: tuple[int, int], config: SampleConfig
+) -> Generator[Estimate]:
+    """The guided noise estimate of a plan, for who has noisy latents of its own.
+
+    Args:
+        base: The model.
+        plan: What is drawn; picture i belongs to scene `i % len(plan.scenes)`.
+        pictures: How many.
+        size: (height, width) of the latents.
+        config: Guidance, execution.
+    """
+    with torch.no_grad(), attach(base, plan, config.execution) as attached:
+        yield _Estimate(base, attached, pictures, size, config)
 
 
 class _Estimate:

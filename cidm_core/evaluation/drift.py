@@ -8,24 +8,21 @@ kind for Inception v3; so its numbers cannot be set beside the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn.functional import normalize
 
 from ..concept import Concept
 from ..config import SampleConfig
 from ..diffusers_host.base import Base, changed_weights
-from ..diffusers_host.pipeline import generate, make_plan
+from ..diffusers_host.pipeline import make_plan
 from ..diffusers_host.prior import class_prompt
 from ..errors import CidmError
 from ..ops.kernel_distance import kernel_distance
-from ..updates import FullRank, LowRank
+from .drawing import Tell, merged_changes, pictures_of
 from .encoders import Encoder
-
-_AT_ONCE = 4
 
 
 @dataclass
@@ -62,7 +59,7 @@ class ClassDrift:
         prompts = {class_prompt(each.class_words, each.kind) for each in concepts}
         return self.count * (len(prompts) + 2 * len(concepts))
 
-    def of(self, concept: Concept, tell: Callable[[int], None]) -> dict[str, float]:
+    def of(self, concept: Concept, tell: Tell) -> dict[str, float]:
         """`class_drift` in the bank and `class_drift_merged`, by names of `Score`.
 
         Args:
@@ -78,7 +75,7 @@ class ClassDrift:
             found["class_drift"] = self._distance(prompt, self._drawn(self.bank, prompt, tell))
         else:
             tell(self.count)
-        if changes := list(self._changes(concept)):
+        if changes := list(merged_changes(self.base, concept)):
             with changed_weights(changes):
                 merged = self._drawn({}, prompt, tell)
             found["class_drift_merged"] = self._distance(prompt, merged)
@@ -86,27 +83,11 @@ class ClassDrift:
             tell(self.count)
         return found
 
-    def _changes(self, concept: Concept) -> Iterator[tuple[Parameter, Tensor]]:
-        """What the concept adds to weights and biases where it is merged at full strength."""
-        for path, update in concept.updates.items():
-            if isinstance(update, LowRank | FullRank):
-                linear = self.base.module(path)
-                yield linear.weight, update.delta
-                if isinstance(update, FullRank) and update.bias is not None:
-                    yield linear.bias, update.bias
-
     def _distance(self, prompt: str, features: Tensor) -> float:
         return float(kernel_distance(self._plain[prompt], features, paired=True))
 
-    def _drawn(
-        self, bank: Mapping[str, Concept], prompt: str, tell: Callable[[int], None]
-    ) -> Tensor:
+    def _drawn(self, bank: Mapping[str, Concept], prompt: str, tell: Tell) -> Tensor:
         """Features of the pictures, as long as they have entries: their length says nothing."""
-        pictures = []
-        for first in range(0, self.count, _AT_ONCE):
-            some = min(_AT_ONCE, self.count - first)
-            config = replace(self.config.alone(first), num_images=some)
-            pictures += generate(self.base, bank, prompt, config=config)
-            tell(some)
+        pictures = pictures_of(self.base, bank, prompt, range(self.count), self.config, tell)
         features = self.clip.images(pictures).double().cpu()
         return normalize(features, dim=-1) * features.shape[-1] ** 0.5

@@ -22,6 +22,7 @@ from ..training.data import Photo
 from .alignment import image_alignment, pair_similarity, text_alignment
 from .drift import ClassDrift
 from .encoders import Encoder
+from .over_fitting import OverFitting, OverFittings
 from .prompts import PROMPTS, fill, write_back
 from .report import Report, Score
 
@@ -41,6 +42,7 @@ def evaluate(
     keep: Keep | None = None,
     alone: bool = False,
     class_drift: int = 0,
+    over_fitting: int = 0,
 ) -> Report:
     """Draw concepts, and compare the pictures with photos, prompts and what each draws alone.
 
@@ -49,8 +51,8 @@ def evaluate(
         bank: A `Bank`, or concepts by name; all of it takes part in drawing.
         clip: Encoder of pictures and texts (`diffusers_host.clip.load_clip`). With `alone` it may
             be left out, and pixels are compared.
-        photos: Reference photos by concept name. Without `alone` or `class_drift`, concepts that
-            have none are left out.
+        photos: Reference photos by concept name. Without `alone`, `class_drift` or `over_fitting`,
+            concepts that have none are left out.
         prompts: With a gap `<TOK>` or `{}` for the concept: the same for all, or by concept name
             or kind. Default: a few per kind.
         config: Sampling; `num_images` pictures are drawn per prompt. Default: the family's.
@@ -59,21 +61,26 @@ def evaluate(
         alone: Draw every concept again from the same seeds, without the rest of the bank.
         class_drift: Draw that many pictures of each concept's class words, by the model alone and
             with the concept (`drift.ClassDrift`); needs `clip`.
+        over_fitting: Draw that many pictures of each concept, of its class words by the model
+            alone and of other prompts, and compare (`over_fitting.OverFittings`); needs `clip`.
 
     Raises:
         CidmError: If there is nothing to compare with, or drawing is not possible.
     """
     photos = photos or {}
-    _check(bank, clip, photos, alone, class_drift)
+    _check(bank, clip, photos, alone, class_drift or over_fitting)
     config = config or SampleConfig.for_family(base.family.sampling)
-    every = alone or bool(class_drift)
+    every = alone or bool(class_drift or over_fitting)
     concepts = {name: bank[name] for name in bank if every or photos.get(name)}
     asked = {name: prompts_for(concept, prompts) for name, concept in concepts.items()}
     total = sum(map(len, asked.values())) * config.num_images * (2 if alone else 1)
-    drift = None
+    drift = fitting = None
     if class_drift and clip is not None:
         drift = ClassDrift(base, bank, clip, class_drift, config)
         total += drift.work(concepts.values())
+    if over_fitting and clip is not None:
+        fitting = OverFittings(base, clip, over_fitting, config)
+        total += fitting.work(concepts.values())
     done = 0
 
     def tell(count: int) -> None:
@@ -92,15 +99,18 @@ def evaluate(
                 keep(label, prompt, pictures)
         return drawn
 
-    scores: list[Score] = []
+    scores, fitted = list[Score](), list[OverFitting]()
     for name, wanted in asked.items():
         pictures = draw(bank, name, wanted)
         oracle = draw({name: concepts[name]}, f"{name} alone", wanted) if alone else []
         said = [write_back(prompt, [concepts[name]]) for prompt in wanted]
         texts = [each for each in said for _ in range(config.num_images)]
-        score = _measured(name, pictures, oracle, texts, photos.get(name, ()), clip)
+        known = [_picture(photo) for photo in photos.get(name, ())]
+        score = _measured(name, pictures, oracle, texts, known, clip)
         scores.append(replace(score, **drift.of(concepts[name], tell)) if drift else score)
-    return Report(tuple(scores))
+        if fitting:
+            fitted.append(fitting.of(concepts[name], known, tell))
+    return Report(tuple(scores), tuple(fitted))
 
 
 def _check(
@@ -108,7 +118,7 @@ def _check(
     clip: Encoder | None,
     photos: Mapping[str, Sequence[object]],
     alone: bool,
-    class_drift: int,
+    drawn_for: int,
 ) -> None:
     if not bank:
         raise CidmError("The bank holds no concept yet. Train one first.")
@@ -117,9 +127,9 @@ def _check(
             f"There are photos for {', '.join(strangers)}, which the bank does not hold; it has "
             f"{', '.join(bank)}. Name the photos by the concept."
         )
-    if class_drift and clip is None:
-        raise CidmError("The drift of a class is told by a CLIP model. Give one.")
-    if not (alone or class_drift) and (clip is None or not any(photos.values())):
+    if drawn_for and clip is None:
+        raise CidmError("Class drift and over-fitting are told by a CLIP model. Give one.")
+    if not (alone or drawn_for) and (clip is None or not any(photos.values())):
         raise CidmError(
             "No reference photos were given, or no CLIP model. Give both, with photos of at least "
             "one concept, or compare with each concept alone."
@@ -131,7 +141,7 @@ def _measured(
     pictures: Sequence[Image.Image],
     alone: Sequence[Image.Image],
     texts: Sequence[str],
-    photos: Sequence[Photo | Image.Image],
+    photos: Sequence[Image.Image],
     clip: Encoder | None,
 ) -> Score:
     """All that can be said of a concept's pictures, and of those it draws alone, if any."""
@@ -143,8 +153,7 @@ def _measured(
     if clip is None:
         return Score(name, len(pictures), **found)
     said = clip.texts(texts)
-    known = [p.image if isinstance(p, Photo) else picture_of(p, "Photo") for p in photos]
-    references = clip.images(known) if known else None
+    references = clip.images(photos) if photos else None
     seen = {"": clip.images(pictures)}
     if alone:
         seen["_alone"] = clip.images(alone)
@@ -154,6 +163,10 @@ def _measured(
         if references is not None:
             found[f"image_alignment{suffix}"] = float(image_alignment(embeddings, references))
     return Score(name, len(pictures), **found)
+
+
+def _picture(photo: Photo | Image.Image) -> Image.Image:
+    return photo.image if isinstance(photo, Photo) else picture_of(photo, "Photo")
 
 
 def pixel_difference(first: Image.Image, second: Image.Image) -> float:

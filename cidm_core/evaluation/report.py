@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
+from PIL import Image
+
 from ..as_text import table
+from ..errors import CidmError
+from ..pictures.likeness import Point, likeness_picture
+from .over_fitting import OverFitting
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of all concepts, in learning order."""
+    """Scores of all concepts, in learning order, and how much each over-fits if that was asked."""
 
     scores: tuple[Score, ...]
+    over_fitting: tuple[OverFitting, ...] = ()
 
     @property
     def mean(self) -> Score:
@@ -62,13 +68,41 @@ class Report:
             "concepts": [asdict(score) for score in self.scores],
             "mean": asdict(self.mean),
             "largest_difference": max(gaps, default=None),
+            "over_fitting": [asdict(each) for each in self.over_fitting],
         }
 
     def table(self) -> str:
         """As printed: IA and TA times 100, drift times 1000; no columns without numbers."""
         rows = [_row(score) for score in (*self.scores, self.mean)]
         heads = [head for head in rows[0] if any(row[head] is not None for row in rows)]
-        return table(heads, [[row[head] for head in heads] for row in rows])
+        scores = table(heads, [[row[head] for head in heads] for row in rows])
+        if not self.over_fitting:
+            return scores
+        fitted = [_fitting_row(each) for each in self.over_fitting]
+        return f"{scores}\n\n{table(list(fitted[0]), [list(row.values()) for row in fitted])}"
+
+    def picture(self) -> Image.Image:
+        """Likeness against over-fitting, a point for each concept.
+
+        Raises:
+            CidmError: If one of the two was not measured.
+        """
+        points = [
+            Point(
+                each.concept,
+                each.method,
+                each.likeness.ends,
+                {
+                    "2-Wasserstein distance": each.wasserstein.ends,
+                    "Fisher divergence of the class words": each.at_class_merged.weighted.ends,
+                },
+            )
+            for each in self.over_fitting
+            if each.likeness is not None
+        ]
+        if not points:
+            raise CidmError("Likeness against over-fitting needs both. Give photos of a concept.")
+        return likeness_picture(points)
 
 
 def _row(score: Score) -> dict[str, object]:
@@ -84,6 +118,21 @@ def _row(score: Score) -> dict[str, object]:
         "class drift": _thousandfold(score.class_drift),
         "class drift merged": _thousandfold(score.class_drift_merged),
         "pictures": score.pictures,
+    }
+
+
+def _fitting_row(each: OverFitting) -> dict[str, object]:
+    return {
+        "concept": each.concept,
+        "method": each.method,
+        "likeness": "-" if each.likeness is None else str(each.likeness),
+        "W2": str(each.wasserstein),
+        "by chance": each.chance,
+        "LFD elsewhere": str(each.elsewhere.weighted),
+        "LFD at class": str(each.at_class.weighted),
+        "merged, elsewhere": str(each.elsewhere_merged.weighted),
+        "merged, at class": str(each.at_class_merged.weighted),
+        "pictures": each.pictures,
     }
 
 

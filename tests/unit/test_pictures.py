@@ -11,6 +11,7 @@ from cidm_core.pictures import canvas as canvas_module
 from cidm_core.pictures.axes import linear_ticks, log_ticks, tick_label
 from cidm_core.pictures.canvas import PALETTE, Canvas, fit, text_width, wrap
 from cidm_core.pictures.layout import layout_picture
+from cidm_core.pictures.likeness import Point, likeness_picture
 from cidm_core.pictures.losses import loss_picture, losses_picture, smooth
 from cidm_core.pictures.sheets import Row, beside, contact_sheet, grid, stack
 from cidm_core.pictures.weights import weights_picture
@@ -211,6 +212,25 @@ def test_layout_draws_masks_and_pictures():
     assert tuple(picture[16 + 60, 16 + 400]) == (250, 250, 0)
     assert tuple(picture[16 + 400, 16 + 60]) != (250, 250, 0)
     assert layout_picture([], 8, 4000).height < 700
+
+
+def test_likeness_stands_against_every_measure(text_boxes):
+    names = ("cat", "another cat with a very long name indeed", "teal cat", "dog", "harbour")
+    points = [
+        Point(
+            name,
+            "cidm" if k % 2 else "custom_diffusion",
+            (0.4, 0.5 + 0.002 * k, 0.6),
+            {"distance": (0.9, 1 + 0.01 * k, 1.2), "divergence": (0, 0.1 * k, 0.1 * k + 0.2)},
+        )
+        for k, name in enumerate(names)
+    ]
+    picture = likeness_picture(points)
+    texts = [text for _, text in text_boxes[0]]
+    assert {"cat", "dog", "distance", "divergence", "cidm", "custom_diffusion"} <= set(texts)
+    assert count(picture, PALETTE[0]).sum() > 2 * 3 * 50  # dots of one method, in both frames
+    assert count(picture, PALETTE[1]).sum() > 2 * 2 * 50
+    likeness_picture([Point("x", "cidm", (0, 0, 0), {"distance": (0, 0, 0)})])
 
 
 def test_grid_keeps_order():
