@@ -33,7 +33,10 @@ def load_pickle(path: Path, error: type[CidmError], advice: str, *, mmap: bool =
             f"torch {torch.__version__} cannot read '{path.name}' safely. Update to torch 2.6."
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        # Textual inversion's first code, and what came of it, keeps vectors in one of these. To
+        # fill it runs nothing of the file.
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError as caught:
         reason = caught.strerror or caught
         raise error(f"{path.name}: cannot be read ({reason}). Check the path.") from caught

@@ -83,7 +83,8 @@ def _add_import(actions: Any) -> None:
     parser = add_action(
         actions,
         "import",
-        "a concept file, one of CIFC, Mix-of-Show or Custom Diffusion, or a textual inversion",
+        "a concept file, one of CIFC, Mix-of-Show, Custom Diffusion or Infusion, or a textual "
+        "inversion",
         import_file,
     )
     parser.add_argument(

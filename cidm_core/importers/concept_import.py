@@ -12,10 +12,17 @@ from ..bank import Bank
 from ..catalogue import picture_beside
 from ..concept import Concept
 from ..errors import BankError, CidmError
-from ..storage.compatibility import BaseWeights, Named
+from ..storage.compatibility import BaseWeights, Named, check_fit
 from ..storage.concept_file import file_tensors, read_concept
 from ..storage.tensor_file import SUFFIX
-from . import compvis_delta, custom_diffusion, delta_bin, diffusers_delta, textual_inversion
+from . import (
+    compvis_delta,
+    custom_diffusion,
+    delta_bin,
+    diffusers_delta,
+    infusion_checkpoint,
+    textual_inversion,
+)
 from .cifc_concept import read_pth
 from .custom_diffusion import Artifact, Told
 from .settings import ImportConfig
@@ -44,8 +51,9 @@ def import_concept(
     """Add the concept of a file to a bank, unless this very concept is there already.
 
     Args:
-        path: A concept file of ours, a `.pth` file of CIFC or Mix-of-Show, a textual inversion, or
-            what a program for Custom Diffusion wrote (diffusers': the file or its folder).
+        path: A concept file of ours, a `.pth` file of CIFC or Mix-of-Show, a textual inversion, a
+            checkpoint of Infusion, or what a program for Custom Diffusion wrote (diffusers': the
+            file or its folder).
         bank: Where it goes.
         config: What is said of it.
         model: For files of other programs: the model they were learned on. By default that of the
@@ -86,6 +94,8 @@ def _foreign(
         told = Told(class_words, config.kind, words, config.allow_other_base)
         artifact = _artifact(table, path, tuple(layer.path for layer in model.layers))
         return custom_diffusion.concept_of(artifact, path.name, model, told)
+    if isinstance(table, Mapping) and infusion_checkpoint.matches(table):
+        return _infusion(table, path, bank, config, model)
     if (vectors := textual_inversion.vectors_of(table)) is not None:
         what = f"{path.name} is a textual inversion; it"
         if not class_words:
@@ -98,6 +108,26 @@ def _foreign(
     family, base, _ = _model(model, bank, f"{path.name} is of another program; it")
     told = {"class_words": class_words, "kind": config.kind, "family": family, "base": base}
     return read_pth(path, **told, scale=config.scale, words=words or None)
+
+
+def _infusion(
+    table: Mapping[str, object],
+    path: Path,
+    bank: Bank,
+    config: ImportConfig,
+    model: BaseWeights | None,
+) -> Concept:
+    what = f"{path.name} is a checkpoint of Infusion; it"
+    if not config.class_words.strip():
+        raise BankError(_UNSAID.format(what))
+    if config.words.strip():
+        raise BankError(f"{path.name} is of Infusion, which teaches no words. Leave them out.")
+    family, base, layers = _model(model, bank, what)
+    told = {"class_words": config.class_words.strip(), "kind": config.kind, "family": family}
+    concept = infusion_checkpoint.concept_of(table, path.name, **told, base=base, layers=layers)
+    if model is not None:
+        check_fit([concept], model)
+    return concept
 
 
 def _table(path: Path) -> object:
@@ -151,6 +181,7 @@ def _note(concept: Concept) -> str:
     if isinstance(left, dict) and left:
         listed = ", ".join(f"{part} ({count} tensors)" for part, count in left.items())
         notes.append(f"Left out, no part of a concept: {listed}.")
-    if concept.method == custom_diffusion.METHOD and not concept.words:
+    wordless = (custom_diffusion.METHOD, infusion_checkpoint.METHOD)
+    if concept.method in wordless and not concept.words:
         notes.append(f"It came without a word of its own: {concept.phrase!r} calls it.")
     return " ".join(notes)

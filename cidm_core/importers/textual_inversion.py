@@ -29,6 +29,8 @@ def vectors_of(table: object) -> dict[str, Tensor] | None:
         table: What a file holds (`tables.load_table`).
     """
     held = table.get(_A1111, table) if isinstance(table, Mapping) else None
+    if isinstance(held, torch.nn.ParameterDict):
+        held = dict(held.items())
     if not isinstance(held, Mapping) or not 0 < len(held) <= _MOST:
         return None
     found: dict[str, Tensor] = {}

@@ -19,6 +19,10 @@ FORMS = {
     "half": ("learned_embeds.bin", {"<toy>": ONE.half()}),
     "several words": ("learned_embeds.bin", {"<toy>": ONE, "<cat>": TWO}),
     "parameter": ("toy.pt", {"string_to_param": {"*": torch.nn.Parameter(TWO)}}),
+    "first code": (
+        "toy.pt",
+        {"string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(TWO)})},
+    ),
     "kohya": ("toy.safetensors", {"emb_params": TWO}),
     "diffusers, safe": ("learned_embeds.safetensors", {"<toy>": ONE}),
 }
@@ -26,6 +30,7 @@ WORDS = {
     "a1111": ("<my_toy-1>", "<my_toy-2>"),
     "several words": ("<toy>", "<cat-1>", "<cat-2>"),
     "parameter": ("<toy-1>", "<toy-2>"),
+    "first code": ("<toy-1>", "<toy-2>"),
     "kohya": ("<toy-1>", "<toy-2>"),
 }
 
