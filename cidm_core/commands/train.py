@@ -24,6 +24,7 @@ from .flags import (
     model_words,
     refuse_foreign,
 )
+from .masks import add_masks, masked
 
 if TYPE_CHECKING:
     from ..methods.base import MethodClass
@@ -113,9 +114,7 @@ def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: Method
     what.add_argument(
         "--captions", metavar="PATH", help="Folder of .txt files, or one captions file."
     )
-    what.add_argument(
-        "--masks", metavar="DIR", help="Folder of masks named as the photos, white on the concept."
-    )
+    add_masks(what)
     if method.prior != "unused":
         what.add_argument(
             "--prior",
@@ -232,7 +231,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from .progress_bar import ProgressBar
 
     started = time.monotonic()
-    first, *others = _subjects(request)
+    first, *others = masked(_subjects(request), args, console)
     bank = Bank(args.bank)
     base = chosen_base(args)
     config = config_for(args.method, base.family, **request.settings)

@@ -13,6 +13,7 @@ from cidm_core.pictures.canvas import PALETTE, Canvas, fit, text_width, wrap
 from cidm_core.pictures.layout import layout_picture
 from cidm_core.pictures.likeness import Point, likeness_picture
 from cidm_core.pictures.losses import loss_picture, losses_picture, smooth
+from cidm_core.pictures.masks import MaskedPhoto, masks_picture
 from cidm_core.pictures.sheets import Row, beside, contact_sheet, grid, stack
 from cidm_core.pictures.weights import weights_picture
 
@@ -231,6 +232,18 @@ def test_likeness_stands_against_every_measure(text_boxes):
     assert count(picture, PALETTE[0]).sum() > 2 * 3 * 50  # dots of one method, in both frames
     assert count(picture, PALETTE[1]).sum() > 2 * 2 * 50
     likeness_picture([Point("x", "cidm", (0, 0, 0), {"distance": (0, 0, 0)})])
+
+
+def test_masks_stand_beside_their_photos(text_boxes):
+    red = Image.new("RGB", (300, 200), PALETTE[1])
+    half = np.zeros((200, 300), np.float32)
+    half[:, :150] = 1
+    picture = masks_picture([MaskedPhoto("a.png", red, half), MaskedPhoto("b.png", red, None)])
+    texts = [text for _, text in text_boxes[0]]
+    assert {"a.png", "50 % of it counts.", "No mask: all of it counts."} <= set(texts)
+    # Once whole and once half; then twice whole.
+    assert count(picture, PALETTE[1]).sum() == pytest.approx(3.5 * 150 * 100, rel=0.02)
+    assert count(picture, (0, 0, 0)).sum() == pytest.approx(0.5 * 150 * 100, rel=0.1)
 
 
 def test_grid_keeps_order():
