@@ -16,7 +16,7 @@ from ..errors import BankError
 from ..storage.compatibility import BaseModel, check_fit, check_new
 from ..storage.names import clean_name, same_key
 from ..storage.record import Entry
-from .compress import CompressReport, compress
+from .compress import MUCH, CompressReport, compress
 from .merge import MergeReport, merge, outline
 from .settings import CompressConfig, MergeConfig, OnProgress
 from .states import Encode
@@ -102,6 +102,8 @@ def compress_in_bank(
     if into is not None:
         old = _place(replace(concept, name=named, updates={}), bank, into, overwrite)
     made, report = compress(concept, config, on_progress)
+    if into is None and report.error > MUCH:
+        raise BankError(f"Nothing was replaced. {report.in_words()} Or put it into another bank.")
     if into is None:
         return bank.add(made, replaces=old), report
     picture = picture_beside(entry.path)
@@ -119,7 +121,10 @@ def _place(made: Concept, bank: Bank, into: Bank, overwrite: bool) -> Entry | No
     same = [entry for entry in entries if same_key(entry.name) == same_key(made.name)]
     old = same[0] if same and overwrite else None
     others = [entry for entry in entries if entry is not old]
-    check_new(made, others)
+    try:
+        check_new(made, others)
+    except BankError as error:
+        raise BankError(f"{error} Or put what is made into another bank (into).") from error
     check_fit(others, made)
     if old is None:
         into.file_for(made.name)

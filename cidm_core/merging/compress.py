@@ -13,12 +13,16 @@ from ..storage.concept_file import file_tensors
 from ..updates import FullRank, LowRank, Update
 from .settings import CompressConfig, OnProgress, untold
 
+MUCH = 0.5  # an error beyond this leaves the smaller part
+
 
 @dataclass(frozen=True)
 class CompressReport:
     """What a compression did.
 
     Attributes:
+        name: Of the concept.
+        low_rank: Whether it had low-rank weights only.
         energy: The share of singular values asked for.
         bytes_before: Size of all tensors.
         bytes_after: And afterwards.
@@ -29,6 +33,8 @@ class CompressReport:
         whole: Full-rank layers that stay so, because their bias changes too.
     """
 
+    name: str
+    low_rank: bool
     energy: float
     bytes_before: int
     bytes_after: int
@@ -47,6 +53,14 @@ class CompressReport:
             f"in single layers by {min(self.errors.values()):.0%} to "
             f"{max(self.errors.values()):.0%}."
         )
+        if self.error > MUCH:
+            text += f" Most of what {self.name!r} changes is lost: it will hardly be drawn. "
+            text += (
+                "It had low rank already, as what is merged has: use it as it is. Where a smaller "
+                "merged file is wanted, compress the concepts first and merge them then."
+                if self.low_rank
+                else "Choose a larger energy, such as 0.9."
+            )
         if self.dropped:
             text += f" Nothing is kept of {listed(self.dropped)}."
         if self.whole:
@@ -86,6 +100,8 @@ def compress(
     made = replace(concept, updates=updates)
     lost, whole = (sum(getattr(p, name) for p in parts.values()) for name in ("lost", "whole"))
     report = CompressReport(
+        name=concept.name,
+        low_rank=all(isinstance(update, LowRank) for update in weights.values()),
         energy=config.energy,
         bytes_before=_bytes(concept),
         bytes_after=_bytes(made),

@@ -76,6 +76,24 @@ def test_more_energy_is_nearer_and_larger(whole):
     assert "MB became" in found[0].in_words()
 
 
+def test_a_loss_of_most_is_told_with_what_to_do(whole, tiny_base, tmp_path):
+    """Low rank of even strength, as merged concepts have, loses most by any cut."""
+    made = random_concept(tiny_base, "<new2>", 2, size=0.1, name="pet")
+    _, report = compress(made)
+    assert report.error > 0.5
+    assert report.low_rank
+    assert "Most of what 'pet' changes is lost" in report.in_words()
+    assert "use it as it is" in report.in_words()
+    assert "is lost" not in compress(whole, CompressConfig(energy=0.9))[1].in_words()
+    assert "Choose a larger energy" in compress(whole, CompressConfig(energy=0.3))[1].in_words()
+    held = Bank(tmp_path / "held")
+    held.add(made)
+    before = contents(held.path)
+    with pytest.raises(BankError, match=r"Nothing was replaced.*Most of what 'pet'"):
+        compress_in_bank(held, "pet", None)
+    assert contents(held.path) == before
+
+
 def test_kinds_of_updates(tiny_base):
     """Low rank becomes lower, residuals at words stay, a text encoder's weights shrink as well."""
     bank = of_kinds(tiny_base, kinds={"value": 1, "encoder": 1, "around": 1})
