@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,13 @@ import torch
 from ..errors import CidmError
 
 logger = logging.getLogger(__name__)
+
+# Without the file's own name: whoever made the file chose that too.
+_PLAIN_COPY = (
+    "Or, if you trust who made it, copy its tensors where the program that wrote it is installed: "
+    "python -c \"import torch; f = torch.load('FILE', map_location='cpu', weights_only=False); "
+    "torch.save({'state_dict': f['state_dict']}, 'plain.ckpt')\""
+)
 
 
 def load_pickle(path: Path, error: type[CidmError], advice: str, *, mmap: bool = False) -> Any:
@@ -43,6 +51,12 @@ def load_pickle(path: Path, error: type[CidmError], advice: str, *, mmap: bool =
     except Exception as caught:  # whatever a crafted or cut file makes the unpickler raise
         logger.debug("weights-only reading of %s: %s", path, caught)
         raise error(
-            f"{path.name} is damaged, or holds more than plain tensors. Such a file can run "
-            f"programs, so it was not opened. {advice}"
+            f"{path.name} is damaged, or holds {_held(str(caught))}. Such a file can run programs, "
+            f"so it was not opened. {advice} {_PLAIN_COPY}"
         ) from caught
+
+
+def _held(refused: str) -> str:
+    """What else a file holds, by the unpickler's refusal: training programs leave classes in it."""
+    found = re.search(r"GLOBAL ([\w.]+)", refused)
+    return f"more than plain tensors ({found[1]})" if found else "more than plain tensors"

@@ -150,7 +150,7 @@ def _head(path: Path) -> bytes:
 
 
 def _open_pickle(path: Path) -> Weights:
-    advice = "Get the .safetensors edition of the model, or convert it on a machine you can spare."
+    advice = "Get the .safetensors edition of the model."
     # The older format of torch.save cannot be mapped.
     found = load_pickle(path, HostError, advice, mmap=_head(path).startswith(b"PK"))
     if isinstance(found, dict):

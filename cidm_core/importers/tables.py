@@ -37,7 +37,7 @@ def load_table(path: Path) -> object:
     with path.open("rb") as file:
         in_zip = file.read(2) == b"PK"  # only that can be mapped
     mmap = in_zip and size > _AT_ONCE
-    return load_pickle(path, BankError, "Get it from its author again.", mmap=mmap)
+    return load_pickle(path, BankError, "Get its .safetensors edition.", mmap=mmap)
 
 
 class _Tensors(Mapping[str, Tensor]):

@@ -281,6 +281,14 @@ def test_hostile_files_are_refused_and_run_nothing(tmp_path, case, form):
     assert not canary.exists()
 
 
+def test_a_training_program_s_checkpoint_is_refused_with_the_way_through(tmp_path):
+    """Lightning pickles classes beside the tensors."""
+    path = tmp_path / "delta.ckpt"
+    torch.save({"state_dict": {}, "callbacks": {random.Random: 1}}, path)
+    with pytest.raises(BankError, match=r"more than plain tensors \(random.Random\).*python -c"):
+        read_pth(path, **ASK)
+
+
 def test_damaged_files_raise_nothing_but_our_error(save, tmp_path):
     content = {"params": {"new_concept_embedding": {"<a>": torch.ones(16, 768)}, "unet": {}}}
     good = save(content).read_bytes()
