@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 
@@ -39,6 +41,22 @@ class TextContext:
     def at(self, layer: int) -> Tensor:
         """What a cross-attention layer reads, (tokens, dim)."""
         return self.states[min(layer, len(self.states) - 1)]
+
+
+def end_to_end(parts: Sequence[TextContext]) -> TextContext:
+    """Texts that were encoded apart as one behind another; it has no vector of its own."""
+    if len(parts) == 1:
+        return parts[0]
+    layers = max(len(part.states) for part in parts)
+    states = [part.states.expand(layers, -1, -1) for part in parts]
+    triggers: dict[str, tuple[int, ...]] = {}
+    plain: list[int] = []
+    starts = [0, *accumulate(each.shape[1] for each in states[:-1])]
+    for part, start in zip(parts, starts, strict=True):
+        for word, places in part.spans.triggers.items():
+            triggers[word] = (*triggers.get(word, ()), *(start + place for place in places))
+        plain += [start + place for place in part.spans.plain]
+    return TextContext(torch.cat(states, 1), None, Spans(triggers, tuple(plain)))
 
 
 def pooled_text(versions: Tensor) -> Tensor:

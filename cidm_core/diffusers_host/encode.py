@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..calls import Name
 from ..concept import Concept
 from ..sampling.encoder_updates import changing, encoder_deltas
 from ..sampling.versions import distinct_versions
-from ..text import Spans, TextContext, pooled_text
+from ..text import Spans, TextContext, end_to_end, pooled_text
 from .base import Base, changed_weights
 from .prompt_weights import apply_weights, foreign_syntax
 from .tokens import Tokens, tokenise
@@ -266,12 +267,33 @@ class DiffusersEncoder:
     def triggers(self, groups: Sequence[Sequence[Concept]]) -> list[TextContext]:
         """The triggers of each group of concepts, encoded as one prompt.
 
+        Those of one concept of very many subjects are encoded as several, one behind another.
+
         Raises:
-            PromptError: If those of one group exceed the token limit.
+            PromptError: If those of several concepts exceed the token limit.
         """
         concepts = [concept for group in groups for concept in group]
-        texts = [" ".join(concept.trigger for concept in group) for group in groups]
+        texts = [self._texts(group) for group in groups]
+        flat = [text for each in texts for text in each]
         found: list[TextContext] = []
-        for start in range(0, len(texts), CONCEPTS_AT_ONCE):
-            found += self.prompts(texts[start : start + CONCEPTS_AT_ONCE], concepts)
-        return found
+        for start in range(0, len(flat), CONCEPTS_AT_ONCE):
+            found += self.prompts(flat[start : start + CONCEPTS_AT_ONCE], concepts)
+        parts = iter(found)
+        return [end_to_end(list(islice(parts, len(each)))) for each in texts]
+
+    def _texts(self, group: Sequence[Concept]) -> list[str]:
+        if len(group) != 1:
+            return [" ".join(concept.trigger for concept in group)]
+        room = min(row.max_tokens for row in self.base.family.encoders) - 2  # start and end
+        texts: list[str] = []
+        left = 0
+        for name in group[0].names:
+            text = " ".join(name)
+            size = len(self.base.tokenizers[0](text, add_special_tokens=False).input_ids)
+            size = len(name) if name[0] in group[0].words else size
+            if size > left:
+                texts, left = [*texts, text], room
+            else:
+                texts[-1] += f" {text}"
+            left -= size
+        return texts

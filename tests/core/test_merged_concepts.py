@@ -127,6 +127,21 @@ def test_a_merged_concept_is_drawn(mini, merged):
     assert [concept.name for concept in plan.concepts] == ["pets"]
 
 
+def test_a_concept_of_more_names_than_a_prompt_holds_is_drawn(mini):
+    """As forty merged are: what weighs it is encoded in several texts."""
+    names = [(f"<a{i}>", f"<b{i}>") for i in range(40)]
+    made = random_concept(mini, " ".join(word for name in names for word in name), 1)
+    made = replace(made, subjects=tuple(Subject(name, "cat") for name in names))
+    (found,) = DiffusersEncoder(mini).triggers([[made]])
+    places = [at for word in made.words for at in found.spans.triggers[word]]
+    assert len(places) == 80
+    assert places == sorted(set(places))
+    (alone,) = DiffusersEncoder(mini).prompts(["<a39> <b39>"], [made])
+    assert alone.states.shape[-1] == found.states.shape[-1]
+    plan = make_plan(mini, {made.name: made}, "a <a39> <b39> on grass")
+    assert max(slot.weights.max() for slot in plan.slots) == 1
+
+
 def test_the_order_of_concepts_does_not_matter_without_shared_rows(mini):
     parts = some(mini)[:3]
     made, report = merged_of(mini, parts, "diffusers")
