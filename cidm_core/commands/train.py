@@ -6,7 +6,7 @@ import argparse
 import os
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,11 +179,22 @@ def read_request(args: argparse.Namespace) -> argparse.Namespace:
     found = {**vars(args), **found, **flags}
     with_words = method_called(args.method).words == "needed"
     if found["subjects"] and not found["photos"]:
+        _refuse_lost(flags)
         return _with_settings(found, args)
     for key in ("photos", *(("words",) if with_words else ()), "class_words"):
         if not found[key]:
             raise CidmError(f"--{key.replace('_', '-')} is missing. Give it, or an --options file.")
     return _with_settings(found, args)
+
+
+def _refuse_lost(flags: Mapping[str, Any]) -> None:
+    """Make sure that nothing is said of photos that are not given."""
+    for key in ("words", "class_words", "kind", "captions", "masks", "prior"):
+        if key in flags:
+            raise CidmError(
+                f"--{key.replace('_', '-')} is about --photos, which are not given. Write it into "
+                f"the subject's row of '{flags['subjects']}', or give --photos of one more subject."
+            )
 
 
 def _with_settings(found: dict[str, Any], args: argparse.Namespace) -> argparse.Namespace:

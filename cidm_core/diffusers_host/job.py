@@ -12,7 +12,7 @@ from ..bank import Bank
 from ..concept import Concept
 from ..config import TrainConfig
 from ..errors import ConceptError, TrainingError
-from ..methods import method_called
+from ..methods import config_for, method_called
 from ..methods.base import MakeMethod, Task
 from ..storage.compatibility import check_fit, check_new
 from ..storage.names import clean_name, default_name, file_stem
@@ -62,6 +62,7 @@ def prepare(
     side = size_px(config, base)
     share_of(config.batch_size, processes)
     lesson.check()
+    _tell_shared_steps(lesson, base)
     refuse_ordinary_words(base, [word for each in lesson.subjects for word in each.subject.words])
     taught = taught_before(bank, lesson, name, again)
     others = Others(bank, taught and taught.name)
@@ -101,6 +102,18 @@ def prepare(
         },
         replaces=taught,
     )
+
+
+def _tell_shared_steps(lesson: Lesson, base: Base) -> None:
+    """Say so where several subjects share fewer steps than each would have alone."""
+    count, steps = len(lesson.subjects), lesson.config.steps
+    alone = config_for(lesson.method, base.family).steps
+    if count > 1 and steps < count * alone:
+        logger.warning(
+            "%d subjects share %d steps; one alone has %d by default. With steps at %d each learns "
+            "as long.",
+            *(count, steps, alone, count * alone),
+        )
 
 
 def folder_of(bank: Bank, name: str) -> Path:

@@ -3,12 +3,14 @@
 Rows of our own are `{"photos": "cats", "words": "<new1>", "class_words": "cat"}`, each with an
 optional "kind", "captions", "masks" and "prior". Those of the diffusers scripts have
 `instance_data_dir`, `instance_prompt` ("photo of a <new1> cat"), `class_data_dir` and
-`class_prompt`. Folders are looked for beside the file.
+`class_prompt`. Folders are looked for beside the file, then where the program runs, as those
+scripts do.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,8 @@ from ..paths import user_path
 from ..training.caption_files import read_text
 from ..training.data import Photo, TrainingSubject
 from ..training.prior_folders import prior_photos
+
+logger = logging.getLogger(__name__)
 
 _MAX_BYTES = 1_000_000
 _OWN = {"photos", "words", "class_words", "kind", "captions", "masks", "prior"}
@@ -34,8 +38,9 @@ def read_subjects(path: Path) -> list[TrainingSubject]:
         PhotoError: If the file, one of its rows or a folder cannot be used; it says which.
     """
     path = user_path(path)
+    text = read_text(path, _MAX_BYTES, "Subjects file")
     try:
-        rows = json.loads(read_text(path, _MAX_BYTES))
+        rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PhotoError(f"'{path}' is not JSON ({error}). Correct it at that place.") from error
     if not isinstance(rows, list) or not rows:
@@ -58,20 +63,23 @@ def _subject(row: Any, where: str, path: Path) -> TrainingSubject:
     if (kind := found.get("kind") or "object") not in KINDS:
         raise PhotoError(f"{where}: kind {kind[:40]!r} is none of {', '.join(KINDS)}.")
 
-    def beside(key: str) -> Path | None:
-        return path.parent / user_path(found[key]) if found.get(key) else None
+    def folder(key: str) -> Path | None:
+        return _found(path.parent, user_path(found[key])) if found.get(key) else None
 
     words, class_words = found.get("words") or "", found["class_words"]
-    prior = beside("prior")
-    return TrainingSubject(
-        Photo.from_folder(
-            path.parent / user_path(found["photos"]), beside("captions"), beside("masks")
-        ),
-        words,
-        class_words,
-        kind,
-        prior=prior_photos(prior, class_words, kind) if prior is not None else (),
-    )
+    photos = Photo.from_folder(folder("photos") or "", folder("captions"), folder("masks"))
+    prior = folder("prior")
+    if prior is not None and "prior" not in row and not prior.exists():  # their scripts make it
+        logger.warning("%s: '%s' is not there, so the model draws prior pictures.", where, prior)
+        prior = None
+    pictures = prior_photos(prior, class_words, kind) if prior is not None else ()
+    return TrainingSubject(photos, words, class_words, kind, prior=pictures)
+
+
+def _found(home: Path, named: Path) -> Path:
+    """A folder or file beside the subjects file, or else where the program runs."""
+    beside = home / named
+    return named if not beside.exists() and named.exists() else beside
 
 
 def _named(row: Mapping[str, Any], where: str) -> dict[str, str]:

@@ -50,14 +50,14 @@ class CustomDiffusionConfig(PriorConfig):
     recipe: str = setting(
         "single",
         "One word for steps and learning rate: one object (single) or style (style), a face, with "
-        "fifteen photos or more (face), or two subjects at once (joint). Single settings override "
-        "it.",
+        "fifteen photos or more (face), or two subjects at once (joint; of more, set steps to 250 "
+        "for each). Single settings override it.",
         choices=("single", "style", "face", "joint"),
         advanced=False,
     )
     steps: int = setting(
         {"single": 250, "style": 250, "face": 750, "joint": 500},
-        "Optimiser steps.",
+        "Optimiser steps, for all subjects together.",
         low=1,
         high=100_000,
         advanced=False,
@@ -96,7 +96,7 @@ class CustomDiffusionConfig(PriorConfig):
     initializers: str = setting(
         "42170+47629+44746",
         "What each word begins as, joined by +: numbers of vocabulary entries (those here are rare "
-        "ones of CLIP), or plain words of one token.",
+        "ones of CLIP), or plain words of one token. More words than these take them in turn.",
     )
     mask_norm: str = setting(
         "compvis",
@@ -147,7 +147,7 @@ class CustomDiffusion:
         """Whether each word has something to begin as.
 
         Raises:
-            ConceptError: If there are fewer initialisers than words, or one is no single token.
+            ConceptError: If there is no initialiser, or one is no single token.
         """
         if task.start is None:
             _first_rows(task, config, host)
@@ -215,13 +215,13 @@ def _first_rows(task: Task, config: CustomDiffusionConfig, host: Host) -> dict[s
     """What each word begins as: encoder -> (words, 1, dim); nothing without words."""
     if not task.words:
         return {}
-    names = [name.strip() for name in config.initializers.split("+")]
-    if len(names) < len(task.words):
+    names = [name.strip() for name in config.initializers.split("+") if name.strip()]
+    if not names:
         raise ConceptError(
-            f"There are {len(task.words)} words and {len(names)} initialisers "
-            f"({config.initializers!r}). Give one for each word, joined by +."
+            "Nothing is said of what the words begin as. Leave initializers out, or give numbers "
+            "of vocabulary entries or plain words, joined by +."
         )
-    found = host.entries(names[: len(task.words)])
+    found = host.entries([names[i % len(names)] for i in range(len(task.words))])
     return {encoder: rows[:, None].clone() for encoder, rows in found.items()}
 
 

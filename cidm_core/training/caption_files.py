@@ -33,8 +33,13 @@ def clean(text: str, where: str) -> str:
     return visible
 
 
-def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
+def read_text(path: str | os.PathLike[str], max_bytes: int, what: str = "Caption file") -> str:
     """Text of a UTF-8 file, or of one in UTF-16 or UTF-8 that begins with its byte order mark.
+
+    Args:
+        path: The file.
+        max_bytes: Larger ones are refused.
+        what: What errors call it.
 
     Raises:
         PhotoError: If the file is missing, too large, or in another encoding.
@@ -44,22 +49,22 @@ def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as error:
-        raise PhotoError(f"Caption file '{path}' cannot be read ({error.strerror}).") from error
+        raise PhotoError(f"{what} '{path}' cannot be read ({error.strerror}).") from error
     if len(data) > max_bytes:
         raise PhotoError(
-            f"Caption file '{path}' has over {max_bytes / 1000:.0f} kB. Shorten it, or remove it "
-            "if it is no caption."
+            f"{what} '{path}' has over {max_bytes / 1000:.0f} kB. Shorten it, or leave it "
+            "out if it is another kind of file."
         )
     has_utf16_mark = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
         text = data.decode("utf-16" if has_utf16_mark else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise PhotoError(
-            f"Caption file '{path}' is not UTF-8 text (byte {error.start}). Save it as UTF-8."
+            f"{what} '{path}' is not UTF-8 text (byte {error.start}). Save it as UTF-8."
         ) from error
     if "\0" in text:
         raise PhotoError(
-            f"Caption file '{path}' holds NUL characters: binary data, or UTF-16 without a byte "
+            f"{what} '{path}' holds NUL characters: binary data, or UTF-16 without a byte "
             "order mark. Save it as UTF-8."
         )
     return text

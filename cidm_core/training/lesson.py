@@ -140,6 +140,12 @@ class Lesson:
                 "Photos that are resized on purpose are learned in squares. Leave `buckets` off, "
                 "or set `augmentation` to crop or none."
             )
+        bare = [each.class_words.strip().lower() for each in self.subjects if not each.words]
+        if twice := next((name for name in bare if bare.count(name) > 1), None):
+            raise TrainingError(
+                f"Two subjects without words are both called by {twice!r}. Put their photos "
+                "together, or give one of them a word."
+            )
         for subject in self.subjects:
             if method.words == "needed":
                 parse_words(subject.words)

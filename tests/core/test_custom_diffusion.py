@@ -9,7 +9,7 @@ import torch
 from learning_samples import photos, same_weights, small_base, weights
 
 from cidm_core.bank import Bank
-from cidm_core.cli import main
+from cidm_core.cli import FAILED, main
 from cidm_core.concept import Subject
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import train
@@ -238,6 +238,32 @@ def test_subjects_take_turns_however_many_photos_they_have(tmp_path, prompts):
     assert alone.tobytes() != bare.tobytes()
 
 
+def test_on_sdxl_each_subject_has_its_captions_and_each_word_learns(tmp_path, prompts, xl_base):
+    """The published script has one prompt for all photos, and all words begin alike."""
+    held = [replace(photo, caption="a cat, sitting") for photo in photos(1, seed=4)]
+    cat = TrainingSubject(held, "<new2>", "cat", prior=priors(2, seed=5))
+    given = {"resolution_px": 64, "initializers": "700+701", "prior_batches": "paired"}
+    concept = train_concept(
+        *(xl_base, Bank(tmp_path), photos()),
+        words="<new1>",
+        class_words="dog",
+        method="custom_diffusion",
+        config=settings(**given),
+        subjects=[cat],
+        prior=priors(),
+    )
+    assert len(prompts) == 12
+    for start in range(0, 12, 4):
+        dog, both, *prior = prompts[start : start + 4]
+        assert "<new1> dog" in dog
+        assert "<new2> cat" in both
+        assert not any("<new" in text for text in prior)
+    for encoder, begun in LearningHost(xl_base, ()).entries(["700", "701"]).items():
+        assert not torch.equal(*begun)
+        moved = (concept.rows[encoder][:, 0] - begun).abs().amax(1)
+        assert (moved > 0).all()
+
+
 def test_one_goes_on_from_what_it_taught(tmp_path):
     first = learn(tmp_path)
     again = learn(tmp_path, {"lr": 0.0}, again="go_on")
@@ -251,7 +277,7 @@ def test_one_goes_on_from_what_it_taught(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"initializers": "700"}, "2 words and 1 initialisers"),
+        ({"initializers": " + "}, "Nothing is said of what the words begin as"),
         ({"initializers": "700+42170"}, "The vocabulary has .* entries, and 42170 is none"),
         ({"initializers": "dog+zyxwvut"}, "'zyxwvut' is .* tokens of the text encoder"),
     ],
@@ -268,6 +294,37 @@ def test_plain_words_begin_as_themselves(tmp_path):
     concept = learn(tmp_path, {"initializers": "dog", "lr": 0.0})
     dog = LearningHost(small_base(), ()).embeddings("dog")["text_encoder"]
     assert torch.equal(concept.rows["text_encoder"][0], dog)
+
+
+def test_more_words_than_initialisers_take_them_in_turn(tmp_path):
+    concept = learn(tmp_path, {"initializers": "700+dog", "lr": 0.0}, words="<a1> <b1> <c1>")
+    host = LearningHost(small_base(), ())
+    wanted = host.entries(["700", "dog", "700"])["text_encoder"]
+    assert torch.equal(concept.rows["text_encoder"][:, 0], wanted)
+
+
+def test_subjects_that_share_too_few_steps_are_told(tmp_path, caplog):
+    held = [replace(photo, caption="a cat") for photo in photos(1, seed=4)]
+    learn(tmp_path, subjects=[TrainingSubject(held, "<new2>", "cat")])
+    assert "2 subjects share 3 steps; one alone has 300 by default" in caplog.text
+    assert "steps at 600" in caplog.text
+    caplog.clear()
+    learn(tmp_path, words="<new3>")
+    assert "subjects share" not in caplog.text
+
+
+def test_two_subjects_of_the_same_name_are_refused(tmp_path):
+    """Nothing could tell their photos apart."""
+    other = TrainingSubject(photos(1, seed=4), "", "Dog")
+    with pytest.raises(TrainingError, match="both called by 'dog'"):
+        learn(tmp_path, words="", subjects=[other])
+
+
+def test_what_is_said_of_photos_that_are_not_given_is_refused(tmp_path, capsys):
+    words = ["train", "--bank", str(tmp_path), "--method", "custom_diffusion", "--subjects", "s"]
+    for flag in ("--words", "--class-words", "--captions", "--masks", "--prior"):
+        assert main([*words, flag, "x"]) == FAILED
+        assert f"{flag} is about --photos, which are not given" in capsys.readouterr().err
 
 
 def test_recipes_give_steps_and_rates():

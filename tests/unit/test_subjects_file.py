@@ -56,6 +56,34 @@ def test_the_list_of_the_diffusers_scripts(folders):
     assert (dog.words, dog.class_words, len(dog.prior)) == ("<a> <b>", "dog", 3)
 
 
+def test_folders_beside_the_file_or_where_the_program_runs(folders, tmp_path, monkeypatch):
+    """The published list lies in a folder of its own, and its scripts run one above."""
+    theirs = tmp_path / "assets" / "concept_list.json"
+    theirs.parent.mkdir()
+    rows = [{"instance_prompt": "photo of a <new1> cat", "instance_data_dir": "./cats"}]
+    theirs.write_text(json.dumps([rows[0] | {"class_data_dir": "./other dogs"}]))
+    monkeypatch.chdir(theirs.parent)
+    with pytest.raises(PhotoError, match="cats' cannot be read"):
+        read_subjects(theirs)
+    monkeypatch.chdir(tmp_path)
+    [cat] = read_subjects(theirs)
+    assert (len(cat.photos), len(cat.prior)) == (2, 3)
+
+
+def test_a_class_folder_that_their_scripts_would_make_is_left_to_the_model(folders, caplog):
+    row = {"instance_prompt": "photo of a <new1> cat", "instance_data_dir": "cats"}
+    [cat] = read_subjects(folders([row | {"class_data_dir": "samples_cat"}]))
+    assert cat.prior == ()
+    assert "samples_cat' is not there, so the model draws prior pictures" in caplog.text
+    with pytest.raises(PhotoError, match="other cats' cannot be read"):
+        read_subjects(folders([row | {"prior": "other cats"}]))
+
+
+def test_a_file_that_cannot_be_read_is_not_called_wrong_json(tmp_path):
+    with pytest.raises(PhotoError, match=r"^Subjects file .*gone.json' cannot be read"):
+        read_subjects(tmp_path / "gone.json")
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [

@@ -20,7 +20,6 @@ from cidm_core.merging.compress import compress
 from cidm_core.merging.merge import merge
 from cidm_core.merging.texts import read_captions
 from cidm_core.methods import config_for
-from cidm_core.methods.custom_diffusion import CustomDiffusionConfig
 from cidm_core.training.data import TrainingSubject
 from cidm_core.training.progress import OnProgress
 from cidm_core.words import parse_words
@@ -85,11 +84,7 @@ class Taught:
 
     def _learn(self, folder: Path, tasks: Sequence[SuiteTask], name: str) -> Concept:
         one = self._config(METHOD)
-        assert isinstance(one, CustomDiffusionConfig)
-        names = one.initializers.split("+")
-        # A recipe names a few; words that begin alike part at once.
-        begin = "+".join(names[k % len(names)] for k in range(max(len(names), len(tasks))))
-        config = self._config(METHOD, steps=one.steps * len(tasks), initializers=begin)
+        config = self._config(METHOD, steps=one.steps * len(tasks))
         subjects = [self._subject(task, config) for task in tasks]
         bank, (first, *others) = Bank(folder), subjects
         asked: dict[str, Any] = {
