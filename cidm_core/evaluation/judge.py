@@ -1,20 +1,23 @@
-"""Scores of finished pictures, whoever drew them: IA, TA, and presence region by region."""
+"""Scores of finished pictures, whoever drew them: IA, TA, presence, and distance from a class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..as_text import table
 from ..errors import CidmError
+from ..ops.overfitting import gaussian_distance
 from ..pictures.scores import presence_picture, scores_picture
 from ..pictures.sheets import stack
 from ..regions import Region
 from .alignment import image_alignment, text_alignment
 from .encoders import Encoder
+from .intervals import Measured, measured
 from .presence import crop, present, similarities
 
 _LEAST_PAIRED = 0.05  # mean cosine of pictures and texts that one CLIP read
@@ -47,6 +50,7 @@ class Judgement:
         places: With regions: what stands in each.
         text_alignment: CLIPScore against the prompts; None without prompts.
         warning: What speaks against the numbers, or nothing.
+        from_class: How far the pictures are from those of the class words; None without these.
     """
 
     concepts: tuple[str, ...]
@@ -54,6 +58,7 @@ class Judgement:
     places: tuple[Place, ...] = ()
     text_alignment: float | None = None
     warning: str = ""
+    from_class: ClassDistance | None = None
 
     @property
     def image_alignment(self) -> float:
@@ -77,6 +82,8 @@ class Judgement:
             lines = [table(("concept", "IA"), scores)]
         if self.text_alignment is not None:
             lines.append(f"TA {100 * self.text_alignment:.3f}")
+        if self.from_class is not None:
+            lines.append(str(self.from_class))
         return "\n".join([*lines, *([self.warning] if self.warning else [])])
 
     def picture(self) -> Image.Image:
@@ -92,6 +99,26 @@ class Judgement:
         return stack([scores_picture(rows), places])
 
 
+@dataclass(frozen=True)
+class ClassDistance:
+    """2-Wasserstein distance of pictures of a concept and of its class, by their features.
+
+    Attributes:
+        distance: With its interval.
+        chance: That of the two halves of the class pictures; None if there are fewer than four.
+        counts: Pictures of the concept, and of the class.
+    """
+
+    distance: Measured
+    chance: float | None
+    counts: tuple[int, int]
+
+    def __str__(self) -> str:
+        chance = "" if self.chance is None else f", by chance {self.chance:.3f}"
+        own, plain = self.counts
+        return f"W2 {self.distance}{chance} ({own} and {plain} pictures)"
+
+
 def _row(k: int, place: Place, concepts: Sequence[str]) -> tuple[object, ...]:
     nearest = max(range(len(concepts)), key=lambda j: place.cosines[j])
     own = 100 * place.cosines[k]
@@ -104,6 +131,7 @@ def judge(
     photos: Mapping[str, Sequence[Image.Image]],
     regions: Sequence[Region] = (),
     texts: Sequence[str] = (),
+    plain: Sequence[Image.Image] = (),
 ) -> Judgement:
     """Compare pictures with the photos of concepts and with texts.
 
@@ -113,27 +141,40 @@ def judge(
         photos: Reference photos by concept; the k-th concept belongs into the k-th region.
         regions: Judges each region's part of the pictures on its own; else the pictures whole.
         texts: For each picture, its prompt in plain words; none: no TA.
+        plain: Pictures of the class words by the model alone; none: no distance from them.
 
     Raises:
-        CidmError: If there is no picture or no photo, more regions than concepts, or a text too
-            few or too many.
+        CidmError: If there is no picture or no photo, more regions than concepts, a text too few or
+            too many, or pictures that are too few for a distance.
     """
     _check(len(pictures), photos, len(regions), len(texts))
     names = tuple(photos)
     known = [encoder.images(each) for each in photos.values()]
     places = _places(encoder, pictures, regions, names, known)
     scores = tuple((place.concept, place.cosines[k]) for k, place in enumerate(places))
-    if places and not texts:
+    if places and not texts and not plain:
         return Judgement(names, scores, places)
     seen = encoder.images(pictures)
     scores = scores or tuple(
         (name, float(image_alignment(seen, each))) for name, each in zip(names, known, strict=True)
     )
+    found = Judgement(names, scores, places, from_class=_from_class(encoder, seen, plain))
     if not texts:
-        return Judgement(names, scores)
+        return found
     said = encoder.texts(texts)
     warning = _pairing(seen, said)
-    return Judgement(names, scores, places, float(text_alignment(seen, said)), warning)
+    return replace(found, text_alignment=float(text_alignment(seen, said)), warning=warning)
+
+
+def _from_class(
+    encoder: Encoder, seen: Tensor, plain: Sequence[Image.Image]
+) -> ClassDistance | None:
+    if not plain:
+        return None
+    own, others = (normalize(each.double(), dim=-1) for each in (seen, encoder.images(plain)))
+    chance = float(gaussian_distance(others[0::2], others[1::2])) if len(others) > 3 else None
+    found = measured(gaussian_distance, own, others, biased=True)
+    return ClassDistance(found, chance, (len(own), len(others)))
 
 
 def _check(pictures: int, photos: Mapping[str, Sequence[object]], regions: int, texts: int) -> None:

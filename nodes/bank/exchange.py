@@ -39,10 +39,10 @@ class ImportConcept(io.ComfyNode):
             display_name="Import Concept",
             description="Copies a concept into a bank: one of this pack, an edlora_model-*.pth "
             "that CIFC or Mix-of-Show learned, a delta of Custom Diffusion in any of its layouts, "
-            "or a textual inversion (embedding).",
+            "a checkpoint of Infusion, or a textual inversion (embedding).",
             search_aliases=[
                 *("textual inversion", "embedding", "Mix-of-Show", "CIFC", "edlora"),
-                *("Custom Diffusion", "delta"),
+                *("Custom Diffusion", "delta", "Infusion"),
             ],
             is_output_node=True,
             inputs=[

@@ -1,4 +1,4 @@
-"""Evaluate Concepts: IA, TA and presence of finished pictures (CIDM section 5)."""
+"""Evaluate Concepts: IA, TA, presence and W2 of finished pictures (CIDM section 5, Infusion)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class EvaluateConcepts(io.ComfyNode):
             node_id="CIDM_EvaluateConcepts",
             display_name="Evaluate Concepts",
             description="Measures how much pictures look like the photos of a concept (IA), how "
-            "well they follow the prompt (TA), and whether each concept is in its own region.",
+            "well they follow the prompt (TA), whether each concept is in its own region, and how "
+            "far it is from others of its class (W2).",
             search_aliases=[
                 *("CLIP score", "image alignment", "text alignment", "metrics", "CIDM"),
-                *("likeness", "photos"),
+                *("likeness", "photos", "over-fitting", "Wasserstein"),
             ],
             is_input_list=True,  # photos of different sizes come as a list
             is_output_node=True,
@@ -84,6 +85,12 @@ class EvaluateConcepts(io.ComfyNode):
                     optional=True,
                     tooltip="Lets TA read concept words as the class words they stand for.",
                 ),
+                io.Image.Input(
+                    "class_pictures",
+                    optional=True,
+                    tooltip="For W2: pictures of the plain class words by the model alone, without "
+                    "the bank, as many as images. A hundred of each tell something.",
+                ),
             ],
             outputs=[
                 io.String.Output("table", tooltip="All scores; IA and TA times 100, as in papers."),
@@ -99,6 +106,12 @@ class EvaluateConcepts(io.ComfyNode):
                 io.Float.Output(
                     "presence", tooltip="Share of regions with their own concept, or 0."
                 ),
+                io.Float.Output(
+                    "w2",
+                    tooltip="2-Wasserstein distance of images and class_pictures: how far the "
+                    "concept is from any of its class, in look and in variety. Without "
+                    "class_pictures it is 0.",
+                ),
             ],
         )
 
@@ -113,6 +126,7 @@ class EvaluateConcepts(io.ComfyNode):
         prompts: Any = "",
         clip: Any = None,
         bank: Any = None,
+        class_pictures: Photos | None = None,
         **further: Photos | None,
     ) -> io.NodeOutput:
         from ...cidm_core.evaluation.judge import judge
@@ -126,12 +140,14 @@ class EvaluateConcepts(io.ComfyNode):
         entries = bank.entries() if bank is not None else ()
         texts = prompts_of_pictures(prompts, len(pictures), entries) if clip is not None else []
         areas = [each.region for each in first_of(regions) or ()]
-        passes = len(areas) + (1 if texts or not areas else 0)
-        total = len(pictures) * passes + sum(map(len, photos.values()))
+        plain = _pictures(class_pictures) if class_pictures is not None else []
+        passes = len(areas) + (1 if texts or plain or not areas else 0)
+        total = len(pictures) * passes + sum(map(len, (*photos.values(), plain)))
         encoder = HostEncoder(clip_vision, clip, progress_of(cls, total))
-        found = judge(encoder, pictures, photos, areas, texts)
+        found = judge(encoder, pictures, photos, areas, texts, plain)
         text, image = found.table(), to_tensor(found.picture())
-        numbers = (found.image_alignment, found.text_alignment or 0.0, found.presence or 0.0)
+        far = found.from_class.distance.value if found.from_class else 0.0
+        numbers = found.image_alignment, found.text_alignment or 0.0, found.presence or 0.0, far
         return io.NodeOutput(text, image, *numbers, ui=shown(cls, text=text, image=image))
 
 

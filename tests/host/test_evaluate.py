@@ -37,6 +37,14 @@ def test_texts_are_projected_into_the_space_of_pictures(found):
     assert "nothing in common" in found["strange"]["table"]
 
 
+def test_how_far_pictures_are_from_those_of_the_class(found):
+    assert found["whole"]["w2"] == 0.0
+    assert found["class"]["w2"] > 0.01
+    assert "(5 and 6 pictures)" in found["class"]["table"]
+    assert "by chance" in found["class"]["table"]
+    assert found["its own class"]["w2"] < 1e-3
+
+
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
@@ -47,6 +55,7 @@ def test_texts_are_projected_into_the_space_of_pictures(found):
         ("other width", "not of one CLIP"),
         ("no projection", "This CLIP has no text projection"),
         ("names", "More names (2)"),
+        ("one class picture", "Sets of 5 and 1 pictures have no spread"),
     ],
 )
 def test_what_is_wrong_is_said(found, case, expected):
@@ -56,4 +65,4 @@ def test_what_is_wrong_is_said(found, case, expected):
 def test_the_schema_in_a_running_host(server):
     schema = server.get("/object_info/CIDM_EvaluateConcepts")["CIDM_EvaluateConcepts"]
     assert list(schema["input"]["required"]) == ["images", "clip_vision", "references"]
-    assert schema["output"] == ["STRING", "IMAGE", "FLOAT", "FLOAT", "FLOAT"]
+    assert schema["output"] == ["STRING", "IMAGE", "FLOAT", "FLOAT", "FLOAT", "FLOAT"]

@@ -127,3 +127,19 @@ def test_a_card_shows_its_picture_and_grows_with_its_facts():
     card = concept_card("dog", "<dog1> <dog2>", facts, plain((200, 120, 40), (40, 20)))
     assert card.getpixel((144, 144)) == pytest.approx((200, 120, 40), abs=3)
     assert card.height > concept_card("dog", "<dog1>", {}).height
+
+
+def test_how_far_pictures_are_from_those_of_the_class():
+    reds = [plain((200 + 5 * k, 10 * k, 0)) for k in range(5)]
+    blues = [plain((0, 10 * k, 200 + 5 * k)) for k in range(6)]
+    far = judge(Colours(), reds, PHOTOS, plain=blues)
+    assert far.from_class.distance.value == pytest.approx(2**0.5, abs=0.1)
+    assert far.from_class.counts == (5, 6)
+    assert "W2 1." in far.table()
+    assert "by chance 0." in far.table()
+    near = judge(Colours(), reds, PHOTOS, [LEFT], plain=reds[::-1])
+    assert near.from_class.distance.value < 1e-6
+    assert near.scores == judge(Colours(), reds, PHOTOS, [LEFT]).scores
+    assert judge(Colours(), reds, PHOTOS, plain=blues[:3]).from_class.chance is None
+    with pytest.raises(CidmError, match="have no spread"):
+        judge(Colours(), reds[:1], PHOTOS, plain=blues)

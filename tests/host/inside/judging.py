@@ -46,12 +46,13 @@ def ask(**inputs):
             made = evaluate.EvaluateConcepts.execute(**inputs)
     except ValueError as error:
         return str(error)
-    table, image, ia, ta, presence = made.args
+    table, image, ia, ta, presence, w2 = made.args
     shown = [each["filename"] for each in made.ui["images"]]
     return {
         "table": table,
         "size": list(image.shape),
         "numbers": [ia, ta, presence],
+        "w2": w2,
         "shown": len(shown),
     }
 
@@ -70,6 +71,7 @@ def project(picture, text):
 
 eye = vision(768)
 dog, cat, fish = photo(1), photo(2), photo(3)
+photos = torch.cat([photo(k) for k in range(10, 15)])
 both = torch.cat([dog, cat], dim=2)
 areas = [("a dog", (0, 0, 0.5, 1)), ("a cat", (0.5, 0, 1, 1))]
 regions = tuple(sockets.RegionPrompt(Region(text, box=box), []) for text, box in areas)
@@ -91,6 +93,9 @@ inside.report(
         "whole": ask(images=torch.cat([dog, cat]), references_2=cat, names="dog, cat"),
         "right": ask(**pairs, references_2=cat, references_3=fish),
         "swapped": ask(**pairs, references=cat, references_2=dog),
+        "class": ask(images=photos, class_pictures=torch.cat([photo(k) for k in range(20, 26)])),
+        "its own class": ask(images=photos, class_pictures=photos),
+        "one class picture": ask(images=photos, class_pictures=cat),
         "few": ask(**pairs),
         "gap": ask(images=dog, references_3=cat),
         "no text": ask(**empty, prompts=" "),
