@@ -130,6 +130,7 @@ class TrainConcept(io.ComfyNode):
             prior=prior_of(prior or []),
         )
         reporter = Reporter(cls.hidden.unique_id, words[0])
+        reporter.show_masks([*photos, *(p for each in order.subjects for p in each.photos)])
         learned = learn(order, bank[0], (model[0], clip[0], vae[0]), reporter)
         return _output(cls, bank[0], learned, reporter)
 

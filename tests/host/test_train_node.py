@@ -16,6 +16,7 @@ from PIL import Image, ImageChops
 
 from cidm_core.bank import Bank
 from cidm_core.methods.cidm import CidmConfig
+from cidm_core.pictures.masks import MaskedPhoto, masks_picture
 
 CIFC = Path(__file__).parents[2].parent / "shared" / "data" / "cifc"
 QUICK = {"resolution_px": 64, "variants": 1, "save_every": 0, "preview_every": 0}
@@ -324,6 +325,20 @@ def test_what_only_a_run_can_tell_is_told_on_the_node(server, learned, photos, i
     assert result.status == "error"
     assert said in message(result)
     assert server.alive
+
+
+def test_masks_are_shown_before_learning(server, photos):
+    given = {"photo_folder": "", "images": ["picture", 0], "masks": ["mask", 0], "steps": 1}
+    prompt = on_mini("masked", **given)
+    prompt["picture"] = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
+    prompt["mask"] = node("SolidMask", value=0.5, width=64, height=64)
+    result = server.run(prompt)
+    assert result.status == "success", result.error
+    first = next(frame for frame in result.previews if frame[:4] == (4).to_bytes(4, "big"))
+    start = 8 + int.from_bytes(first[4:8], "big")
+    shown = Image.open(io.BytesIO(first[start:]))
+    sheet = masks_picture([MaskedPhoto("", Image.new("RGB", (64, 64)), None)])
+    assert shown.height / shown.width == pytest.approx(sheet.height / sheet.width, abs=0.02)
 
 
 @pytest.mark.parametrize(
