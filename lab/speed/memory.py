@@ -1,31 +1,35 @@
 """GPU memory that learning a concept needs, counted on a CPU.
 
-    python -m lab.speed.memory [--size 512] [--model FILE] [--out FILE] [--quick]
+    python -m lab.speed.memory [--methods NAMES] [--size 512] [--model FILE] [--out FILE] [--quick]
 
-One real training step (`train_concept`) on a model of SD 1.5's exact shapes and random weights, or
+Two real training steps (`train_concept`) on a model of SD 1.5's exact shapes and random weights, or
 on a checkpoint. For SDXL: `python tests/tools/make_checkpoint.py FILE --preset sdxl-full`.
-Counted: the bytes of weights that the device holds while the UNet computes, and the largest sum of
-tensors that autograd keeps for the backward pass at any moment. Not counted: short-lived buffers of
-single operations, the CUDA context (about 0.5 GB) and what other programs hold; so this is a lower
-bound, and a GPU needs one to two GB more.
+Counted: the bytes of weights that the device holds while the UNet computes, those of what learns
+with its gradients and moments, and, in the second step, the largest sum of tensors that autograd
+keeps for the backward pass at any moment. Not counted: short-lived buffers of single operations
+(AdamW's are as large as what learns), the CUDA context (about 0.5 GB) and what other programs hold;
+so this is a lower bound, and a GPU needs one to two GB more.
 """
 
 import argparse
 import tempfile
+from dataclasses import fields
+from itertools import product
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from cidm_core.bank import Bank
-from cidm_core.config import TrainConfig
 from cidm_core.devices import DTYPES
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.diffusers_host.train import train_concept
+from cidm_core.methods import METHODS
 from cidm_core.training.data import Photo
-from cidm_core.training.presets import PRESETS
+from cidm_core.training.presets import presets_of
 
 from .measure import parse, write
 from .models import PROPORTIONS, Proportions, make_proportional
@@ -91,36 +95,69 @@ class Held:
         self._hook.remove()
 
 
-def count_memory(base: Base, preset: str, precision: str, size_px: int) -> dict[str, object]:
+class Learned:
+    """Bytes of what an optimiser moves, with gradients and moments, read after its steps."""
+
+    def __init__(self, kept: Kept, weights: set[int]) -> None:
+        self.bytes, self._kept, self._weights = 0, kept, weights
+        self._hook = register_optimizer_step_post_hook(self._look)
+
+    def _look(self, optimiser: Any, _args: Any, _kwargs: Any) -> None:
+        learned = [p for group in optimiser.param_groups for p in group["params"]]
+        moments = [m for state in optimiser.state.values() for m in state.values()]
+        grads = [p.grad for p in learned if p.grad is not None]
+        self.bytes = sum(t.nbytes for t in (*learned, *grads, *moments))
+        found = {p.untyped_storage().data_ptr() for p in learned}
+        if not found <= self._weights:
+            # The first step counted what learns as if the graph alone held it.
+            self._weights |= found
+            self._kept.peak = self._kept.now
+
+    def remove(self) -> None:
+        self._hook.remove()
+
+
+def count_memory(
+    base: Base, method: str, preset: str, precision: str, size_px: int
+) -> dict[str, object]:
     modules = (base.unet, base.vae, *base.text_encoders)
     for module in modules:
         module.to(DTYPES[precision])
     base.dtype = DTYPES[precision]
     weights = {p.untyped_storage().data_ptr() for m in modules for p in m.parameters()}
     unet, kept = Held(base, weights), Kept(weights)
-    values = {**PRESETS[preset], "precision": precision, "variants": 1, "resolution_px": size_px}
-    config = TrainConfig(steps=1, save_every=0, **values)
+    learned, made = Learned(kept, weights), METHODS[method].Config
+    # Prior pictures of the model's own would be drawn first; they come like any photo.
+    settings = {"variants": 1, "accumulation": 1, "save_every": 0, "prior_images": 0, "steps": 2}
+    settings |= {"resolution_px": size_px, "initializers": "1+2"}
+    values = {**presets_of(made)[preset], **settings, "precision": precision}
+    names = {field.name for field in fields(made)}
+    known = {key: value for key, value in values.items() if key in names}
+    config = made(**known)
     picture = Image.effect_noise((size_px, size_px), 60).convert("RGB")
-    photos = [Photo.from_image(picture, "a photo of a dog in a house")]
+    photos = [Photo.from_image(picture, "a photo of a dog in a house")] * 2
+    subject = {"words": "<d1> <d2>", "class_words": "dog"}
     with tempfile.TemporaryDirectory() as folder, counted(kept):
-        train_concept(
-            base, Bank(folder), photos, words="<d1> <d2>", class_words="dog", config=config
-        )
+        train_concept(base, Bank(folder), photos, method=method, config=config, **subject)
+    learned.remove()
     # The VAE is parked while learning, and with some presets the text encoders are, too.
     texts = () if config.park_text_encoders else base.text_encoders
     model = unet.bytes + sum(p.nbytes for module in texts for p in module.parameters())
     return {
+        "method": method,
         "preset": preset,
         "precision": precision,
         "size_px": size_px,
         "weights_gb": round(model / GB, 3),
+        "learned_gb": round(learned.bytes / GB, 3),
         "kept_for_backward_gb": round(kept.peak / GB, 2),
-        "sum_gb": round((model + kept.peak) / GB, 2),
+        "sum_gb": round((model + learned.bytes + kept.peak) / GB, 2),
     }
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="memory", description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", default=",".join(METHODS), help="by commas; default: all")
     parser.add_argument("--size", type=int, default=512, help="of the photos, in px; default 512")
     parser.add_argument("--model", help="checkpoint to learn on; default: SD 1.5's shapes")
     parser.add_argument("--presets", default=PRESETS_COUNTED, help="preset:precision, by commas")
@@ -131,9 +168,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         base = make_proportional(PROPORTIONS["tiny"] if options.quick else SD15)
     rows = []
-    for preset in options.presets.split(","):
+    for preset, method in product(options.presets.split(","), options.methods.split(",")):
         name, _, precision = preset.partition(":")
-        rows.append(count_memory(base, name, precision or "bf16", size_px))
+        rows.append(count_memory(base, method, name, precision or "bf16", size_px))
         print(rows[-1], flush=True)
     write(options.out, "memory", command, {"timing": "nothing is timed", "rows": rows})
 
