@@ -151,7 +151,7 @@ def count_memory(
         "weights_gb": round(model / GB, 3),
         "learned_gb": round(learned.bytes / GB, 3),
         "kept_for_backward_gb": round(kept.peak / GB, 2),
-        "sum_gb": round((model + learned.bytes + kept.peak) / GB, 2),
+        "sum_gb": round((model + learned.bytes + kept.peak) / GB, 3),
     }
 
 

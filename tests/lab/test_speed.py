@@ -7,6 +7,8 @@ import json
 import pytest
 import torch
 
+from cidm_core.methods import METHODS
+
 pytestmark = pytest.mark.lab
 COMMON = {"benchmark", "command", "date", "timing", "machine"}
 
@@ -129,10 +131,13 @@ def test_merging(run):
 
 
 def test_memory(run):
-    fp32, bf16, low, _ = run("memory", "--quick")["rows"]
+    rows = run("memory", "--quick")["rows"]
+    assert {row["method"] for row in rows} == set(METHODS)
+    fp32, bf16, low, _ = (row for row in rows if row["method"] == "cidm")
     assert fp32["weights_gb"] >= bf16["weights_gb"]
     assert fp32["kept_for_backward_gb"] >= bf16["kept_for_backward_gb"]
     assert low["kept_for_backward_gb"] <= bf16["kept_for_backward_gb"]
+    assert all(row["sum_gb"] >= row["weights_gb"] for row in rows)
 
 
 def test_token_layers(run, xl_checkpoint):
@@ -143,7 +148,7 @@ def test_token_layers(run, xl_checkpoint):
 
 def test_memory_of_a_checkpoint(run, xl_checkpoint):
     """Eight bits instead of sixteen, and no text encoders."""
-    report = run("memory", "--quick", "--model", str(xl_checkpoint))
+    report = run("memory", "--quick", "--methods", "cidm", "--model", str(xl_checkpoint))
     held = {(row["preset"], row["precision"]): row["weights_gb"] for row in report["rows"]}
     assert held["least-vram", "bf16"] < held["low-vram", "bf16"] <= held["balanced", "bf16"]
 
