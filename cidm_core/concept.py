@@ -27,12 +27,15 @@ class Subject:
         class_words: The plain words they stand for, e.g. "dog". Without words they call it.
         kind: One of `KINDS`.
         modifier: Whether the words go before the class words, "<new1> cat", and not in their place.
+        on_request: Without words: whether its class words call it only where drawing asks for it
+            (`SampleConfig.infuse`), and not in every prompt that holds them.
     """
 
     words: tuple[str, ...]
     class_words: str
     kind: str = "object"
     modifier: bool = False
+    on_request: bool = False
 
     def __post_init__(self) -> None:
         if self.words:
@@ -71,6 +74,9 @@ class Concept:
         index: Place in the learning order; set by the bank.
         created: ISO time; set by the bank.
         facts: Further provenance: steps done, final loss, seconds, photos, base name ...
+        two_streams: Whether a row that calls it attends with the queries of a row beside it that
+            knows nothing of it, and so with the base model's attention maps (Infusion).
+        last_piece: Whether its value residuals act at the last token of a name only.
     """
 
     name: str
@@ -85,6 +91,8 @@ class Concept:
     index: int = -1
     created: str = ""
     facts: Mapping[str, object] = field(default_factory=dict[str, object])
+    two_streams: bool = False
+    last_piece: bool = False
 
     def __post_init__(self) -> None:
         if not self.subjects:
@@ -111,13 +119,18 @@ class Concept:
 
     @property
     def triggers(self) -> tuple[str, ...]:
-        """What calls it in a prompt: words, or the class words of a subject without any."""
-        return tuple(each for subject in self.subjects for each in subject.triggers)
+        """All words and phrases of its `names`."""
+        return tuple(each for name in self.names for each in name)
 
     @property
     def names(self) -> tuple[Name, ...]:
-        """What calls it: for each subject, its triggers in order."""
-        return tuple(subject.triggers for subject in self.subjects)
+        """What calls it in any prompt: for each subject, its triggers in order."""
+        return tuple(each.triggers for each in self.subjects if each.words or not each.on_request)
+
+    @property
+    def on_request(self) -> bool:
+        """Whether nothing calls it unless drawing asks for it."""
+        return not self.names
 
     @property
     def trigger(self) -> str:
@@ -138,6 +151,13 @@ class Concept:
     def kind(self) -> str:
         """The kind of its first subject."""
         return self.subjects[0].kind
+
+    @property
+    def at_tokens_alone(self) -> bool:
+        """Whether all it changes is at its own tokens: there are no weights to be weighed."""
+        return bool(self.updates) and all(
+            isinstance(update, ValueResidual) for update in self.updates.values()
+        )
 
     @property
     def low_rank(self) -> dict[str, LowRank]:

@@ -12,6 +12,8 @@ _MOST_SEED = 2**53
 _MOST_PX = 8192
 KINDS = ("object", "style", "human")
 """What a concept can be."""
+UNET_PARTS = ("all", "no_mid", "down", "mid", "up")
+"""Parts of the UNet that value residuals can be in."""
 AGAIN = ("refuse", "replace", "go_on")
 """What can be done about words that are taught already."""
 AGAIN_HELP = (
@@ -90,9 +92,9 @@ class TrainConfig(Settings):
     )
     templates: str = setting(
         "varied",
-        "Captions: with changing templates and order (varied), or as they are written, and with "
-        "one template where nobody wrote any (plain).",
-        choices=("varied", "plain"),
+        "Captions: with changing templates and order (varied), also of few words (short), or as "
+        "they are written, and with one template where nobody wrote any (plain).",
+        choices=("varied", "plain", "short"),
     )
     noise_offset: float = setting(0.0, "Size of the per-channel noise offset.", low=0.0, high=1.0)
     precision: str = setting("fp32", "Arithmetic of the model.", choices=("fp32", "bf16", "fp16"))
@@ -158,6 +160,14 @@ class SampleConfig(Settings):
     seed: int = setting(0, "Seed of the starting noise.", low=0, high=_MOST_SEED, advanced=False)
     negative_prompt: str = setting("", "What the picture should not show.", advanced=False)
     num_images: int = setting(1, "Pictures per prompt.", low=1, high=256, advanced=False)
+    infuse: str = setting(
+        "",
+        "Concepts that plain words of the prompt are to call: PHRASE=CONCEPT, such as cat=my_cat, "
+        "or CONCEPT alone for its own class words; several with commas. Concepts of Infusion "
+        "without words of their own take part only so.",
+        advanced=False,
+        several=True,
+    )
     width_px: int | None = setting(
         None,
         "Width of the picture. By default it is the family's, or that of the start picture's "
@@ -212,6 +222,30 @@ class SampleConfig(Settings):
         choices=("per_task", "joint"),
     )
     strength: float = setting(1.0, "Factor on the weights of all concepts.", low=0.0, high=4.0)
+    residual_share: float = setting(
+        1.0,
+        "For how much of the way from noise to the picture, from its beginning, value residuals "
+        "(Infusion) act.",
+        low=0.0,
+        high=1.0,
+    )
+    second_stream: float = setting(
+        1.0,
+        "For how much of the way, from its beginning, a concept of Infusion takes its attention "
+        "maps from a second stream that does not know it. At 0 it draws with its own: a third "
+        "faster, and further from what the prompt says.",
+        low=0.0,
+        high=1.0,
+    )
+    residual_layers: str = setting(
+        "all",
+        "In which part of the UNet value residuals act: everywhere (all), without its middle "
+        "(no_mid), on the way down, in the middle (mid), or on the way up.",
+        choices=UNET_PARTS,
+    )
+    key_residuals: bool = setting(
+        True, "Let the residuals of keys act that a concept may have beside those of values."
+    )
     execution: str = setting(
         "auto",
         "Whether concept weights are folded into the model (merged) or added for each row of the "

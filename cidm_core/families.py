@@ -216,6 +216,13 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+def is_in_part(path: str, part: str) -> bool:
+    """Whether a path lies in a part of the UNet; see `config.UNET_PARTS`."""
+    if part == "no_mid":
+        return not path.startswith("mid_block")
+    return part == "all" or path.startswith(f"{part}_block")
+
+
 def ldm_path(path: str, layers_per_block: int) -> str:
     """The CompVis name (also ComfyUI's) of a diffusers attn2 path.
 

@@ -26,14 +26,15 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
     advanced: bool = True,
+    several: bool = False,
 ) -> Any:
     """A dataclass field that carries its limits and, as a sentence, its help text.
 
     A default that is a mapping gives the value of each recipe. The user interfaces fold `advanced`
-    settings away.
+    settings away. `several`: a text that may be given in parts, with commas between them.
     """
     metadata: dict[str, Any] = {"help": help, "min": low, "max": high, "choices": choices}
-    metadata |= {"advanced": advanced, "by_recipe": {}}
+    metadata |= {"advanced": advanced, "by_recipe": {}, "several": several}
     if isinstance(default, Mapping):
         metadata["by_recipe"], default = default, None
     return field(default=default, metadata=metadata)

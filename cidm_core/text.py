@@ -17,10 +17,12 @@ class Spans:
     Attributes:
         triggers: Positions of the tokens of each concept word or trigger phrase.
         plain: Positions of the tokens of all other words.
+        ends: Positions of the last token of each word or phrase among the triggers.
     """
 
     triggers: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     plain: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -154,6 +154,8 @@ def _add_setting(group: Any, f: Field[Any], kind: type) -> None:
         options["choices"] = meta["choices"]
     else:
         options["metavar"] = {int: "N", float: "X"}.get(kind, "TEXT")
+    if meta["several"]:
+        options["action"] = "append"
     group.add_argument(*flags, **options)
 
 
@@ -203,5 +205,7 @@ def _plain_type(hint: Any) -> type:
 def given(args: argparse.Namespace) -> dict[str, object]:
     """The settings that stand on the command line, by field name."""
     return {
-        key.removeprefix(_MARK): value for key, value in vars(args).items() if key.startswith(_MARK)
+        key.removeprefix(_MARK): ", ".join(value) if isinstance(value, list) else value
+        for key, value in vars(args).items()
+        if key.startswith(_MARK)
     }

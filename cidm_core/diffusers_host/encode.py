@@ -214,7 +214,7 @@ def _callers(concepts: Sequence[Concept]) -> tuple[list[Name], list[str]]:
     """Names made of concept words, and the phrases that call subjects without words."""
     subjects = [subject for concept in concepts for subject in concept.subjects]
     bound = [subject.words for subject in subjects if subject.words]
-    return bound, [subject.triggers[0] for subject in subjects if not subject.words]
+    return bound, [each.triggers[0] for each in subjects if not each.words and not each.on_request]
 
 
 def _in_full(text: TextContext) -> TextContext:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
@@ -20,6 +21,7 @@ from ..ops.preservation import without_start
 from ..updates import TEXT_SIDE, FullRank, Update, ValueResidual
 from .base import Base
 
+Stream = Literal["single", "foundation", "customised"]
 _SWITCHES = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
 
 
@@ -89,6 +91,8 @@ class Injection:
         self._attentions = [base.unet.get_submodule(layer.path) for layer in base.layers]
         self._processors = [module.processor for module in self._attentions]
         self._watching = False
+        self._stream: Stream = "single"
+        self._queries: dict[int, Tensor] = {}
         self._hooks: list[Any] = []
 
     def enter(self) -> None:
@@ -98,8 +102,28 @@ class Injection:
         for index, attention in enumerate(self._attentions):
             hook = partial(self._swap_context, index)
             self._hooks.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
+            hook = partial(self._lend, index)
+            self._hooks.append(attention.to_q.register_forward_hook(hook))
         if self._watching:
             self.watch()
+
+    @contextmanager
+    def foundation(self) -> Generator[None]:
+        """For one forward pass: no value residual acts, and all queries are kept.
+
+        In passes after it these are the queries, until `single`.
+        """
+        self._stream = "foundation"
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._stream = "customised"
+
+    def single(self) -> None:
+        """From now on every pass has queries of its own."""
+        self._stream = "single"
+        self._queries.clear()
 
     def watch(self) -> None:
         """Have the attention probabilities recorded from now on."""
@@ -111,6 +135,7 @@ class Injection:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self.single()
         for module, processor in zip(self._attentions, self._processors, strict=True):
             module.processor = processor
 
@@ -119,6 +144,8 @@ class Injection:
     ) -> Tensor:
         """The layer's output with what an update adds."""
         if isinstance(update, ValueResidual):
+            if self._stream == "foundation":
+                return output
             added = self._at_triggers() * update.vector
         elif isinstance(update, FullRank):
             added = linear(args[0].to(update.delta.dtype), update.delta, update.bias)
@@ -129,6 +156,12 @@ class Injection:
         if sees_text and self._detach_start():
             return without_start(found)
         return found
+
+    def _lend(self, index: int, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        """A layer's queries: kept in the foundation stream, lent to the customised one."""
+        if self._stream == "foundation":
+            self._queries[index] = output
+        return self._queries.get(index, output)
 
     def _swap_context(
         self, index: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

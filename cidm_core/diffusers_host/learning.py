@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from ..methods.base import Batch, Prediction
 from ..ops.diffusion import add_noise
 from ..sampling.versions import versions_of
 from ..sizes import PictureSizes
+from ..text import Spans
 from ..updates import Update, ValueResidual
+from ..words import canonical
 from .base import Base
 from .encode import Embeddings, encode
 from .frozen import Parking, in_eight_bits
@@ -85,6 +88,8 @@ class LearningHost:
         watch: bool = False,
         *,
         detach_start: bool = False,
+        two_streams: bool = False,
+        last_piece: bool = False,
     ) -> Prediction:
         base = self._base
         self._detach_start = detach_start
@@ -95,7 +100,7 @@ class LearningHost:
         states, pooled = self._encode(batch.prompts, embeddings)
         self._read(states)
         if self._has_residuals:
-            self._at_triggers = self._trigger_tokens(batch.prompts)
+            self._at_triggers = self._trigger_tokens(batch.prompts, last_piece)
         if watch and self._injection is not None:
             self._injection.watch()
         self._columns = self._word_columns(batch.prompts) if watch else None
@@ -108,13 +113,20 @@ class LearningHost:
             whole = PictureSizes.whole(*(side * cell for side in self._latent_size))
             sizes = batch.sizes or (whole,) * len(batch.prompts)
             given["added_cond_kwargs"] = added_conditions(pooled, sizes)
-        value = base.unet(
+        run = partial(
+            base.unet,
             noisy.to(base.dtype),
             batch.timesteps,
             encoder_hidden_states=self._contexts[0],
             return_dict=False,
             **given,
-        )[0]
+        )
+        if self._injection is not None:
+            self._injection.single()
+            if two_streams:
+                with self._injection.foundation():
+                    run()
+        value = run()[0]
         target = batch.noise
         if base.prediction_type == "v_prediction":
             # v = sqrt(a) noise - sqrt(1 - a) z: noising with the roles swapped and z negated
@@ -148,26 +160,32 @@ class LearningHost:
     def _word_columns(self, prompts: Sequence[str]) -> Tensor:
         """(batch, tokens, words): averages each word's places in its prompt."""
         columns = torch.zeros(len(prompts), self._limit, len(self._words))
-        for row, places in enumerate(map(self._places, prompts)):
+        for row, spans in enumerate(map(self._spans, prompts)):
             for column, word in enumerate(self._words):
-                at = places.get(word, ())
+                at = spans.triggers.get(word, ())
                 columns[row, list(at), column] = 1 / max(1, len(at))
         return columns.to(self.device)
 
-    def _trigger_tokens(self, prompts: Sequence[str]) -> Tensor:
-        """1 at the tokens of words and phrases, (batch, tokens, 1), 0 elsewhere."""
+    def _trigger_tokens(self, prompts: Sequence[str], last_piece: bool) -> Tensor:
+        """1 at the tokens of words and phrases, (batch, tokens, 1), 0 elsewhere.
+
+        With `last_piece` a phrase has its last token only, and several words the last word.
+        """
         marks = torch.zeros(len(prompts), self._limit, 1)
-        for row, places in enumerate(map(self._places, prompts)):
-            for at in places.values():
+        closing = {canonical(each) for each in (*self._phrases, *self._words[-1:])}
+        for row, spans in enumerate(map(self._spans, prompts)):
+            for name, at in spans.triggers.items():
+                if last_piece:
+                    at = [place for place in at if name in closing and place in spans.ends]
                 marks[row, list(at)] = 1
         return marks.to(self.device)
 
-    def _places(self, prompt: str) -> Mapping[str, tuple[int, ...]]:
+    def _spans(self, prompt: str) -> Spans:
         """Where words and phrases stand among the tokens of the first encoder."""
         tokenizer = self._base.tokenizers[0]
         names = [(word,) for word in self._words]
         found = tokenise(tokenizer, prompt, names, self._limit, self._phrases, quiet=True)
-        return found.spans.triggers
+        return found.spans
 
     def _record(self, index: int, probabilities: Tensor) -> None:
         """Keep a layer's attention (batch, cells, tokens) to the concept words, if wanted."""

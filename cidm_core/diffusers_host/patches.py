@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import HostError
 from ..families import PROJECTIONS
-from ..ops import attention
+from ..ops import attention, infusion
 from ..sampling.layer_updates import LayerUpdate, layer_updates
 from ..sampling.plan import Plan
 from ..sampling.regional import Inserts
@@ -29,11 +29,15 @@ from .base import Base, changed_weights
 
 @dataclass(frozen=True, eq=False)
 class CallRows:
-    """What the rows of a UNet call need: the slot of each, and what regions put into them."""
+    """What the rows of a UNet call need: the slot of each, and what regions put into them.
+
+    With `lenders`, each row attends with the queries of the row that it names.
+    """
 
     slots: Tensor
     inserts: Inserts
     latent_size: tuple[int, int]
+    lenders: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -68,6 +72,8 @@ class PlanAttention:
 
     def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         rows = self.attached.rows
+        if rows.lenders is not None:
+            hidden_states = infusion.lent(hidden_states, rows.lenders)
         out = self._attend(attn, hidden_states, rows.slots)
         if not rows.inserts:
             return out
@@ -120,9 +126,8 @@ def attach(base: Base, plan: Plan, execution: str = "auto") -> Generator[Attache
             "prompts weigh them differently. Use execution 'per_sample' or region weights 'global'."
         )
     merged = plan.shared_weights if execution == "auto" else execution == "merged"
-    updates = layer_updates(
-        plan.concepts, plan.slots, plan.layers, base.device, base.dtype, plan.config
-    )
+    slots = plan.all_slots
+    updates = layer_updates(plan.concepts, slots, plan.layers, base.device, base.dtype, plan.config)
     attached, unet = Attached(plan), base.unet
     with ExitStack() as undo:
         # All slots agree on the weights of slot 0. Keys and values are projected once anyway.
@@ -136,7 +141,7 @@ def attach(base: Base, plan: Plan, execution: str = "auto") -> Generator[Attache
         for index, layer in enumerate(plan.layers):
             module = unet.get_submodule(layer)
             own = {p: u for p in PROJECTIONS if (u := updates.pop(f"{layer}.{p}", None))}
-            contexts = torch.stack([slot.text.at(index) for slot in plan.slots if slot.text])
+            contexts = torch.stack([slot.text.at(index) for slot in slots if slot.text])
             contexts = contexts.to(base.device, base.dtype)
             undo.callback(setattr, module, "processor", module.processor)
             module.processor = PlanAttention(module, contexts, own, attached)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,14 +14,12 @@ from ..config import SampleConfig
 from ..devices import is_out_of_memory
 from ..errors import HostError
 from ..ops.diffusion import noise_of_v, v_of_noise
-from ..sampling.layout import Scene
 from ..sampling.plan import Plan
-from ..sampling.regional import Insert, Inserts
+from ..sampling.streams import Phase, phase_at
 from .base import Base
-from .patches import Attached, CallRows, attach
+from .patches import Attached, attach
+from .rows import RowTable
 from .schedulers import Estimate, OnStep, Start, make_scheduler, solve
-from .sizes import added_conditions
-from .start import told_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +95,7 @@ class _Estimate:
         latent_size: tuple[int, int],
         config: SampleConfig,
     ) -> None:
-        self.base, self.attached = base, attached
+        self.base, self.attached, self.config = base, attached, config
         # As printed, the shares of Eq. 5 do not sum to 1: it holds for noise only.
         as_noise = config.region_mode == "literal" and base.prediction_type == "v_prediction"
         a = make_scheduler(base.scheduler_config, "ddpm").alphas_cumprod if as_noise else None
@@ -106,40 +103,32 @@ class _Estimate:
         self.latent_size = latent_size
         plan = attached.plan
         self.scene_of = [i % len(plan.scenes) for i in range(pictures)]
-        scenes = [plan.scenes[s] for s in self.scene_of]
-        self.picture = [i for i, scene in enumerate(scenes) for _ in scene.rows]
-        slots = [slot for scene in scenes for slot in scene.rows]
-        self.slots = torch.tensor(slots).to(base.device)
-        self.inserts = list(self._inserts(scenes))
         self.context = torch.zeros(1, 1, base.family.context_dim).to(base.device, base.dtype)
-        self.added = self._added(config)
-        self.at_once = config.rows_at_once or len(self.picture)
-        self._calls: dict[tuple[int, int], CallRows] = {}
+        self.at_once = config.rows_at_once
+        self._tables: dict[Phase, RowTable] = {}
 
-    def _inserts(self, scenes: Sequence[Scene]) -> Iterator[Insert]:
-        masks = self.attached.plan.masks.to(self.base.device)
-        pairs = [pairs for scene in scenes for pairs in scene.inserts]
-        for row, regions in enumerate(pairs):
-            if regions:
-                slots, areas = zip(*regions, strict=True)
-                yield Insert(row, torch.tensor(slots).to(self.base.device), masks[list(areas)])
-
-    def _added(self, config: SampleConfig) -> dict[str, Tensor]:
-        """Pooled text and sizes of every row, for families whose UNet reads them."""
-        texts = [slot.text for slot in self.attached.plan.slots if slot.text]
-        found = [text.pooled for text in texts if text.pooled is not None]
-        if not found:
-            return {}
-        pooled = torch.stack(found).to(self.base.device, self.base.dtype)[self.slots]
-        height, width = (side * self.base.family.latent_px for side in self.latent_size)
-        return added_conditions(pooled, [told_sizes(config, height, width)] * len(pooled))
+    def _table(self, timestep: Tensor) -> RowTable:
+        """The rows that run at a timestep."""
+        plan = self.attached.plan
+        phase: Phase = "both"
+        if plan.streams.plain:
+            levels = self.base.scheduler_config.get("num_train_timesteps", 1000)
+            phase = phase_at((float(timestep) + 1) / levels, self.config)
+        if phase not in self._tables:
+            arranged = plan.arranged(phase)
+            scenes = [arranged[scene] for scene in self.scene_of]
+            size = self.latent_size
+            self._tables[phase] = RowTable(self.base, plan, scenes, size, self.config)
+        return self._tables[phase]
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        plan = self.attached.plan
+        plan, table = self.attached.plan, self._table(timestep)
         counts = [len(plan.scenes[scene].rows) for scene in self.scene_of]
-        parts = torch.cat(list(self._rows(latents, timestep))).float().split(counts)
+        estimates = torch.cat(list(self._rows(latents, timestep))).float()
+        if len(table.kept) < len(table):
+            estimates = estimates[table.kept]
         guided, signal = list[Tensor](), self._signal(timestep)
-        for rows, scene, noisy in zip(parts, self.scene_of, latents, strict=True):
+        for rows, scene, noisy in zip(estimates.split(counts), self.scene_of, latents, strict=True):
             if signal is not None:
                 rows = noise_of_v(rows, noisy, signal)
             estimate = plan.guide(rows[:, None], scene)
@@ -155,33 +144,31 @@ class _Estimate:
         return torch.lerp(self.signals[low], self.signals[high], timestep.float() - low)
 
     def _rows(self, latents: Tensor, timestep: Tensor) -> Iterator[Tensor]:
-        first = 0
-        while first < len(self.picture):
-            last = min(first + self.at_once, len(self.picture))
+        table, first = self._table(timestep), 0
+        while first < len(table):
+            last = table.end(first, self.at_once or len(table))
             try:
-                yield self._call(latents, timestep, first, last)
+                yield self._call(table, latents, timestep, first, last)
             except RuntimeError as error:
-                self._split(error, last - first)
+                self._split(error, last - first, table.end(first, 1) - first)
             else:
                 first = last
 
-    def _call(self, latents: Tensor, timestep: Tensor, first: int, last: int) -> Tensor:
-        if (first, last) not in self._calls:
-            held = [replace(i, row=i.row - first) for i in self.inserts if first <= i.row < last]
-            size = self.latent_size
-            self._calls[first, last] = CallRows(self.slots[first:last], Inserts(held), size)
-        self.attached.rows = self._calls[first, last]
-        rows = latents[self.picture[first:last]].to(self.base.dtype)
+    def _call(
+        self, table: RowTable, latents: Tensor, timestep: Tensor, first: int, last: int
+    ) -> Tensor:
+        self.attached.rows = table.call(first, last)
+        rows = latents[table.picture[first:last]].to(self.base.dtype)
         given: dict[str, Any] = {"encoder_hidden_states": self.context.expand(last - first, -1, -1)}
-        if self.added:
-            given["added_cond_kwargs"] = {k: v[first:last] for k, v in self.added.items()}
+        if table.added:
+            given["added_cond_kwargs"] = {k: v[first:last] for k, v in table.added.items()}
         return self.base.unet(rows, timestep, **given).sample
 
-    def _split(self, error: RuntimeError, rows: int) -> None:
+    def _split(self, error: RuntimeError, rows: int, fewest: int) -> None:
         """Halve the rows per call when memory ran out; anything else is raised again."""
         if not is_out_of_memory(error):
             raise error
-        if rows == 1:
+        if rows == fewest:
             raise HostError(
                 "Out of memory with a single UNet row per call. Use a smaller picture, "
                 "--dtype bf16 or fp16, or close other programs."

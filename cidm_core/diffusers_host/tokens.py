@@ -67,6 +67,7 @@ def tokenise(
     positions: list[tuple[int, str]] = []
     triggers: dict[str, tuple[int, ...]] = {}
     plain: list[int] = []
+    ends: list[int] = []
     for piece, weight, call in _pieces(stretches, [*names, *plain_names]):
         start = len(ids)
         if call is not None and call not in plain_names:
@@ -76,6 +77,7 @@ def tokenise(
             ids += tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
         if call is not None:
             triggers[piece] = (*triggers.get(piece, ()), *range(start, len(ids)))
+            ends.append(len(ids) - 1)
         else:
             plain += range(start, len(ids))
         weights += [weight] * (len(ids) - start)
@@ -92,7 +94,7 @@ def tokenise(
     pad: int = tokenizer.pad_token_id if pad_id is None else pad_id
     padding = [pad] * (room - len(ids))
     read = {word: tuple(p for p in at if p < room) for word, at in triggers.items()}
-    spans = Spans(read, tuple(position for position in plain if position < room))
+    spans = Spans(read, *(tuple(p for p in at if p < room) for at in (plain, ends)))
     weights += [1.0] * (max_tokens - len(weights))
     ended = [*ids, tokenizer.eos_token_id, *padding]
     return Tokens(ended, positions, spans, weights, end=len(ids))

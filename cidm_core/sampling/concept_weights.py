@@ -17,6 +17,7 @@ from ..concept import Concept
 from ..config import SampleConfig
 from ..errors import PromptError
 from ..ops import aggregation
+from ..storage.record import Entry
 from ..text import TextContext
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ def callers_of(bank: Mapping[str, Concept]) -> dict[Name, str]:
     if isinstance(bank, Bank):
         return bank.callers()
     return {call: name for name, concept in bank.items() for call in concept.names}
+
+
+def known_in(bank: Mapping[str, Concept]) -> Mapping[str, Concept | Entry]:
+    """The concepts of a bank by name; of a `Bank` only the headers are read."""
+    return {entry.name: entry for entry in bank.entries()} if isinstance(bank, Bank) else bank
 
 
 def check_words(
@@ -114,8 +120,12 @@ def _rows(context: TextContext, concept: Concept) -> Tensor:
 def weigher(encoder: ConceptEncoder, concepts: Sequence[Concept], config: SampleConfig) -> Weigher:
     """A function from a prompt's context to relevance M and weights psi(M) (Eq. 3).
 
-    The concept tokens are encoded here, once.
+    The concept tokens are encoded here, once. Concepts that act at their own tokens alone have no
+    weights to be weighed and take nothing from the others: 1 where they are present, else 0.
     """
+    held = [i for i, concept in enumerate(concepts) if not concept.at_tokens_alone]
+    if len(held) < len(concepts):
+        return _beside(held, weigher(encoder, [concepts[i] for i in held], config))
     if not concepts:
 
         def none(context: Tensor, _present: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,5 +147,20 @@ def weigher(encoder: ConceptEncoder, concepts: Sequence[Concept], config: Sample
             top_k=config.top_k if gated else None,
         )
         return relevance.float(), weights.float()
+
+    return weigh
+
+
+def _beside(held: Sequence[int], weigh_held: Weigher) -> Weigher:
+    """Weighs some of the concepts; the others count where they are present."""
+
+    def weigh(context: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        relevance, weights = weigh_held(context, present[list(held)])
+        shape = (len(context), len(present))
+        of_all = present.to(weights).expand(shape).clone()
+        of_all[:, list(held)] = weights
+        told = relevance.new_zeros(shape)
+        told[:, list(held)] = relevance
+        return told, of_all
 
     return weigh

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,8 @@ from ..config import SampleConfig
 from ..errors import ConceptError
 from ..ops import aggregation, routing
 from ..updates import TEXT_ENCODERS, TEXT_SIDE, FullRank, LowRank, ValueResidual
-
-if TYPE_CHECKING:
-    from .plan import Slot
+from .residuals import act_in, acting, owners_of
+from .slots import Slot
 
 _Moved = TypeVar("_Moved", bound="Part | Biases")
 
@@ -135,14 +134,14 @@ def layer_updates(
         layers: diffusers paths of the attn2 modules in execution order.
         device: Where the updates will run.
         dtype: In which type.
-        config: `strength` scales all weights; with `key_value_routing` by token, keys and values of
+        config: `strength` scales everything; with `key_value_routing` by token, keys and values of
             a concept's own tokens take its update alone (`ops.routing`).
     """
     # (slots, layers, concepts)
     weights = torch.stack([slot.weights for slot in slots]) * config.strength
-    if not bool((weights != 0).any()):
-        return {}
     tokens = _Tokens(concepts, slots, config.strength)
+    if not bool((weights != 0).any()) and not bool(tokens.residuals.any()):
+        return {}
     routed = config.key_value_routing == "token"
     found: dict[str, LayerUpdate] = {}
     for path in dict.fromkeys(path for concept in concepts for path in concept.updates):
@@ -151,8 +150,10 @@ def layer_updates(
         layer = _weighing_layer(path, layers)
         at = weights.mean(1) if layer is None else weights[:, layer]
         by_token = tokens.routed(layer) if routed and path.endswith(TEXT_SIDE) else None
-        parts = _parts(concepts, path, at, by_token, tokens)
+        parts = _parts(concepts, path, at, by_token, tokens, config)
         biases = _biases(concepts, path, at)
+        if not parts:
+            continue
         found[path] = LayerUpdate(
             tuple(_moved(part, device, dtype) for part in parts),
             biases and _moved(biases, device, dtype),
@@ -187,6 +188,7 @@ def _parts(
     weights: Tensor,
     by_token: Tensor | None,
     tokens: _Tokens,
+    config: SampleConfig,
 ) -> list[Part]:
     held = [(i, u) for i, c in enumerate(concepts) if (u := c.updates.get(path)) is not None]
     chosen = weights if by_token is None else by_token
@@ -198,10 +200,10 @@ def _parts(
     if whole := [(i, u) for i, u in held if isinstance(u, FullRank)]:
         deltas = torch.stack([u.delta for _, u in whole])
         parts.append(FullRankPart(deltas, chosen[..., [i for i, _ in whole]]))
-    if vectors := [(i, u) for i, u in held if isinstance(u, ValueResidual)]:
-        own = [i for i, _ in vectors]
-        at = weights[:, None, own] * tokens.triggers[..., own]
-        parts.append(ValuePart(torch.stack([u.vector for _, u in vectors]), at))
+    vectors = [(i, u.vector) for i, u in held if isinstance(u, ValueResidual)]
+    if vectors and act_in(path, config):
+        at = tokens.residuals[..., [i for i, _ in vectors]]
+        parts.append(ValuePart(torch.stack([vector.float() for _, vector in vectors]), at))
     return parts
 
 
@@ -232,10 +234,9 @@ class _Tokens:
         lengths = [slot.text.states.shape[1] for slot in slots if slot.text is not None]
         self._length = math.lcm(*lengths) if lengths else 1
         self._owners = [_owners(concepts, slot) for slot in slots]
-        indices = torch.arange(len(concepts))
-        # 1 where a token belongs to a trigger of the concept, (slots, tokens, concepts)
-        self.triggers = torch.stack(
-            [self._repeated((owners[:, None] == indices).float()) for owners in self._owners]
+        # How strongly value residuals act, (slots, tokens, concepts)
+        self.residuals = strength * torch.stack(
+            [self._repeated(acting(concepts, slot)) for slot in slots]
         )
 
     def routed(self, layer: int | None) -> Tensor:
@@ -260,9 +261,7 @@ def _owners(concepts: Sequence[Concept], slot: Slot) -> Tensor:
     table = torch.full((slot.text.states.shape[1],), routing.PROMPT)
     spans = slot.text.spans
     table[list(spans.plain)] = routing.BARE
-    index = slot.owners
-    if index is None:
-        index = {trigger: i for i, concept in enumerate(concepts) for trigger in concept.triggers}
+    index = owners_of(concepts, slot)
     for trigger, positions in spans.triggers.items():
         table[list(positions)] = index.get(trigger, routing.BARE)
     return table

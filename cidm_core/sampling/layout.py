@@ -33,11 +33,19 @@ class Scene:
         rows: Slot of each row: negative, global, one per estimated region, own negatives.
         inserts: Per row, the (slot, region) pairs that regional cross-attention puts in.
         negatives: Per estimated region, the row of its unconditional estimate.
+        lenders: Per row, the row with whose queries it attends; none: each with its own.
     """
 
     rows: tuple[int, ...]
     inserts: tuple[tuple[tuple[int, int], ...], ...]
     negatives: tuple[int, ...]
+    lenders: tuple[int, ...] = ()
+
+    @property
+    def counted(self) -> int:
+        """Number of the rows whose estimates count; those that only lend come after them."""
+        lending = (lender for row, lender in enumerate(self.lenders) if lender != row)
+        return min(lending, default=len(self.rows))
 
 
 def layout(

@@ -7,7 +7,7 @@ A host encodes text (`TextEncoder`), installs *attend* from the slots and scenes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -21,8 +21,19 @@ from ..ops import guidance
 from ..regions import Region, masks_at
 from ..storage.compatibility import BaseModel, check_fit
 from ..text import TextContext
-from .concept_weights import ConceptEncoder, callers_of, check_words, named, participants, weigher
+from .concept_weights import (
+    ConceptEncoder,
+    callers_of,
+    check_words,
+    known_in,
+    named,
+    participants,
+    weigher,
+)
+from .infuse import Requests
 from .layout import RegionTexts, Scene, guide, layout
+from .slots import Slot
+from .streams import Phase, Streams, streams_of
 
 
 class TextEncoder(ConceptEncoder, Protocol):
@@ -31,25 +42,6 @@ class TextEncoder(ConceptEncoder, Protocol):
     def prompts(self, prompts: Sequence[str], concepts: Sequence[Concept]) -> Sequence[TextContext]:
         """Encoded prompts, concept words bound to their rows."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """One encoded prompt with the weights of the concepts.
-
-    Attributes:
-        prompt: For messages.
-        text: What cross-attention reads; None where the host's own text is left as it is.
-        weights: psi(M) of Eq. 3, (layers, concepts).
-        relevance: M, likewise.
-        owners: Whose each trigger is, by the concept's number; None: that of the only bank.
-    """
-
-    prompt: str
-    text: TextContext | None
-    weights: Tensor
-    relevance: Tensor
-    owners: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +55,7 @@ class Plan:
         scenes: One per picture.
         masks: Where the regions are, (regions, height, width) at latent size, in 0..1.
         config: Settings of sampling.
+        streams: What value residuals make of slots and rows.
     """
 
     concepts: tuple[Concept, ...]
@@ -71,6 +64,16 @@ class Plan:
     scenes: tuple[Scene, ...]
     masks: Tensor
     config: SampleConfig
+    streams: Streams = field(default_factory=Streams)
+
+    @property
+    def all_slots(self) -> tuple[Slot, ...]:
+        """The slots, and those that further rows need."""
+        return (*self.slots, *self.streams.twins)
+
+    def arranged(self, phase: Phase) -> tuple[Scene, ...]:
+        """The scenes with all rows that run; `guide` reads the first, as many as in `scenes`."""
+        return tuple(self.streams.arranged(scene, phase) for scene in self.scenes)
 
     def guide(self, estimates: Tensor, scene: int = 0) -> Tensor:
         """Guidance and region noise estimation of one step; see `layout.guide`.
@@ -147,11 +150,17 @@ def build_plan(
     texts = [config.negative_prompt, *prompts, *(r.prompt for r in regions)]
     texts += [r.negative for r in regions if r.negative is not None]
     texts = list(dict.fromkeys(texts))
-    callers = callers_of(bank)
+    requests = Requests.of(config.infuse, known_in(bank))
+    drawn = [*prompts, *(region.prompt for region in regions)]
+    requests.check_said(drawn)
+    callers = {**callers_of(bank), **requests.callers}
     check_words(texts, callers, bank)
-    concepts = participants(bank, named(texts, callers), config)
+    found = participants(bank, named(texts, callers), config)
+    concepts = tuple(requests.bind(concept) for concept in found)
     check_fit(concepts, model, allow_other_base=config.allow_other_base)
     slots = _Slots(encoder, texts, concepts, config, len(model.layers))
+    for prompt in drawn:
+        requests.check_read(prompt, slots.contexts[prompt])
     pairs = [RegionTexts(region.prompt, region.negative) for region in regions]
     scenes = tuple(
         layout(prompt, config.negative_prompt, pairs, config, slots.slot) for prompt in prompts
@@ -163,6 +172,7 @@ def build_plan(
         scenes=scenes,
         masks=masks_at(regions, *latent_size, config.feather, model.family.latent_px),
         config=config,
+        streams=streams_of(concepts, slots.found, config),
     )
 
 
@@ -177,7 +187,7 @@ class _Slots:
         config: SampleConfig,
         layers: int,
     ) -> None:
-        self._contexts = dict(zip(texts, encoder.prompts(texts, concepts), strict=True))
+        self.contexts = dict(zip(texts, encoder.prompts(texts, concepts), strict=True))
         self._concepts, self._layers = concepts, layers
         self._weigh = weigher(encoder, concepts, config)
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}
@@ -192,10 +202,10 @@ class _Slots:
         if key not in self._index:
             relevance, weights = self._weights[weighed_by]
             self._index[key] = len(self.found)
-            self.found.append(Slot(prompt, self._contexts[prompt], weights, relevance))
+            self.found.append(Slot(prompt, self.contexts[prompt], weights, relevance))
         return self._index[key]
 
     def _weighed(self, text: str) -> tuple[Tensor, Tensor]:
-        states = self._contexts[text].states.expand(self._layers, -1, -1)
+        states = self.contexts[text].states.expand(self._layers, -1, -1)
         present = [is_called(text, concept.names) for concept in self._concepts]
         return self._weigh(states, torch.tensor(present))

@@ -1,8 +1,9 @@
-"""Slots of prompts that were encoded apart, perhaps with concepts of several banks."""
+"""Slots: encoded prompts, perhaps encoded apart and with concepts of several banks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,12 +11,33 @@ from torch import Tensor
 
 from ..concept import Concept
 from ..text import TextContext
-from .plan import Slot
 
 ConceptId = tuple[str, ...]
 """What tells a concept from all others: bank, name, and when it was stored there."""
 Concepts = Mapping[ConceptId, Concept]
 ConceptWeights = Mapping[ConceptId, Tensor]  # (layers,) for each concept
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One encoded prompt with the weights of the concepts.
+
+    Attributes:
+        prompt: For messages.
+        text: What cross-attention reads; None where the host's own text is left as it is.
+        weights: psi(M) of Eq. 3, (layers, concepts).
+        relevance: M, likewise.
+        owners: Whose each trigger is, by the concept's number; None: that of the only bank.
+        residuals: Whether value residuals act in it: not in what a picture should not show, nor in
+            rows that lend others their queries (`streams`).
+    """
+
+    prompt: str
+    text: TextContext | None
+    weights: Tensor
+    relevance: Tensor
+    owners: Mapping[str, int] | None = None
+    residuals: bool = True
 
 
 class Weighed(Protocol):

@@ -39,6 +39,7 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "facts": dict,
     "tensor_bytes": int,
 }
+_SAID_IF_TRUE = ("two_streams", "last_piece")
 _SUBJECT: Mapping[str, type] = {"words": list, "class_words": str, "kind": str}
 
 
@@ -59,11 +60,14 @@ class Entry:
     path: Path
     facts: Mapping[str, object] = field(repr=False)
     config: Mapping[str, object] = field(repr=False)
+    two_streams: bool = False
+    last_piece: bool = False
 
     # As those of a `Concept`, which these facts become when its tensors are read.
     words = Concept.words
     triggers = Concept.triggers
     names = Concept.names
+    on_request = Concept.on_request
     trigger = Concept.trigger
     phrase = Concept.phrase
     class_words = Concept.class_words
@@ -99,6 +103,7 @@ def record_text(concept: Concept, tensor_bytes: int) -> str:
     rank, alpha = rank_and_alpha(concept)
     told = vars(concept) | {"rank": rank, "alpha": alpha, "tensor_bytes": tensor_bytes}
     record = {"version": VERSION} | {key: told[key] for key in _FIELDS}
+    record |= {key: True for key in _SAID_IF_TRUE if told[key]}
     # A note that JSON cannot hold must not cost the training it is about.
     return json.dumps(jsonable(record), separators=(",", ":"), allow_nan=False)
 
@@ -124,7 +129,8 @@ def parse_record(metadata: Mapping[str, str], origin: str) -> dict[str, Any]:
     for key, kind in _FIELDS.items():
         if not isinstance(record.get(key), kind):
             raise unfit(origin, f"{key!r} is missing or of a wrong type.")
-    record = {key: record[key] for key in _FIELDS}
+    said = {key: record.get(key, False) for key in _SAID_IF_TRUE}
+    record = {key: record[key] for key in _FIELDS} | said
     try:
         record["layers"] = tuple(record["layers"])
         record["subjects"] = tuple(_subject(row) for row in record["subjects"])
@@ -143,14 +149,17 @@ def _subject(row: Any) -> Subject:
     texts = all(isinstance(word, str) for word in words)
     if not texts or (words and parse_words(words) != tuple(words)):
         raise ConceptError("its words are malformed.")
-    modifier = found.get("modifier", False)
-    if not isinstance(modifier, bool):
-        raise ConceptError("'modifier' of a subject is of a wrong type.")
-    return Subject(tuple(words), found["class_words"], found["kind"], modifier)
+    flags = {key: found.get(key, False) for key in ("modifier", "on_request")}
+    for key, value in flags.items():
+        if not isinstance(value, bool):
+            raise ConceptError(f"{key!r} of a subject is of a wrong type.")
+    return Subject(tuple(words), found["class_words"], found["kind"], **flags)
 
 
 def _check_record(record: Mapping[str, Any]) -> None:
     layers = record["layers"]
+    if not all(isinstance(record[key], bool) for key in _SAID_IF_TRUE):
+        raise ConceptError(f"{' or '.join(_SAID_IF_TRUE)} is of a wrong type.")
     if not record["subjects"]:
         raise ConceptError("it has no subject.")
     if not all(isinstance(path, str) and NAME.fullmatch(path) for path in layers):

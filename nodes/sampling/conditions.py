@@ -12,8 +12,7 @@ from torch import Tensor
 from ...cidm_core.concept import Concept
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.errors import HostError, PromptError
-from ...cidm_core.sampling.plan import Slot
-from ...cidm_core.sampling.slots import ConceptWeights, SlotTable
+from ...cidm_core.sampling.slots import ConceptWeights, Slot, SlotTable
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
 from ..host import comfy as host

@@ -1,0 +1,136 @@
+"""Concepts that drawing asks for: a phrase of the prompt stands for a concept, "cat=my_cat".
+
+A concept that acts at plain words of a prompt would otherwise take part wherever these stand. It is
+asked for by name; bound to its phrases it is a concept that they call, like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ..calls import Name, as_written, find_calls, name_of
+from ..catalogue import nearest
+from ..concept import Concept, Subject
+from ..config import SampleConfig
+from ..errors import ConceptError, PromptError
+from ..text import TextContext
+
+_BETWEEN = re.compile(r"[,;\n]")
+
+
+class Named(Protocol):
+    """A concept, or its entry in a bank."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def subjects(self) -> tuple[Subject, ...]: ...
+    @property
+    def names(self) -> tuple[Name, ...]: ...
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The concept that each phrase asked for calls, by its name in the bank."""
+
+    callers: Mapping[Name, str]
+
+    @classmethod
+    def of(cls, text: str, known: Mapping[str, Named]) -> Requests:
+        """What `SampleConfig.infuse` asks for.
+
+        Args:
+            text: "phrase=concept" or a concept's name alone, for its own class words; several with
+                commas or line ends between them.
+            known: The concepts there are.
+
+        Raises:
+            PromptError: If there is no such concept, or a phrase would call two.
+        """
+        taken = {call: name for name, each in known.items() for call in each.names}
+        callers: dict[Name, str] = {}
+        for part in filter(None, (each.strip() for each in _BETWEEN.split(text))):
+            phrase, sign, name = (each.strip() for each in part.rpartition("="))
+            if name not in known:
+                raise PromptError(_unknown(name, known))
+            call = name_of((), phrase if sign else known[name].subjects[0].class_words)
+            if not any(character.isalnum() for character in call[0]):
+                raise PromptError(f"infuse has {part!r}. Write PHRASE=CONCEPT, or CONCEPT alone.")
+            if (other := callers.get(call) or taken.get(call)) not in (None, name):
+                raise PromptError(
+                    f"{as_written(call)!r} would call two concepts, {other!r} and {name!r}. Give "
+                    f"one of them another phrase, such as 'my {as_written(call)}={name}', and "
+                    "write that into the prompt."
+                )
+            callers[call] = name
+        return cls(callers)
+
+    def bind(self, concept: Concept) -> Concept:
+        """The concept, called by the phrases that ask for it as well.
+
+        Raises:
+            ConceptError: If it changes more than single words of a prompt.
+        """
+        calls = [call for call, name in self.callers.items() if name == concept.name]
+        if not calls:
+            return concept
+        if not concept.at_tokens_alone:
+            raise ConceptError(
+                f"{concept.name!r} cannot be asked for by infuse, because it changes more than "
+                f"single words of a prompt. Write {concept.phrase!r} into the prompt instead."
+            )
+        own = concept.names
+        asked = [Subject((), each[0], concept.kind) for each in calls if each not in own]
+        return replace(concept, subjects=(*concept.subjects, *asked))
+
+    def check_said(self, texts: Sequence[str]) -> None:
+        """Whether each phrase stands in one of the texts that are drawn.
+
+        Raises:
+            PromptError: If one does not.
+        """
+        said = {found.name for text in texts for found in find_calls(text, self.callers)}
+        for call, name in self.callers.items():
+            if call not in said:
+                raise PromptError(
+                    f"infuse asks for the concept {name!r} where {as_written(call)!r} stands, and "
+                    f"that is not in the prompt {texts[0]!r}. Write it there, on its own and not "
+                    f"within another word, or tie the concept to a phrase that is: PHRASE={name}."
+                )
+
+    def check_read(self, prompt: str, text: TextContext) -> None:
+        """Whether the text encoder has read the phrases of a prompt.
+
+        Raises:
+            PromptError: If one lies beyond its limit.
+        """
+        spans = text.spans
+        for found in find_calls(prompt, self.callers):
+            at = spans.triggers.get(found.name[0], ())
+            if not any(place in spans.ends for place in at):
+                raise PromptError(
+                    f"{as_written(found.name)!r} lies beyond what the text encoder reads of the "
+                    f"prompt {prompt[:60]!r}... Move it nearer to the start."
+                )
+
+
+def asking_for(config: SampleConfig, concept: Concept) -> SampleConfig:
+    """The settings with which a prompt that holds a concept's class words draws that concept.
+
+    What the settings ask for otherwise, for other prompts, is left out.
+    """
+    parts = [part.strip() for part in _BETWEEN.split(config.infuse)]
+    own = [part for part in parts if part.rpartition("=")[2].strip() == concept.name]
+    if not own and concept.on_request:
+        own = [concept.name]
+    return replace(config, infuse=", ".join(own))
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = nearest(name, names)
+    hint = f"Do you mean {near!r}?" if near else f"It has {', '.join(names) or 'none yet'}."
+    return f"infuse asks for the concept {name!r}, which the bank does not have. {hint}"
