@@ -24,7 +24,10 @@ _FIRST = ("steps", "rank", "lr_tokens", "lr_lora", "seed", "resolution_px", "pre
 
 def listing(bank: Bank) -> str:
     """The bank's concepts as a table in learning order, and its broken files with the reason."""
-    rows = [(e.name, e.trigger, e.class_words, e.kind, e.family) for e in bank.entries()]
+    rows = [
+        (e.name, e.trigger or "(by infuse)", e.class_words, e.kind, e.family)
+        for e in bank.entries()
+    ]
     lines = [f"Bank '{bank.name}' holds no concept yet. Train or import one."]
     if rows:
         lines = [table(("name", "words", "class words", "kind", "family"), rows)]

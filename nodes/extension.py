@@ -38,7 +38,7 @@ class ConceptExtension(ComfyExtension):
         from .sampling.apply import ApplyConceptBank, ShowConceptWeights
         from .sampling.bake import BakeConcepts
         from .sampling.merge import MergeConcepts
-        from .training.methods import MethodCidm, MethodCustomDiffusion
+        from .training.methods import MethodCidm, MethodCustomDiffusion, MethodInfusion
         from .training.subject import MoreSubjects
         from .training.train import TrainConcept
 
@@ -61,5 +61,6 @@ class ConceptExtension(ComfyExtension):
             ExportConcept,
             LoadMiniModel,
             MethodCustomDiffusion,
+            MethodInfusion,
             MoreSubjects,
         ]

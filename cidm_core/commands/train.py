@@ -274,9 +274,10 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     earlier = concept.facts.get("earlier_steps")
     time_taken = duration(seconds) + (f", after {earlier} earlier steps" if earlier else "")
     console.say(f"Learned {concept.phrase!r} as {concept.name!r} in {time_taken}: {path}")
+    asked = f' --infuse "{concept.name}"' if concept.on_request else ""
     console.note(
         f"Try: cidm generate {model_words(args)} --bank {args.bank} "
-        f'--prompt "a photo of a {concept.phrase}" --out picture.png'
+        f'--prompt "a photo of a {concept.phrase}"{asked} --out picture.png'
     )
     return {
         "concept": concept.name,

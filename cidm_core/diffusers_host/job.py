@@ -11,7 +11,7 @@ from typing import Any
 from ..bank import Bank
 from ..concept import Concept
 from ..config import TrainConfig
-from ..errors import ConceptError, TrainingError
+from ..errors import ConceptError, PromptError, TrainingError
 from ..methods import config_for, method_called
 from ..methods.base import MakeMethod, Task
 from ..storage.compatibility import check_fit, check_new
@@ -69,7 +69,9 @@ def prepare(
     task = _task(base, bank, others, lesson, name, taught)
     photos, prior = lesson.photo_sets()
     for photo in lesson.templated([*photos, *prior]):
-        check_caption(base, photo.caption, task.words)
+        check_caption(base, photo.caption, task.words, task.phrases)
+    if getattr(method_called(lesson.method), "masked", False):
+        _tell_of_masks(photos)
     inputs = lesson.inputs(base, photos, prior)
     before: dict[str, object] = {}
     if taught and again == REFUSE:
@@ -194,15 +196,37 @@ def refuse_ordinary_words(base: Base, words: Sequence[str]) -> None:
         )
 
 
-def check_caption(base: Base, caption: str, words: Sequence[str], *, quiet: bool = False) -> None:
-    """Make sure that every encoder reads the concept words of a caption; tell what is cut of it.
+def check_caption(
+    base: Base,
+    caption: str,
+    words: Sequence[str],
+    phrases: Sequence[str] = (),
+    *,
+    quiet: bool = False,
+) -> None:
+    """Make sure that every encoder reads what names the concept; tell what is cut of a caption.
 
     Raises:
-        PromptError: If one lies beyond the token limit.
+        PromptError: If a concept word, or every phrase in its stead, lies beyond the token limit.
     """
     for row, tokenizer in zip(base.family.encoders, base.tokenizers, strict=True):
         names = [(word,) for word in words]
-        tokenise(tokenizer, caption, names, row.max_tokens, quiet=quiet)
+        found = tokenise(tokenizer, caption, names, row.max_tokens, phrases, quiet=quiet).spans
+        if found.triggers and not found.ends:
+            raise PromptError(
+                f"{next(iter(found.triggers))!r} lies beyond the {row.max_tokens - 2} tokens that "
+                f"the text encoder reads of the caption {caption[:60]!r}... Shorten it."
+            )
+
+
+def _tell_of_masks(photos: Sequence[Photo]) -> None:
+    """Say so where the whole photo will be learned because nobody said where the concept is."""
+    if without := sum(not photo.has_mask for photo in photos):
+        logger.warning(
+            "%d of %d photos have no mask: all that is in them is learned, the background too. "
+            "Give masks, white on the concept.",
+            *(without, len(photos)),
+        )
 
 
 def _task(

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from ..bank import Bank
+from ..calls import is_called
 from ..concept import Concept
 from ..config import SampleConfig, TrainConfig
 from ..methods.base import Method
 from ..sampling.concept_weights import named
+from ..sampling.infuse import asking_for
 from ..storage.atomic import write_atomic
 from ..training.state import RunFolder
 from .base import Base
@@ -47,6 +49,8 @@ def default_render(
         if config.frozen_fp8:  # weights of 8 bits cannot have anything added to them
             given["execution"] = "per_sample"
         settings = SampleConfig.for_family(base.family.sampling, **given)
+        if is_called(prompt, [subject.triggers for subject in concept.subjects]):
+            settings = asking_for(settings, concept)
         return generate(base, concepts, prompt, config=settings, on_step=on_step)
 
     return render

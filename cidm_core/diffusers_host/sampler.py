@@ -113,7 +113,9 @@ class _Estimate:
         phase: Phase = "both"
         if plan.streams.plain:
             levels = self.base.scheduler_config.get("num_train_timesteps", 1000)
-            phase = phase_at((float(timestep) + 1) / levels, self.config)
+            # Pictures at several levels at once are in the phase of the noisiest.
+            noisiest = float(torch.as_tensor(timestep).max())
+            phase = phase_at((noisiest + 1) / levels, self.config)
         if phase not in self._tables:
             arranged = plan.arranged(phase)
             scenes = [arranged[scene] for scene in self.scene_of]

@@ -196,7 +196,9 @@ def _sources(job: Job, host: LearningHost, hooks: Hooks, drawn: Sequence[Photo])
         noise_offset=config.noise_offset,
         device=base.device,
         processes=job.processes,
-        check=lambda caption: check_caption(base, caption, job.task.words, quiet=True),
+        check=lambda caption: check_caption(
+            base, caption, job.task.words, job.task.phrases, quiet=True
+        ),
     )
     return PhotoSources(photos, prior, draws)
 

@@ -18,6 +18,7 @@ from ..diffusers_host.base import Base
 from ..diffusers_host.pipeline import generate
 from ..errors import CidmError
 from ..images import picture_of
+from ..sampling.infuse import asking_for
 from ..training.data import Photo
 from .alignment import image_alignment, pair_similarity, text_alignment
 from .drift import ClassDrift
@@ -89,10 +90,12 @@ def evaluate(
         if on_picture is not None:
             on_picture(done, total)
 
-    def draw(held: Mapping[str, Concept], label: str, prompts: list[str]) -> list[Image.Image]:
+    def draw(
+        held: Mapping[str, Concept], label: str, prompts: list[str], asking: SampleConfig
+    ) -> list[Image.Image]:
         drawn: list[Image.Image] = []
         for prompt in prompts:
-            pictures = generate(base, held, prompt, config=config)
+            pictures = generate(base, held, prompt, config=asking)
             drawn += pictures
             tell(len(pictures))
             if keep is not None:
@@ -101,8 +104,9 @@ def evaluate(
 
     scores, fitted = list[Score](), list[OverFitting]()
     for name, wanted in asked.items():
-        pictures = draw(bank, name, wanted)
-        oracle = draw({name: concepts[name]}, f"{name} alone", wanted) if alone else []
+        asking, itself = asking_for(config, concepts[name]), {name: concepts[name]}
+        pictures = draw(bank, name, wanted, asking)
+        oracle = draw(itself, f"{name} alone", wanted, asking) if alone else []
         said = [write_back(prompt, [concepts[name]]) for prompt in wanted]
         texts = [each for each in said for _ in range(config.num_images)]
         known = [_picture(photo) for photo in photos.get(name, ())]

@@ -24,6 +24,7 @@ from ..diffusers_host.pipeline import encode_image
 from ..diffusers_host.prior import class_prompt
 from ..errors import CidmError
 from ..ops.overfitting import gaussian_distance
+from ..sampling.infuse import asking_for
 from .divergence import Divergence, Divergences, DrawnSet
 from .drawing import Tell, pictures_of
 from .encoders import Encoder
@@ -121,7 +122,8 @@ class OverFittings:
         others = [self._drawn(*key, tell) for key in self._other_keys(concept)]
         bank = {concept.name: concept}
         called = class_prompt(concept.phrase, concept.kind)
-        pictures = pictures_of(self.base, bank, called, here.numbers, self.config, tell)
+        asking = asking_for(self.config, concept)
+        pictures = pictures_of(self.base, bank, called, here.numbers, asking, tell)
         features = self._features(pictures)
         likeness = None
         if photos:

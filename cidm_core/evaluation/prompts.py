@@ -57,7 +57,7 @@ def fill(prompt: str, concept: Named) -> str:
     for gap in GAPS:
         if gap in prompt:
             return prompt.replace(gap, concept.phrase)
-    if is_called(prompt, concept.names):
+    if is_called(prompt, [subject.triggers for subject in concept.subjects]):
         return prompt
     raise PromptError(
         f"The prompt {prompt!r} does not say where {concept.phrase!r} goes. "

@@ -181,7 +181,11 @@ def _note(concept: Concept) -> str:
     if isinstance(left, dict) and left:
         listed = ", ".join(f"{part} ({count} tensors)" for part, count in left.items())
         notes.append(f"Left out, no part of a concept: {listed}.")
-    wordless = (custom_diffusion.METHOD, infusion_checkpoint.METHOD)
-    if concept.method in wordless and not concept.words:
+    if concept.on_request:
+        notes.append(
+            f"It has no word of its own: {concept.phrase!r} calls it where drawing asks for it "
+            f"(infuse, on the command line --infuse '{concept.name}')."
+        )
+    elif concept.method == custom_diffusion.METHOD and not concept.words:
         notes.append(f"It came without a word of its own: {concept.phrase!r} calls it.")
     return " ".join(notes)

@@ -41,7 +41,7 @@ def concept_of(
     base: str,
     layers: Sequence[str],
 ) -> Concept:
-    """The concept in a checkpoint; its class words call it.
+    """The concept in a checkpoint; its class words call it where drawing asks for it.
 
     Args:
         table: What the file holds.
@@ -58,30 +58,25 @@ def concept_of(
     held = table[OUTPUTS]
     assert isinstance(held, Mapping)
     vectors = dict(_vectors(held, layers, origin))
+    # The released code learned keys too wherever it ran as its authors had it.
+    keys = any(path.endswith("to_k") for path in vectors)
     try:
         return Concept(
             name=class_words,
-            subjects=(Subject((), class_words, kind),),
+            subjects=(Subject((), class_words, kind, on_request=True),),
             family=family,
             base=base,
             layers=tuple(layers),
             updates={path: ValueResidual(vector) for path, vector in vectors.items()},
             rows={},
             method=METHOD,
-            config=_variant(vectors),
+            config={"variant": "released" if keys else "paper"},
             facts={"imported": origin},
+            two_streams=not keys,
+            last_piece=True,
         )
     except ConceptError as caught:
         raise BankError(f"{origin}: {caught}") from caught
-
-
-def _variant(paths: Mapping[str, Tensor]) -> dict[str, object]:
-    """Whether it was learned in the two streams of the paper, or in one, as released.
-
-    The released code learned keys too wherever it ran as its authors had it.
-    """
-    keys = any(path.endswith("to_k") for path in paths)
-    return {"variant": "released" if keys else "paper"}
 
 
 def _vectors(

@@ -10,8 +10,13 @@ from ..families import Family
 from .base import MethodClass
 from .cidm import Cidm
 from .custom_diffusion import CustomDiffusion
+from .infusion import Infusion
 
-METHODS: dict[str, MethodClass] = {"cidm": Cidm, "custom_diffusion": CustomDiffusion}
+METHODS: dict[str, MethodClass] = {
+    "cidm": Cidm,
+    "custom_diffusion": CustomDiffusion,
+    "infusion": Infusion,
+}
 
 
 def method_called(name: str) -> MethodClass:

@@ -176,8 +176,7 @@ class Host(Protocol):
                 or for layers that share it (`versions_of`); none without words.
             watch: Whether the attention of the concept words is wanted too.
             detach_start: Whether keys and values of the prompt's start token teach nothing.
-            two_streams: Whether cross-attention asks with the queries of the same pictures without
-                value residuals, which teach nothing (Infusion).
+            two_streams: Whether queries are those of a run without value residuals (Infusion).
             last_piece: Whether value residuals act at the last token of a name only.
         """
         ...
@@ -283,11 +282,10 @@ class MethodClass(MakeMethod, Protocol):
         prior: Whether it learns from prior pictures as well.
         several: Whether it teaches several subjects at once.
 
-    It may say besides, by class attributes: `on_request`, that a subject without words is called
-    only where drawing asks for it; `masked`, that without concept masks the whole photo is learned.
-    And it may have static methods: `check(task, config, host)`, called before any work starts,
-    refuses what the method cannot teach this model; `check_start(start, config)`, if learning can
-    go on from a taught concept (`Task.start`), refuses those that do not fit.
+    It may also say `on_request`, that plain words call its subjects only where drawing asks for it,
+    and `masked`, that photos should have masks. Static methods it may have: `check(task, config,
+    host)`, called before any work starts, refuses what the method cannot teach this model;
+    `check_start(start, config)`, if learning can go on from a `Task.start`, those that do not fit.
     """
 
     @property

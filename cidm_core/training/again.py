@@ -7,7 +7,7 @@ from typing import Any
 
 from ..bank import Bank
 from ..catalogue import as_words
-from ..concept import Concept
+from ..concept import Concept, Subject
 from ..config import AGAIN
 from ..errors import BankError, CidmError
 from ..fingerprints import same_base
@@ -80,8 +80,9 @@ def taught_before(bank: Bank, lesson: Lesson, name: str | None, again: str) -> E
     """
     if again not in AGAIN:
         raise CidmError(f"again is {again[:40]!r}; choose one of {', '.join(AGAIN)}.")
-    words = tuple(word for each in lesson.subjects for word in each.subject.triggers)
-    taught = next((each for each in bank.entries() if each.triggers == words), None)
+    subjects = tuple(each.subject for each in lesson.subjects)
+    words = tuple(word for subject in subjects for word in subject.triggers)
+    taught = _of_words(bank, subjects, name)
     if taught is None and again == GO_ON:
         unread = ", ".join(f"'{path.name}'" for path, _ in bank.broken())
         note = f" but has files that cannot be read: {unread}" if unread else ""
@@ -97,17 +98,31 @@ def taught_before(bank: Bank, lesson: Lesson, name: str | None, again: str) -> E
     return taught
 
 
+def _of_words(bank: Bank, subjects: tuple[Subject, ...], name: str | None) -> Entry | None:
+    """Plain words that call nothing by themselves may be taught under several names."""
+    on_request = any(subject.on_request for subject in subjects)
+    names = tuple(subject.triggers for subject in subjects)
+    for entry in bank.entries():
+        if on_request and tuple(each.triggers for each in entry.subjects) == names:
+            if entry.on_request and name in (None, entry.name):
+                return entry
+        elif not on_request and entry.names == names:
+            return entry
+    return None
+
+
 def refusal(taught: Entry, lesson: Lesson, base: Model, inputs: Mapping[str, object]) -> BankError:
     """Why a concept is not simply taught again, and how it can be."""
     found = [*_other_settings(taught, lesson), *_other_inputs(taught, lesson, inputs)]
     if not same_base(taught.base, base.fingerprint):
         found.append(f"the model, {taught.facts.get('base_name') or 'another'} then")
+    instead = "give it another name" if taught.on_request else "teach other words"
     told = f"What differs: {'; '.join(found)}." if found else "Nothing differs."
     return BankError(
-        f"The words {taught.trigger!r} are those of concept {taught.name!r}, learned "
+        f"The words {taught.phrase!r} are those of concept {taught.name!r}, learned "
         f"{taught.created[:16].replace('T', ' ')}. {told} To teach it again, set again (on the "
         "command line --again): replace puts the new one in its place once it is complete, go_on "
-        "(go-on) learns on from it. Or teach other words."
+        f"(go-on) learns on from it. Or {instead}."
     )
 
 

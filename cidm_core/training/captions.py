@@ -14,11 +14,11 @@ import torch
 
 from .. import words as concept_words
 from ..calls import as_written, find_calls, is_called, name_of, stray_tags
-from ..concept import KINDS
 from ..errors import PhotoError
 
 logger = logging.getLogger(__name__)
 
+SHORT = "short"  # templates of Infusion, for things of any kind
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "object": (
         "a photo of {}",
@@ -65,6 +65,19 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "a portrait of a {}",
         "a picture of the {}",
         "a rendering of a {}",
+    ),
+    SHORT: (
+        "a photo of a {}",
+        "a good photo of a {}",
+        "the photo of a {}",
+        "a good photo of the {}",
+        "image of a {}",
+        "image of the {}",
+        "A photograph of {}",
+        "A {} shown in a photo",
+        "A photo of {}",
+        "A {}",
+        "{}",
     ),
 }
 
@@ -166,8 +179,8 @@ def caption_variant(caption: str, kind: str, generator: torch.Generator) -> str:
     medium ("a painting of", "a black and white photo of") keeps it and gets no template. The same
     number of comma parts always takes the same draws.
     """
-    if kind not in KINDS:
-        raise PhotoError(f"Kind {kind!r} is none of {', '.join(KINDS)}.")
+    if kind not in TEMPLATES:
+        raise PhotoError(f"Kind {kind!r} is none of {', '.join(TEMPLATES)}.")
     first, *rest = [part.strip() for part in caption.split(",") if part.strip()] or [""]
     for i in range(len(rest) - 1, 0, -1):  # Fisher-Yates
         j = _draw(i + 1, generator)

@@ -172,7 +172,9 @@ class TrainingSubject:
         mapping: Replacements in captions instead of class words by words.
         prior: Pictures of other things of the class, for methods that preserve what the model knows
             of it.
-        modifier: Whether captions keep the class words behind the words; the method decides.
+        modifier: Whether captions keep the class words behind the words; the method decides, as
+            of all that follows.
+        on_request: Whether its class words call it only where drawing asks for it.
     """
 
     photos: Sequence[Photo]
@@ -182,6 +184,7 @@ class TrainingSubject:
     mapping: Mapping[str, str] | None = None
     prior: Sequence[Photo] = ()
     modifier: bool = False
+    on_request: bool = False
 
     @property
     def subject(self) -> Subject:
@@ -191,7 +194,8 @@ class TrainingSubject:
             ConceptError: The words cannot be used.
         """
         words = new_words(self.words) if self.words else ()
-        return Subject(words, self.class_words, self.kind, self.modifier and bool(words))
+        flags = self.modifier and bool(words), self.on_request and not words
+        return Subject(words, self.class_words, self.kind, *flags)
 
     @property
     def bare_caption(self) -> str:

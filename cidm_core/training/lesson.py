@@ -16,7 +16,7 @@ from ..families import Family
 from ..methods import adopted, config_for, method_called
 from ..methods.base import MakeMethod
 from ..words import parse_words
-from .captions import plain_caption
+from .captions import SHORT, plain_caption
 from .data import Photo, TrainingSubject
 
 _PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
@@ -63,7 +63,9 @@ class Lesson:
     ) -> Lesson:
         """With words where the method puts them: before the class words or in their place."""
         modifier = method_called(method).modifier
-        held = tuple(replace(subject, modifier=modifier) for subject in subjects)
+        asked = getattr(method_called(method), "on_request", False)
+        flags = {"modifier": modifier, "on_request": asked}
+        held = tuple(replace(subject, **flags) for subject in subjects)
         return cls(held, method, config, make)
 
     def photo_sets(self) -> tuple[list[Photo], list[Photo]]:
@@ -83,6 +85,8 @@ class Lesson:
         """The photos as they are drawn: with plain templates their captions vary no more."""
         if self.config.templates == "varied":
             return list(photos)
+        if self.config.templates == SHORT:
+            return [replace(p, kind=p.kind if p.kind in ("", "style") else SHORT) for p in photos]
         bare = {text for each in self.subjects for text in (each.bare_caption, each.class_words)}
         return [
             replace(photo, caption=plain_caption(photo.caption, photo.kind, bare), kind="")

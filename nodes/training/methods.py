@@ -45,6 +45,16 @@ class MethodCustomDiffusion(MethodNode):
     )
 
 
+class MethodInfusion(MethodNode):
+    """Infusion."""
+
+    method, label = "infusion", "Infusion"
+    about = (
+        "How Infusion learns a look: one vector for each cross-attention layer, at the class words "
+        "alone, from photos with masks."
+    )
+
+
 class MethodCidm(MethodNode):
     """CIDM, the default."""
 

@@ -1,5 +1,7 @@
 """Checkpoints of Infusion's public code become value residuals; Perfusion's are told by name."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from make import random_concept
@@ -66,7 +68,9 @@ def test_every_vector_comes_in_at_its_layer(save, tiny_base, tmp_path, parts):
         key = f"{ldm_path(layer, per_block)}.{part}.target_output"
         assert isinstance(update, ValueResidual)
         assert torch.equal(update.vector, table["target_output"][key])
-    assert "'cat' calls it" in note
+    assert "'cat' calls it where drawing asks for it" in note
+    assert (concept.two_streams, concept.last_piece) == ("to_k" not in parts, True)
+    assert concept.on_request
     assert not concept.rows
     assert take(save(table), bank)[1] == "It was in the bank already."
 
@@ -74,10 +78,10 @@ def test_every_vector_comes_in_at_its_layer(save, tiny_base, tmp_path, parts):
 def test_what_comes_in_draws(save, tiny_base, tmp_path):
     bank = Bank(tmp_path / "bank")
     concept, _ = take(save(released(tiny_base)), bank, tiny_base)
-    config = SampleConfig(steps=1, width_px=32, height_px=32)
+    config = SampleConfig(steps=1, width_px=32, height_px=32, infuse="cat")
     plain, with_it = (
-        generate(tiny_base, held, "a cat on grass", config=config)[0]
-        for held in ({}, {concept.name: concept})
+        generate(tiny_base, {concept.name: concept}, "a cat on grass", config=asking)[0]
+        for asking in (replace(config, infuse=""), config)
     )
     assert plain.tobytes() != with_it.tobytes()
 

@@ -25,6 +25,7 @@ IDS = {
         "MergeConcepts",
         "MethodCidm",
         "MethodCustomDiffusion",
+        "MethodInfusion",
         "RegionalNoiseGuider",
         "RemoveConcept",
         "ShowConceptWeights",

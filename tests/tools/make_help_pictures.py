@@ -24,7 +24,7 @@ from browser.page import Page  # noqa: E402
 IMAGES = host.ROOT / "web" / "docs" / "images"
 WIDE = {"CLIPTextEncode": 300, "KSampler": 280, "CIDM_ConceptInfo": 420, "CIDM_TrainConcept": 340}
 WIDE |= {"CIDM_EvaluateConcepts": 420, "CIDM_ShowConceptWeights": 460, "CIDM_MethodCidm": 330}
-WIDE |= {"CIDM_MethodCustomDiffusion": 330, "CIDM_Subject": 320}
+WIDE |= {"CIDM_MethodCustomDiffusion": 330, "CIDM_MethodInfusion": 330, "CIDM_Subject": 320}
 TALL = {"CLIPTextEncode": 110, "PreviewImage": 260, "PreviewAny": 200, "LoadImage": 330}
 TALL |= {"CIDM_LoadMiniModel": 300, "CIDM_LoadConceptBank": 200, "CIDM_ExportConcept": 190}
 TALL |= {"CIDM_ImportConcept": 330, "CIDM_RemoveConcept": 200, "CIDM_EvaluateConcepts": 640}
@@ -253,6 +253,15 @@ SCENES: dict[str, list[Any]] = {
             )
         },
     ],
+    "CIDM_MethodInfusion": [
+        {"method": ("CIDM_MethodInfusion", {"variant": "paper"})},
+        {
+            "train": (
+                "CIDM_TrainConcept",
+                {"method": "method.0", "words": "", "class_words": "cat", "name": "my_cat"},
+            )
+        },
+    ],
     "CIDM_Subject": [
         {
             "subject": ("CIDM_Subject", {"words": "<new2>", "class_words": "dog"}),
@@ -285,7 +294,8 @@ SCENES: dict[str, list[Any]] = {
         },
     ],
 }
-WIRES_ONLY = {"CIDM_MethodCidm", "CIDM_MethodCustomDiffusion", "CIDM_Subject"}  # not run
+_METHODS = ("Cidm", "CustomDiffusion", "Infusion")
+WIRES_ONLY = {"CIDM_Subject", *(f"CIDM_Method{name}" for name in _METHODS)}  # not run
 
 
 def spec(name: str) -> tuple[dict[str, Any], list[str]]:
