@@ -85,7 +85,8 @@ class TextEncoderRow:
 class Family:
     """What all models of a kind have in common.
 
-    `training` (by method) and `sampling` hold settings that suit its size better than the defaults.
+    `training` (by method) and `sampling` hold settings that suit its size better than the defaults,
+    `captions` is the file in `merging` of ordinary ones in words that its models know.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Family:
     latent_scale: float = 0.18215  # of a VAE in a file, which does not tell it
     vae_fp16: bool = True  # whether the family's own VAE keeps within fp16
     most_px: int = 8192  # side of the largest square that is drawn in bearable time
+    captions: str = "ordinary_captions.txt"
     training: Mapping[str, Mapping[str, object]] = field(default_factory=dict[str, Any])
     sampling: Mapping[str, object] = field(default_factory=dict[str, object])
 
@@ -137,6 +139,7 @@ _MINI = Family(
     modelspec="mini-sd",
     latent_scale=1.0,
     most_px=256,
+    captions="small_world_captions.txt",
     # Its embeddings are 1.1 long (CLIP-L's 0.4), so tokens start and stop longer. R1 and R2
     # are sums over layers; beside this small loss they need to be less.
     training={

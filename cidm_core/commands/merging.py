@@ -67,14 +67,15 @@ def merge_concepts(args: argparse.Namespace, console: Console) -> dict[str, obje
     from ..catalogue import find_entry, record
     from ..diffusers_host.encode import DiffusersEncoder
     from ..merging.banks import merge_in_bank
-    from ..merging.texts import SHIPPED, read_captions
+    from ..merging.texts import read_captions, shipped_captions
     from .progress_bar import ProgressBar
 
     bank = open_bank(args)
     into = _target(args, bank, "merged")
     config = MergeConfig.from_dict(given(args))
-    captions = read_captions(args.captions or SHIPPED)
+    given_captions = read_captions(args.captions) if args.captions else None
     base = chosen_base(args)
+    captions = given_captions or shipped_captions(base.family)
     encode = DiffusersEncoder(base).captions
     with ProgressBar(enabled=console.shows_progress) as bar:
         concept, report = merge_in_bank(

@@ -61,7 +61,7 @@ class MergeReport:
         ridge = f"ridge {self.ridge:.2g}" if self.ridge else "no ridge"
         lines = [
             f"Merged {', '.join(self.merged)}: {self.targets} text rows are met within "
-            f"{self.residual:.1e} of what the concepts change there; {self.shared} rows that are "
+            f"{self.residual:.2g} of what the concepts change there; {self.shared} rows that are "
             f"the same for several take the first concept's. Ordinary text: {self.captions} "
             f"captions, {self.ordinary_rows} rows, {ridge}."
         ]
@@ -129,7 +129,9 @@ def merge(
     wanted = Wanted.of(concepts, encode, config.rows)
     updates: dict[str, Update] = {}
     kept, residual = 0, 0.0
-    by_layer = zip(made.layers, _by_layer(text, wanted, len(made.layers)), strict=True)
+    by_layer = zip(
+        made.layers, _by_layer(text, wanted, len(made.layers), config.slack), strict=True
+    )
     for done, (path, rows) in enumerate(by_layer, start=1):
         kept = max(kept, len(rows.found.kept))
         for at in (f"{path}.to_k", f"{path}.to_v"):
@@ -195,13 +197,15 @@ class _Rows:
         return update, merging.missed(reached, values[self.found.kept]).item()
 
 
-def _by_layer(text: merging.OrdinaryText, wanted: Wanted, layers: int) -> Iterator[_Rows]:
+def _by_layer(
+    text: merging.OrdinaryText, wanted: Wanted, layers: int, slack: float
+) -> Iterator[_Rows]:
     """The rows of each layer in order; layers that read the same share what is prepared."""
     held: _Rows | None = None
     for layer in range(layers):
         owners, rows = wanted.at(layer)
         if held is None or not torch.equal(rows, held.rows):
-            held = _Rows(owners, rows, merging.prepare(text, rows))
+            held = _Rows(owners, rows, merging.prepare(text, rows, slack))
         yield held
 
 

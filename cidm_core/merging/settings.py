@@ -24,6 +24,13 @@ class MergeConfig(Settings):
         choices=ROWS,
         advanced=False,
     )
+    slack: float = setting(
+        0.1,
+        "How far a concept may be missed at its own words, so that other words stay as they were. "
+        "0 meets it exactly, as published; concepts that look alike then spoil each other.",
+        low=0.0,
+        high=10.0,
+    )
     allow_other_base: bool = setting(
         False, "Merge concepts that were learned on another model of the family."
     )

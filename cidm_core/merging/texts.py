@@ -12,15 +12,21 @@ from pathlib import Path
 
 from ..concept import Subject
 from ..errors import CidmError
+from ..families import Family
 from ..training.caption_files import clean, read_text
 
-SHIPPED = Path(__file__).parent / "ordinary_captions.txt"
+_FOLDER = Path(__file__).parent
 _MAX_BYTES = 8_000_000
 _OPENING = re.compile(r"(?:\w{1,4} )?photo of an? ", re.IGNORECASE)
 _AFTER_OPENING = 4
 
 
-def read_captions(path: str | os.PathLike[str] = SHIPPED) -> list[str]:
+def shipped_captions(family: Family) -> list[str]:
+    """Our own ordinary captions, for models of a family."""
+    return read_captions(_FOLDER / family.captions)
+
+
+def read_captions(path: str | os.PathLike[str]) -> list[str]:
     """Ordinary captions, one a line; empty lines are passed over.
 
     Raises:

@@ -6,7 +6,8 @@ meet W C^T = V^T, the one nearest to W0 on ordinary text, min ||(W - W0) C_reg^T
     W = W0 + (V^T - W0 C^T) (D C^T)^-1 D,    D = C M^-1,    M = C_reg^T C_reg.
 
 M, D and D C^T depend on the text alone: they are factored once for all matrices, in float64. The
-released code inverts by LU in float32, anew for each matrix: docs/EQUATIONS.md#merging.
+released code inverts by LU in float32, anew for each matrix: docs/EQUATIONS.md#merging. With slack
+the targets are met nearly, and other texts change less: D C^T + slack diag(D C^T) in its place.
 """
 
 from dataclasses import dataclass
@@ -43,8 +44,8 @@ class Targets:
 
     Attributes:
         kept: Which rows of C count: each that repeats no earlier one.
-        directions: (D C^T)^-1 D, (kept, in). A change of W that takes the targets to `values` is
-            `values^T @ directions`.
+        directions: (D C^T)^-1 D, (kept, in), or with slack in the inverse. A change of W that takes
+            the targets to `values` is `values^T @ directions`.
     """
 
     kept: Int[Tensor, " kept"]
@@ -94,15 +95,20 @@ def first_of_its_kind(targets: Float[Tensor, "rows in"]) -> Int[Tensor, " kept"]
     return torch.tensor(kept, dtype=torch.long, device=targets.device)
 
 
-def prepare(text: OrdinaryText, targets: Float[Tensor, "rows in"]) -> Targets:
+def prepare(text: OrdinaryText, targets: Float[Tensor, "rows in"], slack: float = 0.0) -> Targets:
     """All of the closed form that does not depend on a weight (Custom Diffusion, section 3.2).
+
+    With slack the minimum is that of ||(W - W0) C_reg^T||_F^2 + sum_j ||W c_j - v_j||^2 / l_j with
+    l_j = slack (D C^T)_jj: a row that is alone gets 1 / (1 + slack) of its change. Rows that are
+    nearly alike and want different values force no change many times as large as any of them.
 
     Args:
         text: What is kept.
         targets: C.
+        slack: 0 meets the targets exactly.
 
     Raises:
-        CidmError: If a target is not finite, or follows from the others.
+        CidmError: If a target is not finite, or, without slack, follows from the others.
     """
     if not torch.isfinite(targets).all():
         raise CidmError("The states of a target text are not finite. Load the model in fp32.")
@@ -112,17 +118,24 @@ def prepare(text: OrdinaryText, targets: Float[Tensor, "rows in"]) -> Targets:
     sizes = half.norm(dim=0)
     half = half / sizes  # rows of one length: D C^T has ones on its diagonal
     gram = half.mT @ half
-    smallest = torch.linalg.eigvalsh(gram)[:1]
-    if len(kept) > rows.shape[1] or bool((smallest < _DEPENDENT).any()):
-        raise CidmError(
-            f"The {len(kept)} text rows that the concepts have to keep depend on each other: text "
-            f"is {rows.shape[1]} numbers wide here. Merge fewer concepts at a time, or rows "
-            "'diffusers', which are fewer."
-        )
     d = torch.linalg.solve_triangular(text.cholesky.mT, half, upper=True).mT
+    if slack == 0:
+        _check_independent(gram, rows.shape[1])
+    gram.diagonal().add_(slack)
     directions = torch.cholesky_solve(d, torch.linalg.cholesky(gram)) / sizes[:, None]
-    # Once more against what M's condition cost: met are the targets themselves.
-    return Targets(kept, torch.linalg.solve(directions @ rows.mT, directions))
+    if slack == 0:
+        # Once more against what M's condition cost: met are the targets themselves.
+        directions = torch.linalg.solve(directions @ rows.mT, directions)
+    return Targets(kept, directions)
+
+
+def _check_independent(gram: Tensor, width: int) -> None:
+    smallest = torch.linalg.eigvalsh(gram)[:1]
+    if len(gram) > width or bool((smallest < _DEPENDENT).any()):
+        raise CidmError(
+            f"The {len(gram)} text rows that the concepts have to keep depend on each other: text "
+            f"is {width} numbers wide here. Merge with slack, or fewer concepts at a time."
+        )
 
 
 def constrained(
@@ -130,6 +143,7 @@ def constrained(
     context_reg: Float[Tensor, "regular in"],
     targets: Float[Tensor, "rows in"],
     values: Float[Tensor, "rows out"],
+    slack: float = 0.0,
 ) -> Float[Tensor, "out in"]:
     """The weight that gives `values` at `targets` and is nearest to `base` elsewhere (section 3.2).
 
@@ -138,6 +152,7 @@ def constrained(
         context_reg: C_reg, states of ordinary text.
         targets: C; of rows that repeat, the first counts.
         values: V.
+        slack: As `prepare` has it.
 
     Returns:
         W, in the type of `base`.
@@ -147,7 +162,7 @@ def constrained(
     """
     rows = context_reg.double()
     text = ordinary_text(rows.mT @ rows)
-    found = prepare(text, targets)
+    found = prepare(text, targets, slack)
     w0, wanted = base.double(), values[found.kept].double()
     change = (wanted - targets[found.kept].double() @ w0.mT).mT @ found.directions
     return (w0 + change).to(base)

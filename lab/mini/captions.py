@@ -7,6 +7,8 @@ import random
 from cidm_core.mini.draw import Background, Placed, Style, WorldScene
 from cidm_core.mini.world import GROUND_PHRASES, WHERE_PHRASES
 
+from .held_out import random_scene
+
 ACCENT_NOUNS = {
     "cat": "ears",
     "dog": "ears",
@@ -35,6 +37,14 @@ PREFIXES = (
     "a cropped painting of", "a clean painting of", "a cute painting of", "a picture with",
 )  # fmt: skip
 COLORLESS = ("sketch", "sepia", "duotone")
+
+
+def ordinary_captions(count: int = 324) -> list[str]:
+    """Different captions of scenes that training may show: what merges of mini models keep."""
+    rng, found = random.Random(0), dict[str, None]()
+    while len(found) < count:
+        found[caption(random_scene(rng), rng)] = None
+    return list(found)
 
 
 def caption(scene: WorldScene, rng: random.Random) -> str:

@@ -20,7 +20,7 @@ from cidm_core.concept import Concept, Subject
 from cidm_core.families import FAMILIES, Family
 from cidm_core.merging.compress import compress
 from cidm_core.merging.merge import merge
-from cidm_core.merging.texts import read_captions
+from cidm_core.merging.texts import shipped_captions
 from cidm_core.text import Spans, TextContext
 from cidm_core.updates import TEXT_SIDE, FullRank, LowRank, Update
 from tests.tools.checkpoint_presets import clip_config
@@ -117,7 +117,7 @@ def released(family: Family) -> Step:
 def encoding(layers: int, inner: int) -> Step:
     """All shipped captions, no longer than they are, through a text encoder of random weights."""
     model = CLIPTextModel(CLIPTextConfig(**clip_config(layers, inner, VOCABULARY))).eval()
-    lengths = [len(caption.split()) + 3 for caption in read_captions()]
+    lengths = [len(caption.split()) + 3 for caption in shipped_captions(FAMILIES["SD15"])]
     draw = torch.Generator().manual_seed(0)
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from ...cidm_core.errors import BankError
 from ...cidm_core.merging.banks import merge_in_bank
 from ...cidm_core.merging.settings import MergeConfig
 from ...cidm_core.merging.states import Encode
-from ...cidm_core.merging.texts import captions_of, read_captions
+from ...cidm_core.merging.texts import captions_of, shipped_captions
 from ...cidm_core.text import TextContext
 from ..bank.compress import overwrite_input
 from ..bank.folders import other_bank
@@ -98,9 +98,9 @@ class MergeConcepts(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         node, target = host.node_id_of(cls), other_bank(bank, into, "merged")
-        lines = captions.splitlines()
-        ordinary = captions_of(lines, "captions") if captions.strip() else read_captions()
+        lines = captions.splitlines() if captions.strip() else []
         facts, names = facts_of_pair(model, clip), re.split(r"[\n,]", concepts)
+        ordinary = captions_of(lines, "captions") if lines else shipped_captions(facts.family)
         config = settings_from(MergeConfig, settings)
         made, report = merge_in_bank(
             *(bank, names, target, name, facts, _encoder(clip, bank, facts), ordinary, config),

@@ -9,10 +9,11 @@ from cidm_core.bank import Bank
 from cidm_core.concept import Subject
 from cidm_core.diffusers_host.encode import DiffusersEncoder
 from cidm_core.diffusers_host.load import load_base
+from cidm_core.families import FAMILIES
 from cidm_core.merging.merge import merge
-from cidm_core.merging.texts import read_captions
+from cidm_core.merging.texts import shipped_captions
 
-LINES = [*read_captions()[:30], "a red (cup:1.3) on a table"]
+LINES = [*shipped_captions(FAMILIES["SD15"])[:30], "a red (cup:1.3) on a table"]
 
 
 @pytest.fixture(scope="module")

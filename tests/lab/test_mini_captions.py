@@ -2,7 +2,9 @@
 
 import random
 
-from lab.mini.captions import caption
+from cidm_core.families import FAMILIES
+from cidm_core.merging.texts import shipped_captions
+from lab.mini.captions import caption, ordinary_captions
 from lab.mini.held_out import random_scene
 from lab.mini.tokenizer import _split, merges_for
 
@@ -25,3 +27,7 @@ def test_later_merges_never_split_an_earlier_word():
     words = ["the", "other", "she", "shed", "heather"]
     rank = {pair: index for index, pair in enumerate(merges_for(words))}
     assert [_split(word, rank) for word in words] == [[f"{word}</w>"] for word in words]
+
+
+def test_merges_of_mini_models_keep_captions_made_here():
+    assert shipped_captions(FAMILIES["MINI"]) == ordinary_captions()

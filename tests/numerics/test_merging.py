@@ -42,6 +42,27 @@ def test_merge_equals_the_optimality_conditions():
     assert_close(found, reference(*parts), rtol=1e-9, atol=1e-9)
 
 
+def test_merge_with_slack_equals_its_normal_equations():
+    """Each row w: min ||C_reg (w - w0)||^2 + sum_j (c_j w - v_j)^2 / l_j."""
+    base, regular, targets, values = parts = problem()
+    w0, c_reg, c, v = (part.numpy() for part in parts)
+    gram = c_reg.T @ c_reg
+    lengths = 0.3 * np.diag(c @ np.linalg.inv(gram) @ c.T)
+    system, right = gram + c.T / lengths @ c, gram @ w0.T + c.T / lengths @ v
+    found = merging.constrained(*parts, slack=0.3)
+    assert_close(found, torch.from_numpy(np.linalg.solve(system, right).T.copy()))
+    alone = merging.constrained(base, regular, targets[:1], values[:1], slack=0.3)
+    wanted = (targets[:1] @ base.T + (values[:1] - targets[:1] @ base.T) / 1.3).squeeze(0)
+    assert_close(alone @ targets[0], wanted)
+
+
+def test_merge_with_slack_takes_more_rows_than_text_is_wide():
+    base, regular, *_ = problem()
+    targets, values = draw(WIDE + 3, WIDE, seed=5), draw(WIDE + 3, OUT)
+    found = merging.constrained(base, regular, targets, values, slack=0.1)
+    assert torch.isfinite(found).all()
+
+
 def test_merge_meets_the_targets():
     base, regular, targets, values = problem()
     found = merging.constrained(base, regular, targets, values)
@@ -111,7 +132,7 @@ def test_merge_refuses_what_cannot_be_met():
     with pytest.raises(CidmError, match="depend on each other"):
         merging.constrained(base, regular, mixed, draw(ROWS + 1, OUT))
     many = draw(WIDE + 1, WIDE, seed=5)
-    with pytest.raises(CidmError, match="Merge fewer concepts"):
+    with pytest.raises(CidmError, match="Merge with slack"):
         merging.constrained(base, regular, many, draw(WIDE + 1, OUT))
 
 

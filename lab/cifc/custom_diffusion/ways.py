@@ -18,7 +18,7 @@ from cidm_core.diffusers_host.prior import draw_prior
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.merging.compress import compress
 from cidm_core.merging.merge import merge
-from cidm_core.merging.texts import read_captions
+from cidm_core.merging.texts import shipped_captions
 from cidm_core.methods import config_for
 from cidm_core.training.data import TrainingSubject
 from cidm_core.training.progress import OnProgress
@@ -118,7 +118,8 @@ class Taught:
     def _merge(self, learn: Callable[[SuiteTask], Concept], name: str) -> Concept:
         def make() -> Concept:
             encode, concepts = DiffusersEncoder(self.base).captions, map(learn, self.tasks)
-            return merge(list(concepts), name, self.base, encode, read_captions())[0]
+            captions = shipped_captions(self.base.family)
+            return merge(list(concepts), name, self.base, encode, captions)[0]
 
         return self._made(self.folder / name, name, make)
 
