@@ -16,6 +16,7 @@ from lab.cifc.custom_diffusion import run as run_module
 from lab.cifc.custom_diffusion import ways as ways_module
 from lab.cifc.custom_diffusion.command import build_parser, sizes_of
 from lab.cifc.custom_diffusion.drawn import Drawing
+from lab.cifc.custom_diffusion.run import Amounts
 from lab.cifc.custom_diffusion.ways import METHOD, WAYS, Taught
 from lab.cifc.sizes import QUICK_RUN, restricted
 from lab.cifc.tasks import SuiteTask, mini_suite
@@ -43,7 +44,7 @@ def few_priors(monkeypatch):
 @pytest.fixture
 def taught(tmp_path, few_priors):
     steps = []
-    return Taught(mini_sd(), TASKS, tmp_path, LEARNS_LITTLE, steps.append), steps
+    return Taught(mini_sd(), TASKS, tmp_path / "0", LEARNS_LITTLE, steps.append), steps
 
 
 def test_single_merged_and_compressed_share_what_is_learned(taught):
@@ -52,13 +53,21 @@ def test_single_merged_and_compressed_share_what_is_learned(taught):
         taught.single(task)
     learned = len(steps)
     assert learned > 0
-    merged = taught.merged()
+    merged, exact = taught.merged(), taught.exact()
     small = [taught.compressed(task) for task in TASKS]
     assert len(steps) == learned
     assert [subject.words for subject in merged.subjects] == [("<v1a>",), ("<v2a>",)]
+    assert exact.facts["residual"] < 1e-3 < merged.facts["residual"]
     for task, concept in zip(TASKS, small, strict=True):
         assert all(isinstance(update, LowRank) for update in concept.updates.values())
         assert concept.subjects == taught.single(task).subjects
+
+
+def test_without_prior_pictures_none_are_drawn(taught, monkeypatch):
+    monkeypatch.setattr(ways_module, "draw_prior", pytest.fail)
+    concept = taught[0].no_prior(TASKS[0])
+    assert concept.config["prior_images"] == 0
+    assert concept.subjects[0].words == ("<v1a>",)
 
 
 def test_all_at_once_takes_as_many_steps_as_one_after_another(taught):
@@ -84,9 +93,12 @@ def test_prompts_name_a_task_as_the_way_taught_it(way, phrase):
     assert (subject.phrase, subject.class_words) == (phrase, "dog")
 
 
+TAUGHT = ["V1-dog", "V3-cat", "V6-painting", "V7-dog", "V9-cat"]
+
+
 def test_two_pairs_of_look_alikes_are_taught_and_asked_for_together(tmp_path):
     suite = restricted(mini_suite(), sizes_of(build_parser().parse_args([])))
-    assert [task.name for task in suite.tasks] == ["V1-dog", "V3-cat", "V7-dog", "V9-cat"]
+    assert [task.name for task in suite.tasks] == TAUGHT
     drawing = Drawing(_Bench(suite), Taught(mini_sd(), suite.tasks, tmp_path, {}), 2)
     pairs = [{part.task for part in scene.parts} for scene in drawing.pairs]
     assert pairs == [{"V1-dog", "V7-dog"}, {"V3-cat", "V9-cat"}]
@@ -106,18 +118,18 @@ class _Bench:
 LITTLE = {"prompts": 2, "images": 1, "training": LEARNS_LITTLE, "sampling": {"steps": 1}}
 
 
-def run(folder, seed=0, ways=tuple(WAYS), **given):
+def run(folder, seed=0, seeds=1, ways=tuple(WAYS), drift=0, **given):
     sizes = replace(QUICK_RUN, tasks=(2, 8), scenes=30, **given)  # the two cats
-    clip = load_clip("mini-clip", "cpu")
+    clip, amounts = load_clip("mini-clip", "cpu"), Amounts(seed, seeds, 2, drift)
     about = {"command": "test", "model": "mini-sd", "clip": "mini-clip"}
     return run_module.run(
-        *(mini_sd(), clip, mini_suite(), sizes, folder, seed, 2), about=about, ways=ways
+        *(mini_sd(), clip, mini_suite(), sizes, folder, amounts), about=about, ways=ways
     )
 
 
 @pytest.mark.usefixtures("few_priors")
 def test_a_run_says_what_each_way_draws_and_what_becomes_of_look_alikes(tmp_path):
-    results, page = run(tmp_path, **LITTLE)
+    results, page = run(tmp_path, drift=2, **LITTLE)
     held = json.loads((tmp_path / "custom_diffusion.json").read_text())
     assert list(held["ways"]) == list(WAYS)
     assert held["model"] == "mini-sd"
@@ -125,6 +137,7 @@ def test_a_run_says_what_each_way_draws_and_what_becomes_of_look_alikes(tmp_path
         assert row["ia"]["low"] <= row["ia"]["mean"] <= row["ia"]["high"], name
         assert 0 <= row["twin"]["mean"] <= 1, name
         assert set(row["pairs"]) == (set() if name == "none" else {"none", "both"}), name
+        assert set(row["drift"]) == (set() if name == "none" else {"cat"}), name
         assert row["label"] in page, name
     sizes = {name: row["bytes"] for name, row in held["ways"].items()}
     assert sizes["none"] == 0 < sizes["compressed"] < sizes["single"]
@@ -132,9 +145,21 @@ def test_a_run_says_what_each_way_draws_and_what_becomes_of_look_alikes(tmp_path
     assert all(value == {"mean": 0, "low": 0, "high": 0} for value in ours.values())
     assert (tmp_path / "custom_diffusion.png").exists()
     # Asked again it does nothing anew; asked for something else it refuses the folder.
-    assert run(tmp_path, **LITTLE)[0]["ways"] == results["ways"]
+    assert run(tmp_path, drift=2, **LITTLE)[0]["ways"] == results["ways"]
     with pytest.raises(CidmError, match="another run: its"):
-        run(tmp_path, seed=1, **LITTLE)
+        run(tmp_path, drift=2, **{**LITTLE, "prompts": 3})
+
+
+@pytest.mark.usefixtures("few_priors")
+def test_a_second_seed_adds_pictures_to_every_prompt(tmp_path):
+    given = {"ways": ("none", "merged"), **LITTLE}
+    one, other = run(tmp_path, **given)[0], run(tmp_path, seed=100, **given)[0]
+    both = run(tmp_path, seeds=2, **given)[0]
+    assert both["seeds"] == [0, 100]
+    for name, row in both["ways"].items():
+        means = [each["ways"][name]["ia"]["mean"] for each in (one, other)]
+        assert row["ia"]["mean"] == pytest.approx(sum(means) / 2), name
+        assert means[0] != means[1], name
 
 
 def test_an_unknown_way_is_told(tmp_path):
@@ -146,3 +171,11 @@ def test_all_at_once_more_words_than_the_recipe_has_initialisers(taught):
     four = [replace(TASKS[0], name=f"v{n}", words=f"<v{n}a> <v{n}b>") for n in range(1, 5)]
     joint = replace(taught[0], tasks=four).joint()
     assert joint.words == ("<v1a>", "<v2a>", "<v3a>", "<v4a>")
+
+
+@pytest.mark.lab
+def test_learned_at_the_quick_size_each_concept_is_seen_alone_and_compressed(tmp_path):
+    given = {"prompts": 8, "training": QUICK_RUN.training, "sampling": QUICK_RUN.sampling}
+    ways = run(tmp_path, ways=("none", "single", "compressed"), **given)[0]["ways"]
+    for name in ("ours", "single", "compressed"):
+        assert ways[name]["ia"]["low"] > ways["none"]["ia"]["high"], name

@@ -23,9 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m lab.cifc.custom_diffusion",
         usage="python -m lab.cifc.custom_diffusion [--out DIR] [options]",
-        description="Teach mini-sd four concepts, two pairs of look-alikes, by CIDM and by Custom "
-        "Diffusion: each alone, all at once, merged in closed form, compressed. Measure what each "
-        "way draws, and what becomes of look-alikes.",
+        description="Teach mini-sd five concepts, two pairs of look-alikes and a style, by CIDM "
+        "and by Custom Diffusion: each alone, all at once, merged in closed form, compressed. "
+        "Measure what each draws, what becomes of look-alikes, and of what the model knew.",
         epilog="Everything done is kept under OUT/work: the same command goes on where it was "
         "stopped.\nwritten to OUT: custom_diffusion.json, custom_diffusion.md, "
         "custom_diffusion.png",
@@ -34,11 +34,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ways", nargs="+", metavar="NAME", help="Only these, and ours. Default: all."
     )
-    parser.add_argument("--train-steps", type=int, metavar="N", help="Steps per concept [120].")
-    parser.add_argument("--prompts", type=int, default=10, metavar="N", help="Per concept [10].")
-    parser.add_argument("--images", type=int, default=1, metavar="N", help="Per prompt [1].")
-    parser.add_argument("--pair-images", type=int, default=8, metavar="N", help="Per pair [8].")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Of everything [0].")
+    parser.add_argument(
+        "--train-steps", type=int, default=250, metavar="N", help="Per concept [250]."
+    )
+    parser.add_argument("--prompts", type=int, default=20, metavar="N", help="Per concept [20].")
+    parser.add_argument("--images", type=int, default=2, metavar="N", help="Per prompt, seed [2].")
+    parser.add_argument(
+        "--pair-images", type=int, default=16, metavar="N", help="Per pair and seed [16]."
+    )
+    parser.add_argument(
+        "--drift-images", type=int, default=100, metavar="N", help="Per class and seed [100]."
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="The first one [0].")
+    parser.add_argument(
+        "--seeds", type=int, default=2, metavar="N", help="Times that all is learned and drawn [2]."
+    )
     add_output(parser)
     parser.set_defaults(run=_run)
     return parser
@@ -53,14 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def sizes_of(args: argparse.Namespace) -> Sizes:
-    """The benchmark's quick size without its style: two pairs of look-alikes, more prompts."""
+    """The benchmark's quick tasks, two pairs of look-alikes and a style, and more of each."""
     from ..sizes import QUICK_RUN
 
-    training = dict(QUICK_RUN.training)
-    if args.train_steps is not None:
-        training["steps"] = args.train_steps
+    training = {**QUICK_RUN.training, "steps": args.train_steps}
     given = {"prompts": args.prompts, "images": args.images, "training": training}
-    return replace(QUICK_RUN, tasks=(0, 2, 6, 8), scenes=30, **given)
+    return replace(QUICK_RUN, scenes=30, **given)
 
 
 def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
@@ -70,14 +78,15 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from cidm_core.diffusers_host.load import load_base
 
     from ..tasks import mini_suite
-    from .run import run
+    from .run import Amounts, run
     from .ways import WAYS
 
     sizes, out = sizes_of(args), user_path(args.out)
     base, clip = load_base("mini-sd", device="cpu"), load_clip("mini-clip", "cpu")
+    amounts = Amounts(args.seed, args.seeds, args.pair_images, args.drift_images)
     with ProgressBar(enabled=console.shows_progress) as bar:
         results, page = run(
-            *(base, clip, mini_suite(), sizes, out, args.seed, args.pair_images),
+            *(base, clip, mini_suite(), sizes, out, amounts),
             ways=args.ways or tuple(WAYS),
             about={"command": args.typed, "model": "mini-sd", "clip": "mini-clip"},
             on_cell=lambda done, of, key, _left: bar.update(done, of, key, "Cells"),

@@ -1,4 +1,4 @@
-"""What is drawn by every way of teaching, and how it is scored: concepts one by one, and pairs."""
+"""What is drawn by every way of teaching, and how it is scored: concepts, pairs, plain classes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.pipeline import generate
+from cidm_core.evaluation.drift import ClassDrift
 from cidm_core.evaluation.prompts import fill, write_back
 from cidm_core.storage.concept_file import file_tensors
 from cidm_core.storage.names import file_stem
@@ -20,7 +21,7 @@ from ..parts.scenes import own_of
 from ..sizes import spread
 from ..systems import MULTI
 from ..tasks.suite import Naming, SuiteScene, SuiteTask
-from .ways import WAYS, Taught, Way
+from .ways import WAYS, Taught, Way, nameless
 
 REGIONS = ("none", "both")  # of `MULTI`: by the prompt alone, and each concept in its box
 _DIGITS = 4
@@ -28,18 +29,20 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class Drawing:
-    """How much is drawn.
+    """How much is drawn, of what one seed has taught.
 
     Attributes:
-        bench: Model, judge, suite, sizes, results.
+        bench: Model, judge, suite, sizes, results, seed.
         taught: What is drawn with.
         pair_images: Pictures of each pair of look-alikes.
+        drift: Tells what became of plain classes; None: that is not asked.
         ways: Which are compared.
     """
 
     bench: Bench
     taught: Taught
     pair_images: int
+    drift: ClassDrift | None = None
     ways: Sequence[Way] = tuple(WAYS.values())
 
     @property
@@ -66,17 +69,25 @@ class Drawing:
         learned: list[Cell] = []
         for name, make in way.needs(self.taught).items():
             # What is made of concepts follows them; the order of the ways sees to it.
-            learned.append(Cell(learn_key(name), lambda make=make: _size(make())))
+            learned.append(Cell(self.learn_key(name), lambda make=make: _size(make())))
         needs = tuple(cell.key for cell in learned)
         tasks = range(len(self.bench.suite.tasks))
-        drawn = [Cell(single_key(way, k), lambda k=k: self._single(way, k), needs) for k in tasks]
-        if way.name != "none":
-            drawn += [
-                Cell(pair_key(way, mode, n), lambda mode=mode, n=n: self._pair(way, mode, n), needs)
-                for mode in REGIONS
-                for n in range(len(self.pairs))
-            ]
-        return [*learned, *drawn]
+        cells = [
+            Cell(self.single_key(way, k), lambda k=k: self._single(way, k), needs) for k in tasks
+        ]
+        if not needs:
+            return cells
+        cells += [
+            Cell(self.pair_key(way, mode, n), lambda m=mode, n=n: self._pair(way, m, n), needs)
+            for mode in REGIONS
+            for n in range(len(self.pairs))
+        ]
+        cells += [
+            Cell(self.drift_key(way, task), lambda task=task: self._drift(way, task), needs)
+            for task in self.bench.suite.tasks
+            if self.drift is not None
+        ]
+        return each_once(learned, cells)
 
     def _single(self, way: Way, index: int) -> Result:
         """One concept after another, by the prompts of its task."""
@@ -86,7 +97,7 @@ class Drawing:
         prompts = [fill(prompt, naming) for prompt in chosen]
         config = bench.sampling({"num_images": bench.sizes.images}, index)
         pictures = self._draw(way, prompts, config)
-        bench.keep(pictures[:: bench.sizes.images], f"{way.name}-{file_stem(task.name)}")
+        bench.keep(pictures[:: bench.sizes.images], self.single_stem(way, task))
         texts = [write_back(prompt, [naming]) for prompt in prompts]
         return bench.judge.score(task, pictures, texts).to_dict()
 
@@ -106,7 +117,7 @@ class Drawing:
         pictures = MULTI[mode].draw(
             bench.base, way.bank(self.taught), scene.prompt, scene.regions, config
         )
-        bench.keep(pictures, f"{way.name}-{mode}-{number}")
+        bench.keep(pictures, self.pair_stem(way, mode, number))
         cosines: Any = bench.judge.places(scene.regions, pictures).double()
         plain = bench.suite.plain(self.pairs[number].prompt)
         return {
@@ -125,20 +136,38 @@ class Drawing:
         )
         return replace(scene, prompt=_replaced(scene.prompt, table), parts=parts)
 
+    def _drift(self, way: Way, task: SuiteTask) -> Result:
+        """How far the plain class is carried off by the weights of what knows the task."""
+        assert self.drift is not None
+        concepts = way.bank(self.taught)
+        held = concepts.get(task.name) or next(iter(concepts.values()))
+        plain = replace(held, subjects=(nameless(task),), rows={})
+        return {"drift": self.drift.of(plain, lambda _: None)["class_drift_merged"]}
 
-def learn_key(name: str) -> str:
-    """Of a piece of `Way.needs`: how large it is, and what it took."""
-    return f"learn/{name.partition('/')[0]}/{file_stem(name)}"
+    def learn_key(self, name: str) -> str:
+        """Of a piece of `Way.needs`: how large it is, and what it took."""
+        return f"learn/{name.partition('/')[0]}/{self.bench.seed}-{file_stem(name)}"
 
+    def single_key(self, way: Way, index: int) -> str:
+        """Of the scores of a task's pictures."""
+        return f"draw/{way.name}/{self.bench.seed}-{index}"
 
-def single_key(way: Way, index: int) -> str:
-    """Of the scores of a task's pictures."""
-    return f"draw/{way.name}/{index}"
+    def pair_key(self, way: Way, mode: str, number: int) -> str:
+        """Of the scores of a pair's pictures."""
+        return f"pairs/{way.name}/{self.bench.seed}-{mode}-{number}"
 
+    def drift_key(self, way: Way, task: SuiteTask) -> str:
+        """Of what became of a task's class; what one concept knows of a class is told once."""
+        name = task.class_words if len(way.needs(self.taught)) == 1 else task.name
+        return f"drift/{way.name}/{self.bench.seed}-{file_stem(name)}"
 
-def pair_key(way: Way, mode: str, number: int) -> str:
-    """Of the scores of a pair's pictures."""
-    return f"pairs/{way.name}/{mode}-{number}"
+    def single_stem(self, way: Way, task: SuiteTask) -> str:
+        """Of a task's kept pictures."""
+        return f"{self.bench.seed}-{way.name}-{file_stem(task.name)}"
+
+    def pair_stem(self, way: Way, mode: str, number: int) -> str:
+        """Of a pair's kept pictures."""
+        return f"{self.bench.seed}-{way.name}-{mode}-{number}"
 
 
 def _replaced(text: str, table: Mapping[str, str]) -> str:

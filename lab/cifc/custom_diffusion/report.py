@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
-from ..cells import Board, Cell, seconds_of
+from ..cells import Cell, seconds_of
 from ..intervals import ScoreRows, average, bootstrap, bootstrap_difference
 from ..parts.scenes import scene_scores
 from ..reports.tables import interval, markdown_table
 from ..scoring import Scores, by_prompt
-from .drawn import REGIONS, Drawing, learn_key, pair_key, single_key
-from .ways import OURS, Taught, Way
+from .drawn import REGIONS, Drawing
+from .ways import OURS, Way
 
 _NOTES = """\
 IA, TA: as in the forgetting benchmark, times 100, with the 95 % interval over prompts. Own: share
@@ -24,19 +26,30 @@ photos, of all concepts. Own: one half is. Swapped: it is nearer to the other of
 intervals are over pictures."""
 _PAIR_MEASURES = ("all_present", "present", "swapped")
 _MODES = {"none": "the prompt alone", "both": "boxes (ours)"}
+_DRIFT = """\
+Class drift, times 1000: how far pictures of the bare class words ("photo of a dog", of a style "a
+painting") are carried off where the weights are folded into the model, from the same seeds by the
+model alone (`cidm evaluate --class-drift`). Under the gate it is 0: no concept takes part that the
+prompt does not call."""
 
 
-def collect(drawing: Drawing, cells: Sequence[Cell]) -> dict[str, Any]:
-    """All figures of a finished run."""
-    held = {way.name: _singles(drawing, way) for way in drawing.ways}
-    prompts = [task.prompts for task in drawing.bench.suite.tasks]
+def collect(drawings: Sequence[Drawing], cells: Sequence[Cell]) -> dict[str, Any]:
+    """All figures of a finished run.
+
+    Args:
+        drawings: One for each seed.
+        cells: All its work.
+    """
+    first = drawings[0]
+    held = {way.name: _singles(drawings, way) for way in first.ways}
+    prompts = [task.prompts for task in first.bench.suite.tasks]
     ways: dict[str, Any] = {}
     default = _by_prompt(held[OURS])
-    for way in drawing.ways:
+    for way in first.ways:
         rows = _by_prompt(held[way.name])
         ways[way.name] = {
             "label": way.label,
-            "bytes": _bytes(drawing.bench.board, way, drawing.taught),
+            "bytes": _bytes(first, way),
             **{m: bootstrap(rows[m], prompts).to_dict() for m in rows},
             "change": {
                 m: bootstrap_difference(rows[m], default[m], prompts).to_dict()
@@ -44,21 +57,27 @@ def collect(drawing: Drawing, cells: Sequence[Cell]) -> dict[str, Any]:
             },
             "concepts": {
                 task.name: {m: average(rows[m][k]) for m in ("ia", "ta", "own")}
-                for k, task in enumerate(drawing.bench.suite.tasks)
+                for k, task in enumerate(first.bench.suite.tasks)
             },
-            **_twins(drawing, held[way.name]),
-            "pairs": _pairs(drawing, way),
+            **_twins(first, held[way.name]),
+            "pairs": _pairs(drawings, way),
+            "drift": _drift(drawings, way),
         }
-    return {"ways": ways, "seconds": seconds_of(drawing.bench.board, {"all": cells})}
+    return {"ways": ways, "seconds": seconds_of(first.bench.board, {"all": cells})}
 
 
-def _singles(drawing: Drawing, way: Way) -> list[Scores]:
-    read, tasks = drawing.bench.board.read, drawing.bench.suite.tasks
-    wanted = Scores.__dataclass_fields__
+def _singles(drawings: Sequence[Drawing], way: Way) -> list[Scores]:
+    """Of each task, with the pictures of all seeds."""
     return [
-        Scores(**{k: v for k, v in read(single_key(way, n)).items() if k in wanted})
-        for n in range(len(tasks))
+        reduce(Scores.joined, (_scores(each, way, n) for each in drawings))
+        for n in range(len(drawings[0].bench.suite.tasks))
     ]
+
+
+def _scores(drawing: Drawing, way: Way, index: int) -> Scores:
+    read, wanted = drawing.bench.board.read, Scores.__dataclass_fields__
+    held = read(drawing.single_key(way, index))
+    return Scores(**{k: v for k, v in held.items() if k in wanted})
 
 
 def _by_prompt(held: Sequence[Scores]) -> dict[str, ScoreRows]:
@@ -79,20 +98,37 @@ def _twins(drawing: Drawing, held: Sequence[Scores]) -> dict[str, Any]:
     return {"twin": bootstrap(shares, prompts).to_dict()} if shares else {}
 
 
-def _pairs(drawing: Drawing, way: Way) -> dict[str, Any]:
+def _pairs(drawings: Sequence[Drawing], way: Way) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if way.name == "none" or not drawing.pairs:
+    numbers = range(len(drawings[0].pairs))
+    if not way.needs(drawings[0].taught) or not numbers:
         return found
     for mode in REGIONS:
-        cells = [
-            drawing.bench.board.read(pair_key(way, mode, n)) for n in range(len(drawing.pairs))
+        scores = [
+            [
+                _picture(cell, k)
+                for each in drawings
+                for cell in (each.bench.board.read(each.pair_key(way, mode, n)),)
+                for k in range(len(cell["ta"]))
+            ]
+            for n in numbers
         ]
-        scores = [[_picture(cell, k) for k in range(len(cell["ta"]))] for cell in cells]
         found[mode] = {
             m: bootstrap([[one[m] for one in scene] for scene in scores]).to_dict()
             for m in ("all_present", "present", "swapped", "ia", "ta")
         }
     return found
+
+
+def _drift(drawings: Sequence[Drawing], way: Way) -> dict[str, float]:
+    """By class, the mean over its concepts and the seeds."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for drawing in drawings:
+        if drawing.drift is not None and way.needs(drawing.taught):
+            for task in drawing.bench.suite.tasks:
+                cell = drawing.bench.board.read(drawing.drift_key(way, task))
+                found[task.class_words].append(cell["drift"])
+    return {name: average(values) for name, values in found.items()}
 
 
 def _picture(cell: Mapping[str, Any], k: int) -> dict[str, float]:
@@ -101,9 +137,9 @@ def _picture(cell: Mapping[str, Any], k: int) -> dict[str, float]:
     )
 
 
-def _bytes(board: Board, way: Way, taught: Taught) -> int:
-    keys = [learn_key(name) for name in way.needs(taught)]
-    return sum(int(board.read(key)["bytes"]) for key in keys)
+def _bytes(drawing: Drawing, way: Way) -> int:
+    keys = [drawing.learn_key(name) for name in way.needs(drawing.taught)]
+    return sum(int(drawing.bench.board.read(key)["bytes"]) for key in keys)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -133,7 +169,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     ]
     parts = [
         "# Custom Diffusion beside CIDM",
-        f"Model {results['model']}, encoder {results['clip']}, seed {results['seed']}. Made by "
+        f"Model {results['model']}, encoder {results['clip']}, seeds {results['seeds']}. Made by "
         f"`{results['command']}`.",
         results["footing"],
         "## Single concepts",
@@ -144,6 +180,23 @@ def markdown(results: Mapping[str, Any]) -> str:
         "## Look-alikes in one picture",
         markdown_table(["way", "drawn by", "both there %", "own %", "swapped %"], pairs),
         _PAIRS,
+        *_drift_part(results["ways"]),
         f"CPU seconds: {results['seconds']['parts']['all']['cpu_seconds']:.0f}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _drift_part(ways: Mapping[str, Any]) -> list[str]:
+    held = {name: row for name, row in ways.items() if row["drift"]}
+    if not held:
+        return []
+    classes = list(next(iter(held.values()))["drift"])
+    rows = [
+        [
+            row["label"].removesuffix(", gate"),
+            *(f"{1000 * row['drift'][name]:.0f}" for name in classes),
+            f"{1000 * average(row['drift'].values()):.0f}",
+        ]
+        for row in held.values()
+    ]
+    return ["## Class drift", markdown_table(["weights of", *classes, "mean"], rows), _DRIFT]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,22 @@ from cidm_core.as_text import jsonable
 from cidm_core.config import PriorConfig
 from cidm_core.diffusers_host.base import Base
 from cidm_core.errors import CidmError
+from cidm_core.evaluation.drift import ClassDrift
 from cidm_core.evaluation.encoders import Encoder
 from cidm_core.methods import config_for
 from cidm_core.pictures.files import save_picture
 from cidm_core.pictures.sheets import Row, contact_sheet
 from cidm_core.storage.atomic import make_folder, write_atomic
-from cidm_core.storage.names import file_stem
 
 from ..bench import Bench
-from ..cells import Board, OnCell
+from ..cells import Board, OnCell, each_once
 from ..run import claim_folder
 from ..scoring import Judge, encoder_digest, suite_digest
 from ..sizes import Sizes, restricted
 from ..tasks.suite import Suite
 from .drawn import REGIONS, Drawing
 from .report import collect, markdown
-from .ways import METHOD, OURS, WAYS, Taught
+from .ways import METHOD, OURS, WAYS, Taught, Way
 
 NAME = "custom_diffusion"
 _TILE = 96
@@ -36,10 +37,33 @@ _FOOTING = (
     "{tasks} concepts of the small world. All ways see the same photos, as many pictures pass "
     "through the UNet ({steps} steps of {batch} for each concept; all at once, {joint} steps), and "
     "prompts, seeds and sampler are the same. With Custom Diffusion half of those pictures are "
-    "from the {prior} that the model drew of each class before. It teaches one word before the "
-    "class words, CIDM two in their place. Merged and compressed (energy 0.6) are made of the "
-    "concepts learned one by one."
+    "from the {prior} that the model drew of each class before, if not said otherwise. It teaches "
+    "one word before the class words, CIDM two in their place. Merged and compressed (energy 0.6) "
+    "are made of the concepts learned one by one; merged exactly is the published form, without "
+    "slack."
 )
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What `Sizes` do not say.
+
+    Attributes:
+        seed: Of training and pictures.
+        seeds: How often everything is learned and drawn.
+        pair_images: Pictures of each pair of look-alikes, of each seed.
+        drift_images: Pictures of each class, of each seed; 0: none.
+    """
+
+    seed: int = 0
+    seeds: int = 1
+    pair_images: int = 16
+    drift_images: int = 0
+
+    @property
+    def every_seed(self) -> list[int]:
+        """So far apart that no picture of one begins as a picture of another."""
+        return [self.seed + 100 * n for n in range(self.seeds)]
 
 
 def run(
@@ -48,8 +72,7 @@ def run(
     suite: Suite,
     sizes: Sizes,
     out: Path,
-    seed: int,
-    pair_images: int,
+    amounts: Amounts,
     about: Mapping[str, object],
     ways: Collection[str] = tuple(WAYS),
     on_cell: OnCell | None = None,
@@ -62,8 +85,7 @@ def run(
         suite: Tasks, and scenes of look-alikes.
         sizes: How much is learned and drawn.
         out: Folder for everything.
-        seed: Of training and pictures.
-        pair_images: Pictures of each pair of look-alikes.
+        amounts: Seeds, and how many pictures of pairs and classes.
         about: What else the results should say.
         ways: Names of those that are compared with `OURS`.
         on_cell: Hears of every cell.
@@ -77,38 +99,52 @@ def run(
     if unknown := [name for name in ways if name not in WAYS]:
         raise CidmError(f"There is no way {unknown[0]!r}. Choose among {', '.join(WAYS)}.")
     part, board = restricted(suite, sizes), Board(make_folder(out) / "work")
-    settings = config_for(METHOD, base.family, **{"seed": seed, **sizes.training})
     identity = {
         "data": suite_digest(part),
         "model": base.fingerprint,
         "sizes": sizes.to_dict(),
-        "settings": settings.to_dict(),
-        "seed": seed,
-        "pair_images": pair_images,
+        "settings": config_for(METHOD, base.family, **sizes.training).to_dict(),
+        "pair_images": amounts.pair_images,
+        "drift_images": amounts.drift_images,
         "encoders": encoder_digest(clip),
     }
     claim_folder(board, out, identity)
-    bench = Bench(base, Judge(clip, None, part), part, sizes, board, seed=seed)
-    taught = Taught(base, part.tasks, board.folder / "banks", {"seed": seed, **sizes.training})
-    chosen = [way for name, way in WAYS.items() if name in (OURS, *ways)]
-    drawing = Drawing(bench, taught, pair_images, chosen)
-    cells = drawing.cells()
+    judge, chosen = Judge(clip, None, part), [w for n, w in WAYS.items() if n in (OURS, *ways)]
+    drawings = [
+        _drawing(Bench(base, judge, part, sizes, board, seed=seed), clip, amounts, chosen)
+        for seed in amounts.every_seed
+    ]
+    cells = each_once(*(drawing.cells() for drawing in drawings))
     board.work_off(cells, on_cell)
-    assert isinstance(settings, PriorConfig)
-    footing = _FOOTING.format(
-        tasks=len(part.tasks),
-        steps=settings.steps,
-        batch=settings.batch_size,
-        joint=settings.steps * len(part.tasks),
-        prior=settings.prior_images,
-    )
-    known = {**identity, "fingerprint": base.fingerprint, **about}
-    results = {**known, "footing": footing, **collect(drawing, cells)}
+    known = {**identity, "seeds": amounts.every_seed, "fingerprint": base.fingerprint, **about}
+    results = {**known, "footing": _footing(base, part, sizes), **collect(drawings, cells)}
     page = markdown(results)
     write_atomic(out / f"{NAME}.json", (json.dumps(jsonable(results), indent=1) + "\n").encode())
     write_atomic(out / f"{NAME}.md", page.encode())
-    save_picture(_sheet(drawing), out / f"{NAME}.png")
+    save_picture(_sheet(drawings[0]), out / f"{NAME}.png")
     return results, page
+
+
+def _drawing(bench: Bench, clip: Encoder, amounts: Amounts, ways: Sequence[Way]) -> Drawing:
+    training = {"seed": bench.seed, **bench.sizes.training}
+    folder = bench.board.folder / "banks" / str(bench.seed)
+    taught = Taught(bench.base, bench.suite.tasks, folder, training)
+    count, drift = amounts.drift_images, None
+    if count:
+        drift = ClassDrift(bench.base, {}, clip, count, bench.sampling({}))
+    return Drawing(bench, taught, amounts.pair_images, drift, ways)
+
+
+def _footing(base: Base, suite: Suite, sizes: Sizes) -> str:
+    settings = config_for(METHOD, base.family, **sizes.training)
+    assert isinstance(settings, PriorConfig)
+    return _FOOTING.format(
+        tasks=len(suite.tasks),
+        steps=settings.steps,
+        batch=settings.batch_size,
+        joint=settings.steps * len(suite.tasks),
+        prior=settings.prior_images,
+    )
 
 
 def _sheet(drawing: Drawing) -> Image.Image:
@@ -117,9 +153,9 @@ def _sheet(drawing: Drawing) -> Image.Image:
     photos = [[photo.image for photo in task.photos[:3]] for task in bench.suite.tasks]
     rows = [Row("Photos", "", photos)]
     for way in drawing.ways:
-        stems = [f"{way.name}-{file_stem(task.name)}" for task in bench.suite.tasks]
+        stems = [drawing.single_stem(way, task) for task in bench.suite.tasks]
         for n in range(len(drawing.pairs)):
-            stems += [f"{way.name}-{mode}-{n}" for mode in REGIONS]
+            stems += [drawing.pair_stem(way, mode, n) for mode in REGIONS]
         rows.append(Row(way.label, "", [_cut(bench.kept(stem)) for stem in stems]))
     headings = [task.name for task in bench.suite.tasks]
     for scene in drawing.pairs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,16 +18,17 @@ from cidm_core.diffusers_host.prior import draw_prior
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.merging.compress import compress
 from cidm_core.merging.merge import merge
+from cidm_core.merging.settings import MergeConfig
 from cidm_core.merging.texts import shipped_captions
 from cidm_core.methods import config_for
-from cidm_core.training.data import TrainingSubject
+from cidm_core.training.data import Photo, TrainingSubject
 from cidm_core.training.progress import OnProgress
 from cidm_core.words import parse_words
 
 from ..learners import LEARNERS, learn_task
 from ..tasks.suite import SuiteTask
 
-OURS, JOINT, MERGED, OURS_MERGED = "ours", "joint", "merged", "ours-merged"
+OURS, JOINT = "ours", "joint"
 METHOD = "custom_diffusion"
 
 
@@ -38,7 +39,7 @@ class Taught:
     Attributes:
         base: The model.
         tasks: What to learn.
-        folder: Of the banks.
+        folder: Of the banks; sets of prior pictures lie beside it.
         training: Overrides of both methods' recipes, the same for both.
         on_step: Hears every training step.
     """
@@ -61,6 +62,11 @@ class Taught:
         folder = self.folder / "single" / task.name
         return self._once(folder, lambda: self._learn(folder, [task], task.name))
 
+    def no_prior(self, task: SuiteTask) -> Concept:
+        """The same, all of its pictures photos."""
+        folder = self.folder / "no_prior" / task.name
+        return self._once(folder, lambda: self._learn(folder, [task], task.name, prior_images=0))
+
     def joint(self) -> Concept:
         """All tasks learned at once, with as many pictures in all as one after another."""
         folder = self.folder / JOINT
@@ -68,11 +74,15 @@ class Taught:
 
     def merged(self) -> Concept:
         """The single concepts as one, in closed form."""
-        return self._merge(self.single, MERGED)
+        return self._merge(self.single, "merged")
+
+    def exact(self) -> Concept:
+        """As `merged`, every concept met exactly at its own words, as published."""
+        return self._merge(self.single, "exact", slack=0.0)
 
     def ours_merged(self) -> Concept:
         """CIDM's concepts as one, in closed form; their queries and outputs are left out."""
-        return self._merge(self.ours, OURS_MERGED)
+        return self._merge(self.ours, "ours_merged")
 
     def compressed(self, task: SuiteTask) -> Concept:
         """The single concept by its strongest directions."""
@@ -82,9 +92,11 @@ class Taught:
     def _config(self, method: str, **more: object) -> TrainConfig:
         return config_for(method, self.base.family, **{**self.training, **more})
 
-    def _learn(self, folder: Path, tasks: Sequence[SuiteTask], name: str) -> Concept:
-        one = self._config(METHOD)
-        config = self._config(METHOD, steps=one.steps * len(tasks))
+    def _learn(
+        self, folder: Path, tasks: Sequence[SuiteTask], name: str, **more: object
+    ) -> Concept:
+        one = self._config(METHOD, **more)
+        config = replace(one, steps=one.steps * len(tasks))
         subjects = [self._subject(task, config) for task in tasks]
         bank, (first, *others) = Bank(folder), subjects
         asked: dict[str, Any] = {
@@ -104,22 +116,24 @@ class Taught:
 
     def _subject(self, task: SuiteTask, config: TrainConfig) -> TrainingSubject:
         assert isinstance(config, PriorConfig)
-        prior = draw_prior(
-            self.base,
-            self.folder / "prior",
-            task.class_words,
-            task.kind,
-            count=config.prior_images,
-            on_progress=self.on_step,
-        )
+        prior: Sequence[Photo] = ()
+        if config.prior_images:
+            prior = draw_prior(
+                self.base,
+                self.folder.parent / "prior",
+                task.class_words,
+                task.kind,
+                count=config.prior_images,
+                on_progress=self.on_step,
+            )
         words = modifier(task).words
         return TrainingSubject(task.photos, words, task.class_words, task.kind, None, prior)
 
-    def _merge(self, learn: Callable[[SuiteTask], Concept], name: str) -> Concept:
+    def _merge(self, learn: Callable[[SuiteTask], Concept], name: str, **settings: Any) -> Concept:
         def make() -> Concept:
-            encode, concepts = DiffusersEncoder(self.base).captions, map(learn, self.tasks)
-            captions = shipped_captions(self.base.family)
-            return merge(list(concepts), name, self.base, encode, captions)[0]
+            encode, concepts = DiffusersEncoder(self.base).captions, [*map(learn, self.tasks)]
+            captions, config = shipped_captions(self.base.family), MergeConfig(**settings)
+            return merge(concepts, name, self.base, encode, captions, config)[0]
 
         return self._made(self.folder / name, name, make)
 
@@ -193,9 +207,11 @@ WAYS: Mapping[str, Way] = MappingProxyType(
             Way(OURS, "CIDM (ours), gate", in_place, _each(OURS)),
             Way("ours_merged", "CIDM (ours), merged", in_place, _one("ours_merged")),
             Way("single", "Custom Diffusion, gate", modifier, _each("single")),
+            Way("no_prior", "Custom Diffusion, no prior, gate", modifier, _each("no_prior")),
             Way("compressed", "Custom Diffusion, compressed, gate", modifier, _each("compressed")),
+            Way("joint", "Custom Diffusion, all at once", modifier, _one(JOINT)),
             Way("merged", "Custom Diffusion, merged", modifier, _one("merged")),
-            Way("joint", "Custom Diffusion, all at once", modifier, _one("joint")),
+            Way("exact", "Custom Diffusion, merged exactly", modifier, _one("exact")),
         )
     }
 )
