@@ -169,8 +169,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     ]
     parts = [
         "# Custom Diffusion beside CIDM",
-        f"Model {results['model']}, encoder {results['clip']}, seeds {results['seeds']}. Made by "
-        f"`{results['command']}`.",
+        f"Model {results['model']}, encoder {results['clip']}, seeds "
+        f"{' and '.join(map(str, results['seeds']))}. Made by `{results['command']}`.",
         results["footing"],
         "## Single concepts",
         markdown_table(head, rows),
