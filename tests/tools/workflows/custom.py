@@ -80,7 +80,7 @@ def merge() -> Workflow:
         "11 Merge two concepts",
         "## One concept of two\n"
         "For one file with both, and for programs that know no banks. In ComfyUI itself the bank "
-        "draws them as well, and look-alikes better.\n"
+        "draws them better.\n"
         "1. Choose a bank of which two concepts shall become one; *1* and *2* made such a bank. "
         "Concepts of others come in by **Import Concept**.\n"
         "2. **Merge Concepts**: their names, one a line, and the name of the new one. It goes "
