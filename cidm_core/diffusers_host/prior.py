@@ -159,7 +159,7 @@ class _Prior:
         self, count: int, on_progress: OnProgress | None, should_stop: Callable[[], bool] | None
     ) -> None:
         """Draw the pictures that are missing, and write the captions."""
-        pace, drawn = Pace(), 0
+        pace = Pace()
 
         def tell(speed: float = 0.0) -> None:
             done = sum(self.path(number).exists() for number in range(count))
@@ -169,10 +169,7 @@ class _Prior:
 
         def check(*_: object) -> None:
             if should_stop is not None and should_stop():
-                raise Stopped(
-                    f"Stopped while prior pictures were drawn, which are kept in '{self.folder}'; "
-                    "the same call goes on with the next. Nothing was learned yet."
-                )
+                raise Stopped(self._stopped)
 
         tell()
         for first in range(0, count, _AT_ONCE):
@@ -182,25 +179,37 @@ class _Prior:
             if not missing:
                 continue
             self._draw(first, missing, check)
-            drawn += 1
             tell(pace.tick() * _AT_ONCE)
-        if drawn or not (self.folder / _CAPTIONS).exists():
-            self._caption()
+        self._caption()
 
     def _draw(self, first: int, missing: list[int], check: Callable[..., None]) -> None:
         start = replace(self.config.alone(first), num_images=_AT_ONCE)
-        pictures = generate(self.base, {}, self.prompt, config=start, on_step=check)
+        try:
+            pictures = generate(self.base, {}, self.prompt, config=start, on_step=check)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(self._stopped) from error
         for number in missing:
             alone = self.config.alone(number)
             facts = {"prompt": self.prompt, "model": self.base.name, "seed": alone.seed}
             facts |= {"settings": alone.to_dict(), "version": __version__}
             save_picture(pictures[number - first], self.path(number), facts)
 
+    @property
+    def _stopped(self) -> str:
+        return (
+            f"Stopped while prior pictures were drawn, which are kept in '{self.folder}'; the same "
+            "call goes on with the next. Nothing was learned yet."
+        )
+
     def _caption(self) -> None:
         """One file for all pictures that are there, also those beyond the count."""
-        names = [path.name for path in self.folder.glob("[0-9]*.png")]
-        text = "".join(f"{name}: {self.prompt}\n" for name in sorted(names))
-        write_atomic(self.folder / _CAPTIONS, text.encode(), error=PhotoError)
+        names = sorted(path.name for path in self.folder.glob("[0-9]*.png"))
+        path = self.folder / _CAPTIONS
+        # A run that was stopped may have drawn pictures and written nothing of them.
+        held = path.read_bytes() if path.exists() else b""
+        if any(name.encode() not in held for name in names):
+            text = "".join(f"{name}: {self.prompt}\n" for name in names)
+            write_atomic(path, text.encode(), error=PhotoError)
 
 
 def _digest(value: object) -> str:

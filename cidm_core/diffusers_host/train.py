@@ -125,7 +125,7 @@ def train_concept(
         with torch.inference_mode(False), torch.enable_grad(), job.folder.held():
             return _learn(job, hooks, render, on_preview, resume)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_how_to_resume(job.folder)) from error
+        raise KeyboardInterrupt(str(error) or _how_to_resume(job.folder)) from error
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

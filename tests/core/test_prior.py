@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from cidm_core.diffusers_host import prior
 from cidm_core.diffusers_host.prior import draw_prior
 from cidm_core.errors import CidmError, HostError, PhotoError
 from cidm_core.training.loop import Stopped
@@ -73,6 +74,26 @@ def test_after_an_interruption_it_is_the_same_set(drawn, tiny_base, tmp_path, ch
     assert pixels(photos) == pixels(drawn[0])
     assert [e.step for e in events] == ([0, 4, 6] if checks == 1 else [4, 6])
     assert events[-1].remaining_seconds == 0
+
+
+def test_ctrl_c_says_what_is_kept_and_loses_no_caption(drawn, tiny_base, tmp_path, monkeypatch):
+    draw(tiny_base, tmp_path, count=4)
+    generate, batches = prior.generate, []
+
+    def struck(*args, **given):
+        batches.append(given["config"].seed)
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return generate(*args, **given)
+
+    monkeypatch.setattr(prior, "generate", struck)
+    with pytest.raises(KeyboardInterrupt, match=r"are kept in .*dog-\w{8}'; the same call goes on"):
+        draw(tiny_base, tmp_path, count=12)
+    assert batches == [4, 8]
+    photos = draw(tiny_base, tmp_path, count=6)  # drawn before it struck
+    assert batches == [4, 8]
+    assert pixels(photos) == pixels(drawn[0])
+    assert [(p.caption, p.kind) for p in photos] == [("photo of a dog", "")] * 6
 
 
 def test_a_picture_that_was_lost_comes_back_and_a_set_grows(drawn, tiny_base, tmp_path):
