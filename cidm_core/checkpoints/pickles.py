@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from ..errors import CidmError
 
 logger = logging.getLogger(__name__)
 
+# What training leaves of the standard library; by the rest of it a pickle can run programs, and
+# of such a file no copy is to be made.
+_LEFT = {"_codecs", "argparse", "collections", "copyreg", "datetime", "enum", "pathlib", "random"}
+_RUNNING = (sys.stdlib_module_names | {"__builtin__"}) - _LEFT
 # Without the file's own name: whoever made the file chose that too.
 _PLAIN_COPY = (
-    "Or, if you trust who made it, copy its tensors where the program that wrote it is installed: "
+    " Or, if you trust who made it, copy its tensors where the program that wrote it is installed: "
     "python -c \"import torch; f = torch.load('FILE', map_location='cpu', weights_only=False); "
     "torch.save({'state_dict': f['state_dict']}, 'plain.ckpt')\""
 )
@@ -50,13 +55,13 @@ def load_pickle(path: Path, error: type[CidmError], advice: str, *, mmap: bool =
         raise error(f"{path.name}: cannot be read ({reason}). Check the path.") from caught
     except Exception as caught:  # whatever a crafted or cut file makes the unpickler raise
         logger.debug("weights-only reading of %s: %s", path, caught)
+        # Training programs leave classes beside the tensors; the unpickler's refusal names one.
+        found = re.search(r"GLOBAL ([\w.]+)", str(caught))
+        if found is None:
+            held, way = "is damaged, or holds more than plain tensors", ""
+        else:
+            held = f"holds more than plain tensors ({found[1]})"
+            way = "" if found[1].partition(".")[0] in _RUNNING else _PLAIN_COPY
         raise error(
-            f"{path.name} is damaged, or holds {_held(str(caught))}. Such a file can run programs, "
-            f"so it was not opened. {advice} {_PLAIN_COPY}"
+            f"{path.name} {held}. Such a file can run programs, so it was not opened. {advice}{way}"
         ) from caught
-
-
-def _held(refused: str) -> str:
-    """What else a file holds, by the unpickler's refusal: training programs leave classes in it."""
-    found = re.search(r"GLOBAL ([\w.]+)", refused)
-    return f"more than plain tensors ({found[1]})" if found else "more than plain tensors"
