@@ -24,6 +24,7 @@ _HEADS = {  # first bytes of what is often found under a checkpoint's name
     b"<!": "It is a web page; download the file itself, not the page about it.",
     b"<html": "It is a web page; download the file itself, not the page about it.",
     b"PK": "It is a PyTorch pickle; give it the ending .ckpt.",
+    b"\x80": "It is a PyTorch pickle; give it the ending .ckpt.",
     b"GGUF": "It is a GGUF file; get the .safetensors edition of the model.",
 }
 

@@ -11,10 +11,10 @@ import torch
 from ..bank import Bank
 from ..catalogue import picture_beside
 from ..concept import Concept
-from ..errors import BankError, CidmError
+from ..errors import BankError
 from ..storage.compatibility import BaseWeights, Named, check_fit
 from ..storage.concept_file import file_tensors, read_concept
-from ..storage.tensor_file import SUFFIX
+from ..storage.tensor_file import SUFFIX, is_ours
 from . import (
     compvis_delta,
     custom_diffusion,
@@ -41,7 +41,7 @@ def check_class_words(path: Path, class_words: str) -> None:
     """
     if path.suffix.lower() not in ENDINGS:
         raise BankError(f"{path.name} ends in none of {' '.join(ENDINGS)}. Choose another file.")
-    if path.suffix.lower() in FOREIGN and not class_words.strip():
+    if path.suffix.lower() in FOREIGN and not class_words.strip() and not is_ours(path):
         raise BankError(_UNSAID.format(f"A {path.suffix.lower()} file"))
 
 
@@ -67,11 +67,14 @@ def import_concept(
     """
     path = diffusers_delta.weights_file(path) if path.is_dir() else path
     check_class_words(path, config.class_words)
-    concept = _foreign(path, bank, config, model) or read_concept(path)
+    foreign = None if is_ours(path) else _foreign(path, bank, config, model)
+    concept = foreign or read_concept(path)
     if config.name.strip():
         concept = replace(concept, name=config.name.strip())
     if (there := _held(bank, concept)) is not None:
         return there, "It was in the bank already."
+    if foreign and not config.name.strip():  # the name was made here, as for a concept just taught
+        concept = replace(concept, name=bank.free_name(concept.name))
     preview = picture_beside(path)
     return bank.add(concept, preview, allow_other_base=config.allow_other_base), _note(concept)
 
@@ -80,7 +83,7 @@ def _foreign(
     path: Path, bank: Bank, config: ImportConfig, model: BaseWeights | None
 ) -> Concept | None:
     """The concept in a file of another program; None if it is ours, or nothing known."""
-    table = _table(path)
+    table = load_table(path)
     class_words, words = config.class_words.strip(), config.words.split()
     if isinstance(table, Mapping) and _is_custom_diffusion(table):
         what = f"{path.name} is of Custom Diffusion; it"
@@ -130,15 +133,6 @@ def _infusion(
     return concept
 
 
-def _table(path: Path) -> object:
-    if path.suffix.lower() in FOREIGN:
-        return load_table(path)
-    try:
-        return load_table(path)
-    except CidmError:  # reading it as one of ours tells more
-        return None
-
-
 def _is_custom_diffusion(table: Mapping[str, object]) -> bool:
     readers = (compvis_delta, delta_bin, diffusers_delta)
     return any(reader.matches(table) for reader in readers)
@@ -165,10 +159,11 @@ def _model(model: Named | None, bank: Bank, what: str) -> tuple[str, str, tuple[
 
 
 def _held(bank: Bank, concept: Concept) -> Concept | None:
-    """The bank's concept of that name, if it is this very one."""
-    there = bank.get(concept.name)
-    if there is None or there.words != concept.words:
+    """The bank's concept of these words, if it is this very one."""
+    entry = next((each for each in bank.entries() if each.triggers == concept.triggers), None)
+    if entry is None:
         return None
+    there = bank[entry.name]
     mine, its = file_tensors(concept), file_tensors(there)
     same = mine.keys() == its.keys() and all(torch.equal(mine[key], its[key]) for key in mine)
     return there if same else None

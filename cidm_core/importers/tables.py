@@ -1,6 +1,7 @@
 """What a foreign file holds: named tensors, of safetensors or of a pickle of plain ones.
 
 Which of the two it is is told by its first bytes: programs write safetensors under `.bin` as well.
+What is called `.safetensors` is never read as a pickle.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..checkpoints.pickles import load_pickle
 from ..checkpoints.weights import Weights, is_safetensors, open_weights
 from ..errors import BankError
+from ..storage.tensor_file import SUFFIX
 
 MAX_BYTES = 16 * 2**30  # a whole model in float32 with its averaged copy
 _AT_ONCE = 2**30  # larger pickles stay on the disk until their tensors are used
@@ -23,7 +25,7 @@ def load_table(path: Path) -> object:
 
     Raises:
         BankError: If it is missing, too large, damaged or holds more.
-        HostError: If it is safetensors, and damaged.
+        HostError: If it is safetensors, and damaged, or only called so.
     """
     if not path.is_file():
         raise BankError(f"{path.name}: cannot be read (no such file). Check the path.")
@@ -32,7 +34,7 @@ def load_table(path: Path) -> object:
         raise BankError(
             f"{path.name} is larger than {MAX_BYTES} bytes; concepts are not. Check it."
         )
-    if is_safetensors(path):
+    if path.suffix.lower() == SUFFIX or is_safetensors(path):
         return _Tensors(open_weights(path))
     with path.open("rb") as file:
         in_zip = file.read(2) == b"PK"  # only that can be mapped

@@ -39,6 +39,9 @@ _START = re.compile(
 )
 
 
+_START_BYTES = 256  # more than it takes
+
+
 class _FaultError(Exception):
     """What is wrong with a file, without its name."""
 
@@ -121,6 +124,15 @@ def read_metadata(path: Path) -> tuple[dict[str, str], int]:
         if not all(isinstance(text, str) for text in metadata.values()):
             raise _FaultError("its metadata is not a table of texts")
         return metadata, size - len(start)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file begins as ours do, whatever it is called."""
+    try:
+        with _opened(path) as file:
+            return _START.match(file.read(_START_BYTES)) is not None
+    except (OSError, _FaultError):
+        return False
 
 
 def parse_text(text: str, origin: str) -> Any:

@@ -241,6 +241,31 @@ def test_a_chosen_word_and_new_names(write, tmp_path):
     assert found["<new2>"].name == "dog"
 
 
+def test_a_file_of_ours_is_known_by_its_content(tmp_path, bank):
+    made = Bank(tmp_path / "home").add(make_concept("dog", layers=16))
+    for name in ("x.bin", "x.ckpt"):
+        path = tmp_path / name
+        path.write_bytes((tmp_path / "home" / "dog.safetensors").read_bytes())
+        concept, note = take(path, bank, None, class_words="")
+        assert (concept.words, concept.base) == (made.words, made.base)
+        assert note == ("" if name == "x.bin" else "It was in the bank already.")
+
+
+@pytest.mark.parametrize("in_zip", [True, False])
+def test_a_pickle_called_safetensors_is_not_read(tmp_path, bank, in_zip):
+    path = tmp_path / "delta.safetensors"
+    torch.save(of_bin(W), path, _use_new_zipfile_serialization=in_zip)
+    with pytest.raises(CidmError, match=r"is a PyTorch pickle; give it the ending \.ckpt"):
+        take(path, bank)
+
+
+def test_a_cut_file_of_others_is_not_taken_for_one_of_ours(write, bank):
+    path = write({f"{HF}.safetensors": {hf(k): W[k] for k in W}})
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CidmError, match=r"no whole safetensors file.*Get the file again"):
+        take(path, bank)
+
+
 class Evil:
     def __init__(self, proof):
         self.proof = str(proof)
@@ -263,8 +288,9 @@ def test_hostile_pickles_are_refused_and_run_nothing(tmp_path, bank, name, form)
         torch.save({"<new1>": Evil(proof)}, tmp_path / "<new1>.bin")
     else:
         torch.save(table, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(BankError, match="was not opened"):
+    with pytest.raises(BankError, match="was not opened") as caught:
         take(path, bank)
+    assert "weights_only=False" not in str(caught.value)
     assert not proof.exists()
     assert len(bank) == 0
 
@@ -459,6 +485,7 @@ def test_words_have_files_of_their_own(tmp_path, bank, kind):
     other = Bank(tmp_path / "words")
     for path, rows in zip(files[1:], made.rows["text_encoder"], strict=True):
         concept, _ = take(path, other, class_words="cat")
+        assert take(path, other, class_words="cat")[1] == "It was in the bank already."
         assert concept.words == (f"<{path.stem}>",)
         assert torch.equal(concept.rows["text_encoder"][0], rows)
 

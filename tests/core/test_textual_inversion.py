@@ -179,6 +179,16 @@ def test_what_is_missing_is_said(save, tiny_base, tmp_path, given, said):
         take(path, Bank(tmp_path / "bank"), **{"model": tiny_base, **given})
 
 
+def test_files_of_like_words_have_names_of_their_own(save, tiny_base, tmp_path):
+    bank = Bank(tmp_path / "bank")
+    paths = [save(f"toy{n}.safetensors", {"emb_params": ONE[None]}) for n in (1, 2)]
+    assert [take(path, bank, tiny_base)[0].name for path in paths] == ["toy", "toy-2"]
+    concept, note = take(paths[1], bank, tiny_base)
+    assert (concept.name, note) == ("toy-2", "It was in the bank already.")
+    with pytest.raises(BankError, match="already has a concept 'toy'"):
+        take(save("other.pt", {"emb_params": TWO}), bank, tiny_base, name="toy")
+
+
 def test_other_small_files_are_not_taken_for_one(save, tiny_base, tmp_path):
     lora = {"a.lora_down.weight": torch.ones(2, 768), "a.lora_up.weight": torch.ones(768, 2)}
     for name in ("x.safetensors", "x.pt"):
