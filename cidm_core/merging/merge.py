@@ -81,7 +81,10 @@ def outline(concepts: Sequence[Concept], name: str) -> Concept:
     """
     names = [concept.name for concept in concepts]
     if len(concepts) < 2:
-        raise ConceptError("Merging takes two concepts or more. Name another one.")
+        found = f"{names[0]!r} alone" if names else "none"
+        raise ConceptError(
+            f"Merging takes two concepts or more; here is {found}. Name another, or teach it first."
+        )
     for i, concept in enumerate(concepts):
         if concept.name in names[:i]:
             raise ConceptError(f"{concept.name!r} is named twice. Name each concept once.")

@@ -13,7 +13,7 @@ from ..config import PriorConfig, TrainConfig
 from ..devices import DTYPES
 from ..errors import HostError, TrainingError
 from ..families import Family
-from ..methods import adopted, config_for, method_called
+from ..methods import METHODS, adopted, config_for, method_called
 from ..methods.base import MakeMethod
 from ..words import parse_words
 from .captions import SHORT, plain_caption
@@ -121,7 +121,8 @@ class Lesson:
         if len(self.subjects) > 1 and not method.several:
             raise TrainingError(
                 f"The method {self.method} teaches one subject at a time, and {len(self.subjects)} "
-                "were given. Teach them one after another."
+                "were given. Teach them one after another, or by a method that teaches several at "
+                f"once ({', '.join(name for name, row in METHODS.items() if row.several)})."
             )
         prior = [photo for subject in self.subjects for photo in subject.prior]
         if method.prior == "unused" and prior:
