@@ -1,4 +1,4 @@
-"""What all actions of `cidm bank` have: the bank's folder, and how messages are told."""
+"""What all actions of `cidm bank` have, and the bank of other commands."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def open_bank(args: argparse.Namespace) -> Bank:
     """The bank that was named.
 
     Raises:
-        BankError: If there is none, and the action needs one.
+        BankError: If there is none, and the command needs one.
     """
     from ..bank import Bank
 
     bank = Bank(args.bank)
-    if not bank.path.exists() and args.action != "import":
+    if not bank.path.exists() and getattr(args, "action", "") != "import":
         raise BankError(f"There is no bank '{bank.path}'. `cidm train --bank` makes one.")
     return bank

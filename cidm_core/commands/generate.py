@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import SampleConfig
 from ..errors import CidmError
 from ..paths import user_path
+from .bank_action import open_bank
 from .console import Console
 from .flags import add_model, add_output, add_settings, chosen_base, given
 
@@ -100,14 +101,14 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     image, mask = _read_start(args)
     files, weights_file, layout_file = _outputs(args, asked.num_images)
 
-    from ..bank import Bank
+    bank = open_bank(args) if args.bank else None
+
     from ..diffusers_host.pipeline import draw_plan, make_plan
     from ..diffusers_host.start import settle
     from .progress_bar import ProgressBar
 
-    bank = Bank(args.bank) if args.bank else {}
     base = chosen_base(args)
-    if isinstance(bank, Bank):  # told also where the prompt names none of it
+    if bank is not None:  # told also where the prompt names none of it
         bank.check(base, allow_other_base=True)
     config = SampleConfig.for_family(base.family.sampling, **given(args))
     drawing = settle(base, config, regions, image, mask)
@@ -115,7 +116,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         width, height = drawing.start.picture.size
         console.note(f"picture  {width} x {height} px, in the shape of --image")
     config, regions = drawing.config, drawing.regions
-    plan = make_plan(base, bank, args.prompt, regions, config)
+    plan = make_plan(base, {} if bank is None else bank, args.prompt, regions, config)
     for line in plan.describe().splitlines():
         (console.say if weights_file else console.note)(f"weights  {line}")
     if weights_file:

@@ -231,6 +231,7 @@ def test_a_wrong_command_line_is_code_2(words, capsys):
         (["generate", "--prompt", "a dog", "--region", "0,0,nan,1:a"], "finite"),
         (["generate", "--prompt", "a dog", "--mask", "regions"], "--image"),
         (["generate", "--prompt", "a dog", "--image", "{tmp}/none.png"], "none.png"),
+        (["generate", "--prompt", "a dog", "--bank", "{tmp}/none"], "There is no bank"),
         (["evaluate", "--bank", "{tmp}/none", "--clip", "x"], "holds no concept"),
         (["evaluate", "--bank", "{bank}", "--clip", "x", "--photos", "{tmp}"], "NAME=DIR"),
         (["evaluate", "--bank", "{bank}", "--clip", "{tmp}/x"], "CLIP"),
