@@ -153,11 +153,14 @@ class Concept:
         return self.subjects[0].kind
 
     @property
+    def residuals(self) -> dict[str, ValueResidual]:
+        """Its value residuals by path."""
+        return {path: u for path, u in self.updates.items() if isinstance(u, ValueResidual)}
+
+    @property
     def at_tokens_alone(self) -> bool:
         """Whether all it changes is at its own tokens: there are no weights to be weighed."""
-        return bool(self.updates) and all(
-            isinstance(update, ValueResidual) for update in self.updates.values()
-        )
+        return bool(self.updates) and len(self.residuals) == len(self.updates)
 
     @property
     def low_rank(self) -> dict[str, LowRank]:

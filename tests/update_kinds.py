@@ -75,6 +75,12 @@ def _encoder(make, layers):
     return found | {k: v for at in layers for k, v in make.low(f"{at}.to_k", 2).items()}
 
 
+def _keyed(make, layers):
+    """Residuals of values and of keys, as the released code of Infusion has them."""
+    keys = {k: v for layer in layers for k, v in make.value(f"{layer}.to_k").items()}
+    return _value(make, layers) | keys
+
+
 # name: (updates, subjects as (words, class words), layers of its rows)
 KINDS = {
     "low": (_low, [("<k1> <l1>", "dog")], None),
@@ -84,6 +90,11 @@ KINDS = {
     "encoder": (_encoder, [("<k5> <l5>", "car")], 1),
     "wordless": (_low, [("", "Teddy  Bear")], None),
     "two": (_full, [("<k6>", "cat"), ("", "old boat"), ("<k7> <l7>", "tree")], None),
+}
+# Of Infusion: drawing has to ask for them. Further: (two streams, at the last token of a name only)
+INFUSED = {
+    "infused": (_value, [("", "white cat")], None, (True, True)),
+    "keyed": (_keyed, [("", "old lamp")], None, (False, False)),
 }
 NAMED = {
     "low": "<k1> <l1>",
@@ -97,16 +108,20 @@ NAMED = {
 
 
 def concepts(model, part=importlib.import_module, kinds=KINDS):
-    """Concepts by name, one for each of `KINDS`, for a model that tells `shape_of` a path."""
+    """Concepts by name, one for each of `kinds`, for a model that tells `shape_of` a path."""
     return {kind: _concept(model, part, kind) for kind in kinds}
 
 
 def _concept(model, part, kind):
-    core = part("cidm_core.concept")
-    updates, about, copies = KINDS[kind]
-    make = _Maker(model, part, seed=list(KINDS).index(kind))
+    core, every = part("cidm_core.concept"), {**KINDS, **INFUSED}
+    updates, about, copies, *infused = every[kind]
+    make = _Maker(model, part, seed=list(every).index(kind))
     layers = tuple(layer.path for layer in model.layers)
-    subjects = tuple(core.Subject(tuple(words.split()), plain) for words, plain in about)
+    subjects = tuple(
+        core.Subject(tuple(words.split()), plain, on_request=bool(infused))
+        for words, plain in about
+    )
+    streams = dict(zip(("two_streams", "last_piece"), *infused, strict=True)) if infused else {}
     count = sum(len(subject.words) for subject in subjects)
     rows = {
         row.name: make.random(count, copies or len(layers), row.dim, size=0.05)
@@ -120,4 +135,5 @@ def _concept(model, part, kind):
         layers=layers,
         updates=updates(make, layers),
         rows=rows if count else {},
+        **streams,
     )

@@ -7,7 +7,7 @@ asked for by name; bound to its phrases it is a concept that they call, like any
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -92,14 +92,20 @@ class Requests:
         Raises:
             PromptError: If one does not.
         """
-        said = {found.name for text in texts for found in find_calls(text, self.callers)}
+        said = [found.name[0] for text in texts for found in find_calls(text, self.callers)]
+        if told := self.unsaid(said, f"the prompt {texts[0]!r}"):
+            raise PromptError(told)
+
+    def unsaid(self, said: Collection[str], where: str) -> str:
+        """What to tell of a phrase that is not among those said; "" if all are."""
         for call, name in self.callers.items():
-            if call not in said:
-                raise PromptError(
+            if call[0] not in said:
+                return (
                     f"infuse asks for the concept {name!r} where {as_written(call)!r} stands, and "
-                    f"that is not in the prompt {texts[0]!r}. Write it there, on its own and not "
-                    f"within another word, or tie the concept to a phrase that is: PHRASE={name}."
+                    f"that is not in {where}. Write it there, on its own and not within another "
+                    f"word, or tie the concept to a phrase that is: PHRASE={name}."
                 )
+        return ""
 
     def check_read(self, prompt: str, text: TextContext) -> None:
         """Whether the text encoder has read the phrases of a prompt.

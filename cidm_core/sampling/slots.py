@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -13,7 +13,7 @@ from ..concept import Concept
 from ..text import TextContext
 
 ConceptId = tuple[str, ...]
-"""What tells a concept from all others: bank, name, and when it was stored there."""
+"""What tells a concept from all others: bank, name, when it was stored, phrases that ask for it."""
 Concepts = Mapping[ConceptId, Concept]
 ConceptWeights = Mapping[ConceptId, Tensor]  # (layers,) for each concept
 
@@ -55,7 +55,7 @@ class SlotTable:
     def __init__(self, layers: int) -> None:
         self._layers = layers
         self._concepts: dict[ConceptId, Concept] = {}
-        self._held: list[tuple[str, TextContext | None, ConceptWeights, Concepts]] = []
+        self._held: list[tuple[Slot, ConceptWeights, Concepts]] = []
 
     def weigh(self, prompts: Sequence[Weighed]) -> ConceptWeights:
         """The mean weights of some prompts, which act together."""
@@ -67,20 +67,29 @@ class SlotTable:
         return {n: torch.stack([each.get(n, zero) for each in columns]).mean(0) for n in names}
 
     def add(
-        self, prompt: str, text: TextContext | None, weights: ConceptWeights, own: Concepts
+        self,
+        prompt: str,
+        text: TextContext | None,
+        weights: ConceptWeights,
+        own: Concepts,
+        *,
+        residuals: bool = True,
     ) -> int:
-        """The number of a new slot, whose words call the concepts `own`."""
-        self._held.append((prompt, text, weights, own))
+        """The number of a new slot, whose words call the concepts `own`; see `Slot`."""
+        if residuals:  # which act whoever weighs
+            self._concepts |= {k: c for k, c in own.items() if c.residuals}
+        none = torch.zeros(self._layers, 0)
+        self._held.append((Slot(prompt, text, none, none, residuals=residuals), weights, own))
         return len(self._held) - 1
 
     def finish(self) -> tuple[tuple[Concept, ...], tuple[Slot, ...]]:
         """The concepts, and every slot with its weights (layers, concepts)."""
         places = {name: i for i, name in enumerate(self._concepts)}
         slots: list[Slot] = []
-        for prompt, text, weights, own in self._held:
+        for slot, weights, own in self._held:
             table = torch.zeros(self._layers, len(places))
             for name, column in weights.items():
                 table[:, places[name]] = column
             owners = {t: places[n] for n, c in own.items() if n in places for t in c.triggers}
-            slots.append(Slot(prompt, text, table, table, owners))
+            slots.append(replace(slot, weights=table, relevance=table, owners=owners))
         return tuple(self._concepts.values()), tuple(slots)

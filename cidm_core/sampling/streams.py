@@ -24,6 +24,23 @@ Phase = Literal["both", "one", "plain"]
 """What runs: both streams; the customised one alone; the rows without residuals."""
 Inserts = tuple[tuple[int, int], ...]
 """(slot, region) pairs of regional cross-attention."""
+Row = tuple[int, Inserts]
+"""The slot of a row and what regions put into it."""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Rows, and behind them those of the foundation stream.
+
+    Attributes:
+        rows: All of them.
+        lenders: Per row, the row with whose queries it attends.
+        sources: Per added row, the one that it lends to.
+    """
+
+    rows: tuple[Row, ...]
+    lenders: tuple[int, ...]
+    sources: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +57,7 @@ class Streams:
     plain: Mapping[int, int] = field(default_factory=dict[int, int])
     doubled: frozenset[int] = frozenset()
 
-    def without(self, slot: int, inserts: Inserts) -> tuple[int, Inserts]:
+    def without(self, slot: int, inserts: Inserts) -> Row:
         """A row of the foundation stream: slot and inserts without residuals."""
         plain = self.plain
         return plain.get(slot, slot), tuple((plain.get(each, each), u) for each, u in inserts)
@@ -57,18 +74,23 @@ class Streams:
         if not self.plain:
             return scene
         unwanted = {NEGATIVE, *scene.negatives}
-        rows = list(zip(scene.rows, scene.inserts, strict=True))
-        lenders = list(range(len(rows)))
-        for number, row in enumerate(tuple(rows)):
-            if phase == "plain" or number in unwanted:
-                rows[number] = self.without(*row)
-            elif phase == "both" and self.is_doubled(*row):
-                lenders[number] = len(rows)
-                lenders.append(len(rows))
-                rows.append(self.without(*row))
-        slots, inserts = zip(*rows, strict=True)
-        added = len(rows) > len(scene.rows)
-        return replace(scene, rows=slots, inserts=inserts, lenders=tuple(lenders) if added else ())
+        rows = list(enumerate(zip(scene.rows, scene.inserts, strict=True)))
+        rows = [self.without(*row) if number in unwanted else row for number, row in rows]
+        found = self.beside(rows, phase)
+        slots, inserts = zip(*found.rows, strict=True)
+        lenders = found.lenders if found.sources else ()
+        return replace(scene, rows=slots, inserts=inserts, lenders=lenders)
+
+    def beside(self, rows: Sequence[Row], phase: Phase) -> SideBySide:
+        """Rows as they run in a phase, those that are added last."""
+        if phase == "plain":
+            rows = [self.without(*row) for row in rows]
+        doubled = phase == "both"
+        sources = [n for n, row in enumerate(rows) if doubled and self.is_doubled(*row)]
+        added = {source: len(rows) + i for i, source in enumerate(sources)}
+        lenders = [added.get(n, n) for n in range(len(rows))]
+        every = [*rows, *(self.without(*rows[source]) for source in sources)]
+        return SideBySide(tuple(every), (*lenders, *added.values()), tuple(sources))
 
 
 def streams_of(concepts: Sequence[Concept], slots: Sequence[Slot], config: SampleConfig) -> Streams:

@@ -22,8 +22,9 @@ from .prompts import ConceptPrompt, prompt_in
 from .text import ConceptText, teach
 
 _SETTINGS = (
-    *("recipe", "weights", "top_k", "strength", "encoding"),
-    *("key_value_routing", "allow_other_base"),
+    *("infuse", "recipe", "weights", "top_k", "strength", "encoding"),
+    *("key_value_routing", "residual_share", "second_stream", "residual_layers"),
+    *("key_residuals", "allow_other_base"),
 )
 _STRENGTH = {"strength": False}  # the one knob everybody looks for
 
@@ -65,8 +66,9 @@ class ApplyConceptBank(io.ComfyNode):
         config = settings_from(SampleConfig, settings)
         facts = facts_of_pair(model, clip)
         bank.check(facts, allow_other_base=config.allow_other_base)
-        taught = teach(clip, ConceptText(bank, facts, config))
-        return io.NodeOutput(attach_hooks(model, facts, config), taught)
+        text = ConceptText(bank, facts, config)
+        hooked = attach_hooks(model, facts, config, text.requests)
+        return io.NodeOutput(hooked, teach(clip, text))
 
 
 class ShowConceptWeights(io.ComfyNode):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,12 +19,15 @@ import torch
 from torch import Tensor
 
 from ...cidm_core.config import SampleConfig
+from ...cidm_core.ops.infusion import lent
 from ...cidm_core.sampling.layer_updates import LayerUpdate, layer_updates
 from ...cidm_core.sampling.regional import Insert, Inserts
+from ...cidm_core.sampling.streams import Phase, phase_at
 from ...cidm_core.text import TextContext
 from ..host.model import ModelFacts
 from .conditions import CondRows
 
+Timestep = Callable[[], float]
 _PLACES = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
 # One for each layer and for ever, so that a compiled UNet meets the functions it knows.
 _forwards: WeakKeyDictionary[Any, _Forward] = WeakKeyDictionary()
@@ -58,20 +61,32 @@ class Session:
     _models: dict[Any, _Model] = field(default_factory=dict[Any, Any])
     _calls: dict[Any, _Call] = field(default_factory=dict[Any, Any])
 
-    def call(self, unet: Any, ids: tuple[tuple[int, Any], ...], x: Tensor) -> _Call:
+    def call(
+        self, unet: Any, ids: tuple[tuple[int, Any], ...], x: Tensor, timestep: Timestep
+    ) -> _Call:
         """What a UNet call with these rows needs; the same rows come back in every step.
 
         Args:
             unet: The module.
             ids: Numbers and areas of the rows.
             x: A tensor of the device and type it computes in.
+            timestep: Gives the timestep, from 0 to below 1, of all rows.
         """
         place = (id(unet), x.device, x.dtype)
         if place not in self._models:
             self._models[place] = self._made(unet, x)
-        if (ids, place) not in self._calls:
-            self._calls[ids, place] = _Call(self, self._models[place], ids, x)
-        return self._calls[ids, place]
+        phase = self._phase(timestep)
+        if (ids, phase, place) not in self._calls:
+            self._calls[ids, phase, place] = _Call(self, self._models[place], ids, phase, x)
+        return self._calls[ids, phase, place]
+
+    def _phase(self, timestep: Timestep) -> Phase:
+        """What runs now; to read it off the GPU costs a wait, so only where it may change."""
+        config = self.config
+        always = config.residual_share == 1 and config.second_stream in (0, 1)
+        if not self.rows.streams.plain:
+            return "both"
+        return phase_at(1.0 if always else timestep(), config)
 
     def _made(self, unet: Any, x: Tensor) -> _Model:
         facts, slots = self.facts, self.rows.slots
@@ -106,23 +121,37 @@ class _Model:
 
 
 class _Call:
-    """What one UNet call puts on the layers, for one sequence of rows."""
+    """What one UNet call puts on the layers, for one sequence of rows.
+
+    Attributes:
+        sources: Rows that are there for others to attend with their queries come after those that
+            ComfyUI asks for: of each, the one that is asked for.
+    """
 
     def __init__(
-        self, session: Session, model: _Model, ids: Sequence[tuple[int, Any]], x: Tensor
+        self,
+        session: Session,
+        model: _Model,
+        ids: Sequence[tuple[int, Any]],
+        phase: Phase,
+        x: Tensor,
     ) -> None:
         self._model = model
-        rows = [session.rows.rows[number] for number, _area in ids]
-        slots = session.rows.slots
-        self.slots = torch.tensor([row.slot for row in rows], device=x.device)
+        asked = [session.rows.rows[number] for number, _area in ids]
+        streams, slots = session.rows.streams, session.rows.slots
+        pairs = streams.beside([(row.slot, row.inserts) for row in asked], phase)
+        self.sources = pairs.sources
+        self._lenders = torch.tensor(pairs.lenders, device=x.device) if pairs.sources else None
+        areas = [area for _, area in ids] + [ids[source][1] for source in pairs.sources]
+        self.slots = torch.tensor([slot for slot, _ in pairs.rows], device=x.device)
         # A text that is the same in all layers is left to ComfyUI.
-        self._own = [row.slot if _layered(slots[row.slot].text) else None for row in rows]
+        self._own = [slot if _layered(slots[slot].text) else None for slot, _ in pairs.rows]
         self._now = self.slots
         self._query: Tensor | None = None
         inserts: list[Insert] = []
-        for index, (row, (_, area)) in enumerate(zip(rows, ids, strict=True)):
-            if row.inserts:
-                inside, regions = zip(*row.inserts, strict=True)
+        for index, ((_, put), area) in enumerate(zip(pairs.rows, areas, strict=True)):
+            if put:
+                inside, regions = zip(*put, strict=True)
                 masks = session.masks[list(regions)]
                 masks = masks if area is None else _cut(masks, area)
                 inserts.append(Insert(index, torch.tensor(inside, device=x.device), masks.to(x)))
@@ -165,6 +194,8 @@ class _Call:
         layer = self._layer(extra)
         if layer is None:
             return n, context, value
+        if self._lenders is not None:
+            n = lent(n, self._lenders)
         if self.inserts:
             self._query = n
         if all(slot is None for slot in self._own):

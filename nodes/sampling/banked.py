@@ -8,7 +8,7 @@ chosen. The model is called around a compiled UNet, which would otherwise compil
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.regions import masks_at
+from ...cidm_core.sampling.infuse import Requests
 from ..host import comfy as host
 from ..host.model import ModelFacts
 from .attend import Session
+from .beside import again, options_again
 from .conditions import rows_of
 from .prompts import RowCond
 
@@ -26,8 +28,17 @@ KEY = "cidm"
 _FACTS = "cidm_facts"
 
 
-def attach_hooks(model: Any, facts: ModelFacts, config: SampleConfig) -> Any:
-    """A copy of a MODEL that reads what concept prompts carry. Again attached: replaced."""
+def attach_hooks(
+    model: Any, facts: ModelFacts, config: SampleConfig, requests: Requests | None = None
+) -> Any:
+    """A copy of a MODEL that reads what concept prompts carry. Again attached: replaced.
+
+    Args:
+        model: MODEL.
+        facts: What it is.
+        config: How the bank is applied.
+        requests: The phrases that `config.infuse` asks for; one that no prompt holds is told of.
+    """
     taught = model.clone()
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
         taught.remove_wrappers_with_key(kind, KEY)
@@ -41,6 +52,8 @@ def attach_hooks(model: Any, facts: ModelFacts, config: SampleConfig) -> Any:
                 "if you know."
             )
         rows = rows_of(guider.conds, facts, config)
+        if requests is not None and (told := requests.unsaid(rows.said, "any prompt")):
+            host.warn(told)
         session = Session(facts, rows, config, _masks(guider, noise))
         guider.model_options["transformer_options"][KEY] = session
         return executor(noise, *args, **kwargs)
@@ -116,7 +129,17 @@ def _model_call(
     model = executor.class_obj
     unet = getattr(model.diffusion_model, "_orig_mod", model.diffusion_model)
     computes_in = x.new_empty(0, dtype=model.manual_cast_dtype or model.get_dtype())
-    call = session.call(unet, ids, computes_in)
+    call = session.call(unet, ids, computes_in, partial(_timestep, model, t))
     with call.installed():
         options["patches"] = call.patches(options.get("patches", {}))
-        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        given = [x, t, c_concat, c_crossattn, control]
+        if not call.sources:
+            return executor(*given, options, **kwargs)
+        given, kwargs = again([given, kwargs], call.sources, len(x))
+        return executor(*given, options_again(options, call.sources, len(x)), **kwargs)[: len(x)]
+
+
+def _timestep(model: Any, sigmas: Tensor) -> float:
+    """The place of a noise level among those the model has learned, above 0 and up to 1."""
+    sampling = model.model_sampling
+    return float(sampling.timestep(sigmas[:1]) + 1) / sampling.num_timesteps

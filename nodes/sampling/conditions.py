@@ -13,6 +13,7 @@ from ...cidm_core.concept import Concept
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.errors import HostError, PromptError
 from ...cidm_core.sampling.slots import ConceptWeights, Slot, SlotTable
+from ...cidm_core.sampling.streams import Streams, streams_of
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
 from ..host import comfy as host
@@ -54,6 +55,13 @@ class CondRows:
     rows: tuple[CondRow, ...]
     concepts: tuple[Concept, ...]
     slots: tuple[Slot, ...]
+    streams: Streams
+
+    @property
+    def said(self) -> set[str]:
+        """The words and phrases of concepts in what is to be drawn."""
+        texts = [slot.text for slot in self.slots if slot.residuals and slot.text is not None]
+        return {trigger for text in texts for trigger in text.spans.triggers}
 
 
 def rows_of(
@@ -86,7 +94,8 @@ def rows_of(
             cond["model_conds"] = {**cond.get("model_conds", {}), RowCond.KEY: number}
     concepts, slots = made.table.finish()
     check_fit(concepts, facts, allow_other_base=config.allow_other_base)
-    return CondRows(tuple(rows), concepts, slots)
+    streams = streams_of(concepts, slots, config)
+    return CondRows(tuple(rows), concepts, (*slots, *streams.twins), streams)
 
 
 class _Rows:
@@ -110,7 +119,8 @@ class _Rows:
             weights = self._weights(request.weighed_by)
         elif prompt is not None and "negative" not in role:
             weights = self.table.weigh([prompt])
-        slot = self._slot(prompt, prompt and prompt.text, weights)
+        shown = "negative" not in role
+        slot = self._slot(prompt, prompt and prompt.text, weights, residuals=shown)
         given = request.inserts if request else ()
         return CondRow(slot, tuple((self._inserted(text, by), u) for text, by, u in given))
 
@@ -127,10 +137,15 @@ class _Rows:
         return self._slot(prompt, prompt.text, self._weights(weighed_by))
 
     def _slot(
-        self, prompt: ConceptPrompt | None, text: TextContext | None, weights: ConceptWeights
+        self,
+        prompt: ConceptPrompt | None,
+        text: TextContext | None,
+        weights: ConceptWeights,
+        *,
+        residuals: bool = True,
     ) -> int:
         named, own = (prompt.named, prompt.concepts) if prompt else ("", {})
-        return self.table.add(named, text, weights, own)
+        return self.table.add(named, text, weights, own, residuals=residuals)
 
 
 def check_encoded(conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

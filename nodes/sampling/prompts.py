@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -19,6 +19,7 @@ from torch import Tensor
 from ...cidm_core.bank import Bank
 from ...cidm_core.concept import Concept
 from ...cidm_core.errors import HostError, PromptError
+from ...cidm_core.sampling.infuse import Requests
 from ...cidm_core.sampling.slots import ConceptId
 from ...cidm_core.sampling.traces import Traces
 from ...cidm_core.text import Spans, TextContext
@@ -48,6 +49,7 @@ class ConceptPrompt:
             "states": self.text.states,
             "triggers": dict(spans.triggers),
             "words": spans.plain,
+            "ends": spans.ends,
             "plain": self.plain,
             "concepts": list(self.concepts),
             "weights": self.weights,
@@ -70,7 +72,7 @@ def prompt_in(options: Mapping[str, Any]) -> ConceptPrompt | None:
         return None
     return ConceptPrompt(
         held["named"],
-        TextContext(held["states"], None, Spans(held["triggers"], held["words"])),
+        TextContext(held["states"], None, Spans(held["triggers"], held["words"], held["ends"])),
         held["plain"],
         {each: _concept(each) for each in held["concepts"]},
         held["weights"],
@@ -78,9 +80,15 @@ def prompt_in(options: Mapping[str, Any]) -> ConceptPrompt | None:
     )
 
 
-def concept_id(bank: Bank, concept: Concept) -> ConceptId:
-    """What a conditioning calls a concept, which is found again by it while somebody holds it."""
-    found = os.path.abspath(bank.path), concept.name, concept.created
+def concept_id(bank: Bank, concept: Concept, asked: Iterable[str] = ()) -> ConceptId:
+    """What a conditioning calls a concept, which is found again by it while somebody holds it.
+
+    Args:
+        bank: Where it is.
+        concept: As it takes part.
+        asked: The phrases that were asked to call it.
+    """
+    found = os.path.abspath(bank.path), concept.name, concept.created, *asked
     _known[found] = concept
     return found
 
@@ -89,8 +97,8 @@ def _concept(wanted: ConceptId) -> Concept:
     """A concept; read from its bank for a conditioning that was saved."""
     concept = _known.get(wanted)
     if concept is None:
-        bank, name, created = wanted
-        concept = Bank(bank)[name]
+        bank, name, created, *asked = wanted
+        concept = Requests({(phrase,): name for phrase in asked}).bind(Bank(bank)[name])
         if concept.created != created:
             raise PromptError(
                 f"A conditioning was made with concept {name!r} of {created}, which was taught "

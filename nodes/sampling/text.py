@@ -22,6 +22,8 @@ from ...cidm_core.concept import Concept
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.sampling.concept_weights import check_words, participants, weigher
 from ...cidm_core.sampling.encoder_updates import changes_encoder, encoder_deltas
+from ...cidm_core.sampling.infuse import Requests
+from ...cidm_core.sampling.slots import ConceptId
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
 from ..host.model import ModelFacts
@@ -33,13 +35,16 @@ from .versions import encoding_versions
 class _Held(Mapping[str, Concept]):
     """A bank whose concepts are read and checked once; one prompt asks for each several times."""
 
-    def __init__(self, bank: Bank, facts: ModelFacts, config: SampleConfig) -> None:
+    def __init__(
+        self, bank: Bank, facts: ModelFacts, config: SampleConfig, requests: Requests
+    ) -> None:
         self._bank, self._facts, self._config = bank, facts, config
+        self._requests = requests
         self._concepts: dict[str, Concept] = {}
 
     def __getitem__(self, name: str) -> Concept:
         if name not in self._concepts:
-            concept = self._bank[name]
+            concept = self._requests.bind(self._bank[name])
             allowed = self._config.allow_other_base
             check_fit([concept], self._facts, allow_other_base=allowed)
             self._concepts[name] = concept
@@ -61,17 +66,21 @@ class ConceptText:
     config: SampleConfig
     callers: Mapping[Name, str] = field(init=False)
     owners: Mapping[str, str] = field(init=False)
+    requests: Requests = field(init=False)
     _binding: Binding = field(init=False)
     _held: _Held = field(init=False)
     _encoded: dict[Any, TextContext] = field(default_factory=dict[Any, TextContext], init=False)
 
     def __post_init__(self) -> None:
         entries = self.bank.entries()
-        self.callers = {call: entry.name for entry in entries for call in entry.names}
+        known = {entry.name: entry for entry in entries}
+        self.requests = Requests.of(self.config.infuse, known)
+        named = {call: entry.name for entry in entries for call in entry.names}
+        self.callers = {**named, **self.requests.callers}
         self.owners = {word: name for call, name in self.callers.items() for word in call}
         words = {word for entry in entries for word in entry.words}
         self._binding = Binding(self.callers, words, self._rows)
-        self._held = _Held(self.bank, self.facts, self.config)
+        self._held = _Held(self.bank, self.facts, self.config, self.requests)
 
     def tokenize(self, clip: Any, text: str, **options: Any) -> HostTokens:
         """The stock tokens of a text, with a tagged vector for every concept word.
@@ -131,10 +140,14 @@ class ConceptText:
         single = len(text.states) == 1
         plain = encoded if single else text.states.mean(0, keepdim=True).to(encoded)
         called = ", ".join(encoding.called)
-        known = {concept_id(self.bank, concept): concept for concept in concepts}
+        known = {self._id_of(concept): concept for concept in concepts}
         words = [place for at in text.spans.triggers.values() for place in at]
         TRACES.remember(called, plain, words, self.facts.family.encoders[0].max_tokens)
         return ConceptPrompt(called, text, plain, known, weights, self.facts.names)
+
+    def _id_of(self, concept: Concept) -> ConceptId:
+        asked = (call[0] for call, name in self.requests.callers.items() if name == concept.name)
+        return concept_id(self.bank, concept, asked)
 
     def triggers_of(self, clip: Any, concepts: Sequence[Concept]) -> TextContext:
         """The triggers of some concepts, encoded in one prompt; kept for the next time."""

@@ -43,7 +43,7 @@ class Expanded(dict[str, Any]):
 class _PhraseToken(int):
     """A token of a trigger phrase."""
 
-    phrase = ""
+    phrase, is_last = "", False
 
 
 def word_of(token: Token) -> str | None:
@@ -162,12 +162,14 @@ def spans_of(clip: Any, tokens: HostTokens) -> Spans:
     }
     taken = {place for places in triggers.values() for place in places}
     plain = {place for each in found for place in each.plain}
-    return Spans(triggers, tuple(sorted(plain - taken)))
+    last = {place for each in found for place in each.ends}
+    return Spans(triggers, tuple(sorted(plain - taken)), tuple(sorted(last)))
 
 
 def _spans(chunks: Sequence[Sequence[Token]], end: int) -> Spans:
     triggers: dict[str, tuple[int, ...]] = {}
     plain: list[int] = []
+    ends: list[int] = []
     place = 0
     for chunk in chunks:
         last = next((i for i, t in enumerate(chunk) if i and _is(t, end)), len(chunk))
@@ -175,10 +177,12 @@ def _spans(chunks: Sequence[Sequence[Token]], end: int) -> Spans:
             trigger = named_by(token)
             if trigger is not None:
                 triggers[trigger] = (*triggers.get(trigger, ()), place + i)
+                if getattr(token[0], "is_last", True):
+                    ends.append(place + i)
             elif 0 < i < last:
                 plain.append(place + i)
         place += len(chunk)
-    return Spans(triggers, tuple(plain))
+    return Spans(triggers, tuple(plain), tuple(ends))
 
 
 def _is(token: Token, number: int) -> bool:
@@ -210,7 +214,7 @@ def _tag(chunk: list[Token], ids: Sequence[int], phrase: str) -> None:
         if all(isinstance(n, int) and n == m for n, m in zip(window, ids, strict=True)):
             for i in range(start, start + len(ids)):
                 tagged = _PhraseToken(chunk[i][0])
-                tagged.phrase = phrase
+                tagged.phrase, tagged.is_last = phrase, i == start + len(ids) - 1
                 chunk[i] = (tagged, *chunk[i][1:])
 
 

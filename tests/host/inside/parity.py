@@ -50,8 +50,9 @@ base = pack("cidm_core.diffusers_host.load").load_base(
     checkpoint, device="cpu", dtype="fp32", tokenizer=tokenizer
 )
 bank = concepts.bank(base)
-for concept in update_kinds.concepts(base, pack).values():
-    bank.add(concept)
+for kinds in (update_kinds.KINDS, update_kinds.INFUSED):
+    for concept in update_kinds.concepts(base, pack, kinds).values():
+        bank.add(concept)
 
 
 def region(prompt, mask=None, **rest):

@@ -17,6 +17,8 @@ HALVES = (
     {"prompt": "a <k2> and a <k3> <l3>", "box": (0.4, 0.2, 1.0, 1.0), "negative": "old boat"},
     {"prompt": "a <k5> <l5>", "box": (0.2, 0.0, 0.8, 0.5)},
 )
+CAT = {"infuse": "infused"}
+CATS = ({"prompt": "a white cat", "box": (0.0, 0.0, 0.5, 1.0)}, OWN)
 SIZES = {
     **{"original_width_px": 640, "original_height_px": 512, "crop_left_px": 8, "crop_top_px": 16},
     **{"target_width_px": 96, "target_height_px": 80},
@@ -64,6 +66,17 @@ CASES = {
     "all kinds, dense": (MANY, (), {"weights": "paper"}),
     "all kinds in regions": ("a <k1> <l1> and a <k6>", HALVES, {}),
     "attention of all kinds": ("a <k1> <l1> and a <k6>", HALVES, {"noise_estimation": False}),
+    # Concepts that are asked for.
+    "infused": ("a white cat, not a cat", (), {**CAT, "negative_prompt": "an old white cat"}),
+    "by another phrase": ("a Kitten and an old lamp", (), {"infuse": "kitten=infused, keyed"}),
+    "in one stream": ("a white cat", (), {**CAT, "second_stream": 0.0}),
+    "no residual left": (f"a white cat and {ONE}", (), {**CAT, "residual_share": 0.0}),
+    "in a part": ("a white cat", (), {**CAT, "residual_layers": "up"}),
+    "values alone": ("an old lamp", (), {"infuse": "keyed", "key_residuals": False}),
+    "infused among others": (f"a white cat, {MANY}", (), {**CAT, "strength": 0.8}),
+    "infused in regions": (f"a white cat and {ONE}", CATS, CAT),
+    "attention of infused regions": ("a garden", CATS, {**CAT, "noise_estimation": False}),
+    "infused regions, one weight": ("a garden", CATS, {**CAT, "region_weights": "global"}),
 }
 
 # A second family needs each way that its text and rows take, not every option once more.
@@ -71,6 +84,7 @@ OF_FAMILY = {
     "SD15": [name for name in CASES if name != "sizes"],
     "SDXL": [
         *("one", "weighted", "regions", "own negative", "sizes", "encoder"),
+        *("infused", "infused in regions"),
     ],
 }
 
