@@ -22,7 +22,7 @@ from .prompts import ConceptPrompt, prompt_in
 from .text import ConceptText, teach
 
 _SETTINGS = (
-    *("infuse", "recipe", "weights", "top_k", "strength", "encoding"),
+    *("recipe", "weights", "top_k", "strength", "infuse", "encoding"),
     *("key_value_routing", "residual_share", "second_stream", "residual_layers"),
     *("key_residuals", "allow_other_base"),
 )

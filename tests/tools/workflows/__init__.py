@@ -2,12 +2,13 @@
 
 from .custom import merge, together
 from .drawing import app_mode, inpaint, scenes, style
+from .infusion import look, looks
 from .learning import check, first, first_xl, second, trial
 from .parts import Workflow
 from .regions import INSIDE, SHOWN, blueprint, several, several_xl
 
 ALL = (
     *(trial, first, second, scenes, several, style, inpaint, check, app_mode),
-    *(first_xl, several_xl, together, merge),
+    *(first_xl, several_xl, together, merge, look, looks),
 )
 __all__ = ["ALL", "INSIDE", "SHOWN", "Workflow", "blueprint"]
