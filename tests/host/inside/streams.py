@@ -81,8 +81,8 @@ for name, text, noise in (
     found[f"calls of {name}"] = len(calls) / (len(SIGMAS) - 1)
 for name, settings in (
     ("one stream", {"second_stream": 0.0}),
-    ("a share", {"second_stream": 0.3}),
-    ("residual for a share", {"residual_share": 0.3}),
+    ("a share", {"second_stream": 0.5}),
+    ("residual for a share", {"residual_share": 0.5}),
     ("no strength", {"strength": 0.0}),
 ):
     part, part_words = applied(infuse="infused", **settings)
