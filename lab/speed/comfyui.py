@@ -68,6 +68,8 @@ def main(argv: list[str] | None = None) -> None:
         for name, row in rows["UNet call, two rows"].items()
         if name in ("1 concepts", "10 concepts")
     ]
+    streams = rows["UNet call, two rows"]["two streams"]["ratio"]
+    targets.append(target("two streams beside the bare model", streams, 1.55))
     for name, row in found["rows"].items():
         if name.endswith("regions"):
             wanted = int(name.split()[0]) + 2

@@ -98,7 +98,26 @@ def concept(facts, number, rank=4):
     )
 
 
-def conditioning(facts, concepts, seed):
+def look(facts):
+    """A concept of Infusion, which "cat" calls."""
+    core, updates = of_pack("cidm_core.concept"), of_pack("cidm_core.updates")
+    layers = facts.layers
+    return core.Concept(
+        name="look",
+        subjects=(core.Subject((), "cat"),),
+        family=facts.family.name,
+        base=facts.fingerprint,
+        layers=tuple(layer.path for layer in layers),
+        updates={
+            f"{layer.path}.to_v": updates.ValueResidual(random(layer.width, seed=i))
+            for i, layer in enumerate(layers)
+        },
+        rows={},
+        two_streams=True,
+    )
+
+
+def conditioning(facts, concepts, seed, triggers=None):
     """A CONDITIONING as an encode node with an applied bank makes it."""
     prompts = of_pack("nodes.sampling.prompts")
     context = random(len(facts.layers), 77, 768, seed=seed)
@@ -107,7 +126,7 @@ def conditioning(facts, concepts, seed):
     held = context if concepts else plain
     names = "words" if concepts else ""
     encoded = of_pack("cidm_core.text")
-    held = encoded.TextContext(held, None, encoded.Spans())
+    held = encoded.TextContext(held, None, encoded.Spans(triggers or {}))
     bank = SimpleNamespace(path="none")  # of concepts that no file holds
     known = {prompts.concept_id(bank, concept): concept for concept in concepts}
     prompt = prompts.ConceptPrompt(names, held, plain, known, weights, facts.names)
@@ -167,6 +186,10 @@ def overhead():
     for count in OPTIONS["concepts"]:
         positive = conditioning(facts, concepts[:count], 3)
         variants[f"{count} concepts"] = Timed(plain_guider(taught, positive, negative), size)
+    held = [look(facts)]
+    variants["two streams"] = Timed(
+        plain_guider(taught, conditioning(facts, held, 3, {"cat": (5,)}), negative), size
+    )
     found = {"calls": interleaved(variants, OPTIONS["rounds"])}
     node, sockets = of_pack("nodes.regions.guider"), of_pack("nodes.host.sockets")
     Region = of_pack("cidm_core.regions").Region

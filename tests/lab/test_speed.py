@@ -153,6 +153,12 @@ def test_memory_of_a_checkpoint(run, xl_checkpoint):
     assert held["least-vram", "bf16"] < held["low-vram", "bf16"] <= held["balanced", "bf16"]
 
 
+def test_infusion(run):
+    report = run("infusion", "--quick")
+    assert set(report["results"]) == {"drawing", "learning, paper", "learning, released"}
+    assert len(report["targets"]) == 2
+
+
 def test_custom_diffusion_step(run):
     report = run("custom_diffusion_step", "--quick")
     (result,) = report["results"].values()
