@@ -116,18 +116,23 @@ class Divergences:
     def _at_work(self, concept: Concept, merged: bool) -> Generator[Mapping[str, Concept]]:
         """What to draw with: a bank with the concept, or what of it cannot be merged, and merged.
 
-        A value residual is no weight: it acts where the concept is called.
+        A value residual is no weight: it acts where the concept is called, and its class words
+        call it here without being asked to.
         """
         if not merged:
             yield {concept.name: concept}
             return
         rest = {p: u for p, u in concept.updates.items() if isinstance(u, ValueResidual)}
         with changed_weights(merged_changes(self.base, concept)):
-            yield {concept.name: replace(concept, updates=rest)} if rest else {}
+            called = tuple(replace(each, on_request=False) for each in concept.subjects)
+            acting = replace(concept, updates=rest, subjects=called)
+            yield {concept.name: acting} if rest else {}
 
     def _plan(self, prompt: str, bank: Mapping[str, Concept]) -> Plan:
         """Without guidance: the model's own estimate of the prompt."""
-        config = replace(self.config, guidance_scale=1.0, region_mode="partition", num_images=1)
+        config = replace(
+            self.config, guidance_scale=1.0, region_mode="partition", num_images=1, infuse=""
+        )
         return make_plan(self.base, bank, prompt, config=config)
 
     def _noised(self, held: DrawnSet, some: range) -> Iterator[_Noisy]:

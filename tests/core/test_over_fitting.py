@@ -126,8 +126,9 @@ def test_weights_that_always_take_part_change_other_prompts(tiny_base, clip, dog
 
 def test_value_residuals_act_at_their_class_words_alone(tiny_base, clip):
     values = update_kinds.concepts(tiny_base, kinds=("value",))["value"]
-    concept = replace(values, subjects=(Subject((), "dog"),), rows={})
-    found = measure(tiny_base, clip, concept)
+    subject = Subject((), "dog", on_request=True)
+    found = measure(tiny_base, clip, replace(values, subjects=(subject,), rows={}))
+    assert found.at_class.weighted.ends == (0, 0, 0)  # nobody asked for it
     assert found.elsewhere_merged.weighted.ends == (0, 0, 0)
     assert found.at_class_merged.weighted.low > 0
 
