@@ -151,14 +151,23 @@ class Lesson:
                 f"Two subjects without words are both called by {twice!r}. Put their photos "
                 "together, or give one of them a word."
             )
-        for subject in self.subjects:
-            if method.words == "needed":
-                parse_words(subject.words)
-            elif method.words == "unused" and subject.words:
-                raise TrainingError(
-                    f"The method {self.method} teaches no words: {subject.class_words!r} itself "
-                    "will call the concept. Leave the words out."
-                )
+        for number, subject in enumerate(self.subjects, start=1):
+            which = f" of subject {number}" if len(self.subjects) > 1 else ""
+            self._check_words(subject, which)
+
+    def _check_words(self, subject: TrainingSubject, which: str) -> None:
+        wanted = method_called(self.method).words
+        if not subject.class_words.strip():
+            raise TrainingError(
+                f"The class words{which} are empty. Say in plain words what it is, such as 'dog'."
+            )
+        if wanted == "needed":
+            parse_words(subject.words)
+        elif wanted == "unused" and subject.words:
+            raise TrainingError(
+                f"The method {self.method} teaches no words: {subject.class_words!r} itself "
+                "will call the concept. Leave the words out."
+            )
 
 
 def _prior_of(subject: TrainingSubject, photo: Photo, number: int) -> Photo:

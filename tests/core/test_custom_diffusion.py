@@ -62,6 +62,15 @@ def prompts(monkeypatch):
     return seen
 
 
+def test_empty_class_words_are_told_before_a_prior_picture_is_drawn(tmp_path):
+    more = TrainingSubject(photos(), "<new2>", " ")
+    with pytest.raises(TrainingError, match=r"class words of subject 2 are empty\. Say in plain"):
+        learn(tmp_path / "a", {"prior_images": 2}, subjects=[more])
+    with pytest.raises(TrainingError, match="class words are empty"):
+        learn(tmp_path / "a", class_words="")
+    assert not (tmp_path / "a").exists()
+
+
 def test_whole_keys_and_values_and_one_row_are_learned(tmp_path, prompts):
     before = weights(small_base())
     concept = learn(tmp_path)
