@@ -14,7 +14,7 @@ from server import ROOT
 
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / "workflows").glob("*.json"))}
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
-LEARN, SECOND, INPAINT, STYLE, CHECK, TRIAL, LEARN_XL = (
+LEARN, SECOND, INPAINT, STYLE, CHECK, TRIAL, LEARN_XL, LOOK = (
     next(name for name in WORKFLOWS if word in name)
     for word in (
         "first concept",
@@ -24,6 +24,7 @@ LEARN, SECOND, INPAINT, STYLE, CHECK, TRIAL, LEARN_XL = (
         "Check",
         "Try it",
         "concept on SDXL",
+        "Learn a look",
     )
 )
 
@@ -73,6 +74,13 @@ def learned(prompts, server):
     (train,) = (node for node in cat.values() if node["class_type"] == "CIDM_TrainConcept")
     train["inputs"] |= {"words": "<cat1> <cat2>", "name": "cat"}
     done["cat on SDXL"] = server.run(cat)
+    done[LOOK] = server.run(on_mini(prompts[LOOK]))
+    dog = on_mini(prompts[LOOK])  # for the workflow of two looks
+    (train,) = (node for node in dog.values() if node["class_type"] == "CIDM_TrainConcept")
+    train["inputs"] |= {"photo_folder": "my_dog", "class_words": "dog", "name": "my_dog"}
+    (apply,) = (node for node in dog.values() if node["class_type"] == "CIDM_ApplyConceptBank")
+    apply["inputs"]["infuse"] = "cat=my_dog"
+    done["dog's look"] = server.run(dog)
     return done
 
 

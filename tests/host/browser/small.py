@@ -21,6 +21,7 @@ _VALUES: dict[str, dict[str, Any]] = {
 }
 _METHOD = {"batch_size": 1, "variants": 1, "save_every": 0, "preview_every": 0}
 _VALUES["CIDM_MethodCustomDiffusion"] = {**_METHOD, "batch_size": 4, "prior_images": 2}
+_VALUES["CIDM_MethodInfusion"] = {**_METHOD, "accumulation": 1}
 
 
 def on_mini(prompt: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def _shrink(inputs: dict[str, Any], times: int) -> None:
 
 
 def photos_for(base: Path) -> None:
-    """The photos that the workflows name: two folders with captions, and a photo with a mask."""
+    """The photos that the workflows name: two folders with captions and masks, and a photo."""
     rng = np.random.default_rng(0)
     for name in ("dog", "cat"):
         folder = base / "input" / f"my_{name}"
@@ -80,6 +81,9 @@ def photos_for(base: Path) -> None:
             size = (160 + 32 * i, 128)
             Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.png")
             (folder / f"{i}.txt").write_text(f"a {name} on a wall")
+            mask = Image.new("L", size)
+            mask.paste(255, (40, 30, 120, 100))
+            mask.save(folder / f"{i}_mask.png")
     pixels = rng.integers(0, 255, (6, 6, 4), dtype=np.uint8)
     pixels[..., 3] = 255
     picture = Image.fromarray(pixels, "RGBA").resize((128, 128), Image.Resampling.BICUBIC)

@@ -24,16 +24,14 @@ def look() -> Workflow:
     w = Workflow(
         "12 Learn a look with 25 KB",
         "## Your cat where the prompt says cat\n"
-        "Infusion learns one vector for each cross-attention layer, at the plain word *cat*: a "
-        "file of 25 KB, and the rest of the picture stays the model's own.\n"
-        "1. A folder *input/my_cat* with 3 to 10 photos, and beside each *cat1.jpg* a mask "
-        "*cat1_mask.png*, white on the cat. Any node that makes masks will do as well: connect "
-        "**images** and **masks** of Train Concept. Without masks it learns the whole photo.\n"
+        "Infusion learns one vector a layer at the plain word *cat*: a file of 25 KB, and the "
+        "rest of the picture stays the model's own.\n"
+        "1. A folder *input/my_cat*: 3 to 10 photos, and beside *cat1.jpg* a mask "
+        "*cat1_mask.png*, white on the cat. Without masks it learns the whole photo.\n"
         "2. **Train Concept** needs no **words**. Run.\n"
-        "3. **infuse** of **Apply Concept Bank** names the concept: only there *cat* is your "
-        "cat. Empty it, and it is any cat again.\n\n"
-        "Too strong? **strength** 0.7, or **residual_share** 0.6 of the same node.",
-        note_size=(270, 470),
+        "3. **infuse** of **Apply Concept Bank** names the concept: only so *cat* is your cat.\n\n"
+        "Too strong? **strength** 0.7 there.",
+        note_size=(230, 400),
     )
     load(w)
     bank(w, name="my_looks")
@@ -51,12 +49,15 @@ def look() -> Workflow:
     text(w, "negative", "Negative prompt", NEGATIVE)
     empty(w)
     draw(w, seed=1)
-    finish(w, "a look", size=(280, 320))
+    finish(w, "a look", size=(240, 300))
+    for key in ("model", "bank", "method", "sampler", "latent"):
+        w.nodes[key]["look"]["width"] = 240
+    w.nodes["train"]["look"]["width"] = 300
     drawing = [["apply", "positive", "negative", "latent"], ["sampler", "decode", "save"]]
     w.stacks = [
         [START],
-        [("1  Model, bank, method", BLUE, [["model", "bank", "method"]])],
-        [("2  Learn", PURPLE, [["train"]])],
+        [("1  Model and bank", BLUE, [["model", "bank"]])],
+        [("2  Learn", PURPLE, [["method"], ["train"]])],
         [("3  Draw it", GREEN, drawing)],
     ]
     return w
