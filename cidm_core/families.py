@@ -167,6 +167,16 @@ _MINI = Family(
             "lr_tokens": 1e-2,
             "initializers": "1259+1235+1132",  # pieces of words that it never met
         },
+        # Under the model's own maps a car and a cat reach (IA / TA) 39 / 80 and 19 / 78 after 150
+        # steps (without it 26 / 76 and 8 / 76), 38 / 78 and 24 / 75 after 400; sixteen pictures a
+        # step, or half the rate, gain nothing. Released, with its own maps, 55 / 71 and 43 / 59.
+        "infusion": {
+            "steps": 250,
+            "batch_size": 4,
+            "accumulation": 1,
+            "flip_probability": 0.0,
+            "lr": 0.1,
+        },
     },
     sampling={"steps": 30, "guidance_scale": 4.0},
 )
