@@ -28,6 +28,9 @@ Table = list[list[float]]
 _DIGITS = 6
 # Settings that there were once, at the only value left of them: pictures keep their names.
 _GONE = {"residual_routing": "row"}
+# Settings that came later, at the value that leaves pictures as they were before.
+_LATER: dict[str, object] = {"eta": 0, "infuse": "", "residual_share": 1, "second_stream": 1}
+_LATER |= {"residual_layers": "all", "key_residuals": True}
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,9 @@ def content_key(
     for name in TOLD:  # what is not given is the picture's own, as before there were such settings
         if settings[name] is None:
             del settings[name]
-    if config.eta == 0:
-        del settings["eta"]  # likewise
+    for name, usual in _LATER.items():  # likewise
+        if settings[name] == usual:
+            del settings[name]
     shares = [[[round(w, _DIGITS) for w in layer] for layer in prompt] for prompt in weights]
     held = [digest(concept) for concept in concepts]
     parts = [base, how, held, shares, list(prompts), settings, judged]

@@ -194,10 +194,10 @@ def test_every_sampler_reads_v_as_v(tiny_base, monkeypatch, name, schedule):
     base = replace(tiny_base, scheduler_config=dict(schedule))
     clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
-    def knows(self, latents, timestep, first, last):
+    def knows(self, table, latents, timestep, first, last):
         """The v of the only picture there is."""
         a = signal_at(base, timestep)
-        noisy = latents[self.picture[first:last]]
+        noisy = latents[table.picture[first:last]]
         noise = (noisy - a.sqrt() * clean) / (1 - a).sqrt()
         return a.sqrt() * noise - (1 - a).sqrt() * clean
 
@@ -217,11 +217,11 @@ def test_regions_mean_the_same_whether_noise_or_v_is_predicted(tiny_base, monkey
     for kind in ("epsilon", "v_prediction"):
         base = replace(tiny_base, scheduler_config={**SCHEDULE, "prediction_type": kind})
 
-        def knows(self, noisy, timestep, first, last, base=base, kind=kind):
+        def knows(self, table, noisy, timestep, first, last, base=base, kind=kind):
             if kind == "epsilon":
                 return noises[first:last]
             a = signal_at(base, timestep)
-            noisy = noisy[self.picture[first:last]]
+            noisy = noisy[table.picture[first:last]]
             return (noises[first:last] - (1 - a).sqrt() * noisy) / a.sqrt()
 
         monkeypatch.setattr(sampler._Estimate, "_call", knows)

@@ -32,6 +32,7 @@ def main(wanted: str = "") -> None:
             if wanted.lower() in workflow.title.lower():
                 write(page, workflow)
         if wanted.lower() in workflows.blueprint().title.lower():
+            page.open(server, **{"Comfy.VueNodes.Enabled": False})  # it keeps values of others
             write_blueprint(page)
         page.stop()
 

@@ -231,11 +231,11 @@ def check() -> Workflow:
         )
         parts = [f"{part}{n}" for part in ("positive", "photos", "sampler", "decode", "save")]
         drawn.append([(f"Concept {number}", GREEN, [parts])])
-    start = ["model", "bank", "apply", "judge", "negative", "latent"]
+    start = ["model", "bank", "apply", "negative", "latent"]
     w.stacks = [
         [START],
-        [("1  Model, bank, judge", BLUE, [start])],
+        [("1  Model and bank", BLUE, [start])],
         *drawn,
-        [("Likeness", PURPLE, [["score_1", "score_2"]])],
+        [("Likeness", PURPLE, [["judge", "score_1", "score_2"]])],
     ]
     return w

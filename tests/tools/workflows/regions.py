@@ -65,6 +65,7 @@ def several() -> Workflow:
         "positive",
         "The whole picture",
         f"a photo of a {DOG} and a {CAT} sitting side by side in a garden, flowers, sunny day",
+        height=80,
     )
     text(w, "negative", "Negative prompt", NEGATIVE, collapsed=True)
     w.add(
@@ -146,8 +147,9 @@ def several_xl() -> Workflow:
         "positive",
         "The whole picture",
         f"a photo of a {DOG} and a {CAT} sitting side by side in a garden, flowers, sunny day",
+        height=80,
     )
-    text(w, "negative", "Negative prompt", NEGATIVE)
+    text(w, "negative", "Negative prompt", NEGATIVE, collapsed=True)
     lines = f"0.04,0.2,0.48,0.96: a {DOG}, sitting\n0.52,0.25,0.96,0.96: a {CAT}, sitting"
     size = {"picture_width": 1024, "picture_height": 1024}
     regions = {"clip": ["apply", 1], "prompts": lines, **size}
