@@ -206,7 +206,7 @@ def check() -> Workflow:
     )
     load(w)
     bank(w)
-    apply(w)
+    apply(w, collapsed=True)
     w.add("judge", "CLIPVisionLoader", clip_name=JUDGE)
     text(w, "negative", "Negative prompt", NEGATIVE, collapsed=True)
     empty(w, batch=4, collapsed=True)

@@ -147,10 +147,11 @@ def bank(w: Workflow, title: str = "", name: str = BANK, **look: Any) -> None:
     w.add("bank", "CIDM_LoadConceptBank", title, bank="(new bank)", new_name=name, **look)
 
 
-def apply(w: Workflow, source: str = "bank") -> None:
+def apply(w: Workflow, source: str = "bank", **look: Any) -> None:
     w.add(
         "apply",
         "CIDM_ApplyConceptBank",
+        **look,
         model=["model", 0],
         clip=["model", 1],
         bank=[source, 0],

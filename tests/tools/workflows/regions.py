@@ -59,7 +59,7 @@ def several() -> Workflow:
     )
     load(w)
     bank(w)
-    apply(w)
+    apply(w, collapsed=True)
     text(
         w,
         "positive",
@@ -141,7 +141,7 @@ def several_xl() -> Workflow:
     )
     load(w, SDXL)
     bank(w, name=BANK_XL)
-    apply(w)
+    apply(w, collapsed=True)
     text(
         w,
         "positive",
