@@ -29,8 +29,14 @@ _DIGITS = 6
 # Settings that there were once, at the only value left of them: pictures keep their names.
 _GONE = {"residual_routing": "row"}
 # Settings that came later, at the value that leaves pictures as they were before.
-_LATER: dict[str, object] = {"eta": 0, "infuse": "", "residual_share": 1, "second_stream": 1}
-_LATER |= {"residual_layers": "all", "key_residuals": True}
+_LATER: dict[str, object] = {
+    "eta": 0,
+    "infuse": "",
+    "residual_share": 1,
+    "second_stream": 1,
+    "residual_layers": "all",
+    "key_residuals": True,
+}
 
 
 @dataclass(frozen=True)
