@@ -44,6 +44,18 @@ def frozen_rows(model, class_words):
     return found
 
 
+def counted_rows(unet, monkeypatch):
+    """Rows of every call of the UNet, from now on."""
+    seen, forward = [], unet.forward
+
+    def counted(x, *args, **more):
+        seen.append(len(x))
+        return forward(x, *args, **more)
+
+    monkeypatch.setattr(unet, "forward", counted)
+    return seen
+
+
 def drawing(**given):
     return SampleConfig(**{"steps": 2, "width_px": 64, "height_px": 64, "seed": 3, **given})
 

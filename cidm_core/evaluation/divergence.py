@@ -23,7 +23,6 @@ from ..ops.diffusion import add_noise
 from ..ops.overfitting import score_gaps
 from ..ops.seeds import generator
 from ..sampling.plan import Plan
-from ..updates import ValueResidual
 from .drawing import Tell, batches, merged_changes
 from .intervals import Measured, measured
 
@@ -122,7 +121,7 @@ class Divergences:
         if not merged:
             yield {concept.name: concept}
             return
-        rest = {p: u for p, u in concept.updates.items() if isinstance(u, ValueResidual)}
+        rest = concept.residuals
         with changed_weights(merged_changes(self.base, concept)):
             called = tuple(replace(each, on_request=False) for each in concept.subjects)
             acting = replace(concept, updates=rest, subjects=called)

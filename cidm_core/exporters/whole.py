@@ -16,7 +16,7 @@ from ..concept import Concept
 from ..errors import BankError
 from ..storage.compatibility import BaseWeights
 from ..storage.names import file_stem
-from ..updates import FullRank, LowRank, ValueResidual
+from ..updates import FullRank, LowRank
 
 CLIPS = ("clip_l", "clip_g")  # what files of words call the two text encoders of SDXL
 KEYS_AND_VALUES = ("to_k", "to_v")
@@ -65,7 +65,7 @@ def check_weights(concept: Concept) -> None:
     Raises:
         BankError: If something acts at single tokens.
     """
-    if any(isinstance(update, ValueResidual) for update in concept.updates.values()):
+    if concept.residuals:
         raise BankError(
             f"{concept.name!r} acts at single words of a prompt (value residuals), which weights "
             "cannot. Draw with it here."

@@ -192,8 +192,7 @@ def _zeros(task: Task, config: InfusionConfig) -> dict[str, Tensor]:
 
 def _vectors(start: Concept) -> dict[str, Tensor]:
     """What a taught concept adds, by path."""
-    held = start.updates.items()
-    return {path: u.vector.float() for path, u in held if isinstance(u, ValueResidual)}
+    return {path: update.vector.float() for path, update in start.residuals.items()}
 
 
 def _frozen_rows(task: Task, host: Host) -> dict[str, Tensor]:

@@ -68,14 +68,18 @@ class Requests:
             callers[call] = name
         return cls(callers)
 
+    def phrases_of(self, name: str) -> tuple[str, ...]:
+        """The phrases that are to call a concept."""
+        return tuple(call[0] for call, called in self.callers.items() if called == name)
+
     def bind(self, concept: Concept) -> Concept:
         """The concept, called by the phrases that ask for it as well.
 
         Raises:
             ConceptError: If it changes more than single words of a prompt.
         """
-        calls = [call for call, name in self.callers.items() if name == concept.name]
-        if not calls:
+        phrases = self.phrases_of(concept.name)
+        if not phrases:
             return concept
         if not concept.at_tokens_alone:
             raise ConceptError(
@@ -83,7 +87,7 @@ class Requests:
                 f"single words of a prompt. Write {concept.phrase!r} into the prompt instead."
             )
         own = concept.names
-        asked = [Subject((), each[0], concept.kind) for each in calls if each not in own]
+        asked = [Subject((), each, concept.kind) for each in phrases if (each,) not in own]
         return replace(concept, subjects=(*concept.subjects, *asked))
 
     def check_said(self, texts: Sequence[str]) -> None:

@@ -150,7 +150,7 @@ def build_plan(
     texts = [config.negative_prompt, *prompts, *(r.prompt for r in regions)]
     texts += [r.negative for r in regions if r.negative is not None]
     texts = list(dict.fromkeys(texts))
-    requests = Requests.of(config.infuse, known_in(bank))
+    requests = Requests.of(config.infuse, known_in(bank) if config.infuse else {})
     drawn = [*prompts, *(region.prompt for region in regions)]
     requests.check_said(drawn)
     callers = {**callers_of(bank), **requests.callers}

@@ -15,7 +15,6 @@ from typing import Literal
 
 from ..concept import Concept
 from ..config import SampleConfig
-from ..updates import ValueResidual
 from .layout import NEGATIVE, Scene
 from .residuals import act_in, acting
 from .slots import Slot
@@ -118,5 +117,4 @@ def phase_at(noise: float, config: SampleConfig) -> Phase:
 
 
 def _acts(concept: Concept, config: SampleConfig) -> bool:
-    held = (p for p, u in concept.updates.items() if isinstance(u, ValueResidual))
-    return config.strength > 0 and any(act_in(path, config) for path in held)
+    return config.strength > 0 and any(act_in(path, config) for path in concept.residuals)

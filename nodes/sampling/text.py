@@ -23,7 +23,6 @@ from ...cidm_core.config import SampleConfig
 from ...cidm_core.sampling.concept_weights import check_words, participants, weigher
 from ...cidm_core.sampling.encoder_updates import changes_encoder, encoder_deltas
 from ...cidm_core.sampling.infuse import Requests
-from ...cidm_core.sampling.slots import ConceptId
 from ...cidm_core.storage.compatibility import check_fit
 from ...cidm_core.text import Spans, TextContext
 from ..host.model import ModelFacts
@@ -140,14 +139,11 @@ class ConceptText:
         single = len(text.states) == 1
         plain = encoded if single else text.states.mean(0, keepdim=True).to(encoded)
         called = ", ".join(encoding.called)
-        known = {self._id_of(concept): concept for concept in concepts}
+        asked = self.requests.phrases_of
+        known = {concept_id(self.bank, c, asked(c.name)): c for c in concepts}
         words = [place for at in text.spans.triggers.values() for place in at]
         TRACES.remember(called, plain, words, self.facts.family.encoders[0].max_tokens)
         return ConceptPrompt(called, text, plain, known, weights, self.facts.names)
-
-    def _id_of(self, concept: Concept) -> ConceptId:
-        asked = (call[0] for call, name in self.requests.callers.items() if name == concept.name)
-        return concept_id(self.bank, concept, asked)
 
     def triggers_of(self, clip: Any, concepts: Sequence[Concept]) -> TextContext:
         """The triggers of some concepts, encoded in one prompt; kept for the next time."""

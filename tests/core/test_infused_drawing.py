@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from infused import drawing, infused, plan_of
+from infused import counted_rows, drawing, infused, plan_of
 from learning_samples import small_base
 from make import random_concept
 
@@ -26,16 +26,7 @@ from cidm_core.updates import ValueResidual
 @pytest.fixture
 def calls(monkeypatch):
     """Rows of every call of the UNet."""
-    seen = []
-    unet = small_base().unet
-    forward = unet.forward
-
-    def counted(x, *args, **more):
-        seen.append(len(x))
-        return forward(x, *args, **more)
-
-    monkeypatch.setattr(unet, "forward", counted)
-    return seen
+    return counted_rows(small_base().unet, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from infused import drawing, frozen_rows, infused, plan_of
+from infused import counted_rows, drawing, frozen_rows, infused, plan_of
 from learning_samples import photos, same_weights, small_base, weights
 from PIL import Image
 
@@ -51,16 +51,7 @@ def learn(folder, given=None, base=None, **options):
 @pytest.fixture
 def calls(monkeypatch):
     """Rows of every call of the UNet."""
-    seen = []
-    unet = small_base().unet
-    forward = unet.forward
-
-    def counted(x, *args, **more):
-        seen.append(len(x))
-        return forward(x, *args, **more)
-
-    monkeypatch.setattr(unet, "forward", counted)
-    return seen
+    return counted_rows(small_base().unet, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 import tempfile
 
+import comfy.cldm.cldm
+import comfy.controlnet
 import comfy.samplers
 import comfy.sd
 import torch
@@ -58,6 +60,21 @@ def tiny_vae():
             for key, value in TAESD(latent_channels=4).state_dict().items()
         }
     )
+
+
+def control_net(model):
+    """A ControlNet of random weights for a MODEL, and a picture for it to read."""
+    config = {**model.model.model_config.unet_config}
+    config.pop("out_channels", None)
+    net = comfy.cldm.cldm.ControlNet(
+        **{**config, "hint_channels": 3, "dtype": torch.float32},
+        operations=comfy.ops.disable_weight_init,
+    )
+    for number, parameter in enumerate(net.parameters()):
+        parameter.copy_(random(*parameter.shape, seed=number) * 0.02)
+    control = comfy.controlnet.ControlNet(net, load_device=torch.device("cpu"))
+    hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(3))
+    return control, hint
 
 
 def encode(clip, text):

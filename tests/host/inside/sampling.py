@@ -2,8 +2,6 @@
 
 from contextlib import contextmanager
 
-import comfy.cldm.cldm
-import comfy.controlnet
 import comfy.hooks
 import comfy.model_management
 import comfy.patcher_extension
@@ -205,16 +203,7 @@ found["lora"] = {
     "order": differ(*ways),
 }
 found["one again"] = differ(one, draw(encode(words, ONE)))
-config = {**model.model.model_config.unet_config}
-config.pop("out_channels", None)
-net = comfy.cldm.cldm.ControlNet(
-    **{**config, "hint_channels": 3, "dtype": torch.float32},
-    operations=comfy.ops.disable_weight_init,
-)
-for number, parameter in enumerate(net.parameters()):
-    parameter.copy_(random(*parameter.shape, seed=number) * 0.02)
-control = comfy.controlnet.ControlNet(net, load_device=torch.device("cpu"))
-hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(3))
+control, hint = concepts.control_net(model)
 controlled, uncontrolled = stock.ControlNetApplyAdvanced().apply_controlnet(
     encode(words, TWO), NEGATIVE, control, hint, 1.0, 0.0, 1.0
 )

@@ -5,8 +5,6 @@ import pickle
 import sys
 from contextlib import contextmanager
 
-import comfy.cldm.cldm
-import comfy.controlnet
 import comfy.patcher_extension
 import concepts
 import torch
@@ -119,16 +117,7 @@ found["patched"] = differ(cat, draw(encode(words, CAT), with_model=patched))
 found["seen by patches"] = sorted(set(seen))
 left = stock.ConditioningSetMask().append(encode(words, CAT), torch.ones(1, 32, 32), "default", 1.0)
 found["masked"] = differ(cat, draw(left[0]))
-config = {**model.model.model_config.unet_config}
-config.pop("out_channels", None)
-net = comfy.cldm.cldm.ControlNet(
-    **{**config, "hint_channels": 3, "dtype": torch.float32},
-    operations=comfy.ops.disable_weight_init,
-)
-for number, parameter in enumerate(net.parameters()):
-    parameter.copy_(random(*parameter.shape, seed=number) * 0.02)
-control = comfy.controlnet.ControlNet(net, load_device=torch.device("cpu"))
-hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(3))
+control, hint = concepts.control_net(model)
 
 
 def controlled(encoder, of_model):
