@@ -9,10 +9,13 @@ and companions are those that mini-sd's captions use (`mini.captions`).
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from cidm_core.mini.draw import draw
+from cidm_core.mini.draw import RGB, Background, WorldScene, draw
 from cidm_core.mini.looks import Look, reference_scene
 from cidm_core.training.data import Photo
 from lab.mini.looks import CONCEPTS
@@ -89,16 +92,18 @@ ORDERS = (
 )
 
 
-def mini_suite(seed: int = 0) -> Suite:
+def mini_suite(seed: int = 0, *, masks: bool = False) -> Suite:
     """Ten tasks, three orders, and scenes of two to four concepts.
 
     Args:
         seed: Of the reference pictures.
+        masks: Whether the photos of things say where these are.
     """
-    tasks = tuple(
-        look_task(CONCEPTS[look], name, f"<v{number}a> <v{number}b>", class_words, count, seed)
+    given = [
+        (CONCEPTS[look], name, f"<v{number}a> <v{number}b>", class_words, count)
         for number, (name, look, class_words, count) in enumerate(_TABLE, start=1)
-    )
+    ]
+    tasks = tuple(look_task(*each, seed, masks=masks) for each in given)
     return Suite("mini", tasks, ORDERS, mini_scenes(tasks), perfect=_perfect)
 
 
@@ -108,14 +113,35 @@ def _perfect(task: SuiteTask, prompt: str, rng: random.Random) -> Image.Image:
 
 
 def look_task(
-    look: Look, name: str, words: str, class_words: str, count: int, seed: int
+    look: Look,
+    name: str,
+    words: str,
+    class_words: str,
+    count: int,
+    seed: int,
+    *,
+    masks: bool = False,
 ) -> SuiteTask:
     """A look of the small world as a task, with `count` reference pictures of 32 x 32 px."""
     rng = random.Random(f"{seed} {look.name}")
     photos: list[Photo] = []
     for _ in range(count):
         scene, caption = reference_scene(look, rng)
-        photos.append(Photo.from_image(draw(scene), caption.replace(look.kind, class_words, 1)))
+        mask = _mask(scene) if masks and look.style is None else None
+        said = caption.replace(look.kind, class_words, 1)
+        photos.append(Photo.from_image(draw(scene), said, mask))
     kind = "object" if look.style is None else "style"
     prompts = THING_PROMPTS if look.style is None else STYLE_PROMPTS
     return SuiteTask(name, kind, words, class_words, tuple(photos), prompts)
+
+
+def _mask(scene: WorldScene) -> NDArray[np.float32]:
+    """Where the scene's things are: what of white and black behind them does not come through."""
+    white, black = (_over(scene, shade) for shade in ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)))
+    return 1 - (white - black)
+
+
+def _over(scene: WorldScene, shade: RGB) -> NDArray[np.float32]:
+    bare = replace(scene, background=Background("plain", shade, shade))
+    grey = np.asarray(draw(bare).convert("L"), dtype=np.float32)
+    return np.divide(grey, np.float32(255), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""Infusion beside CIDM and Custom Diffusion: what each draws, and how much each over-fits."""

@@ -1,0 +1,5 @@
+"""`python -m lab.cifc.infusion`."""
+
+from .command import main
+
+raise SystemExit(main())
