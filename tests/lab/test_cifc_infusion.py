@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from learning_samples import photos
 
+from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.errors import CidmError
@@ -60,13 +61,15 @@ def test_masks_change_no_photo_and_styles_have_none():
 
 
 @pytest.mark.parametrize("name", ["paper", "released", "one_stream"])
-def test_infusion_is_called_by_its_class_word_as_published(tmp_path, name):
+def test_infusion_is_asked_for(tmp_path, name):
     task = mini_suite(masks=True).tasks[8]
-    lessons = Lessons(mini_sd(), [task], tmp_path, LEARNS_LITTLE)
-    concept = WAYS[name].concept(lessons, task)
-    assert concept.names == (("cat",),)
+    lessons, way = Lessons(mini_sd(), [task], tmp_path, LEARNS_LITTLE), WAYS[name]
+    concept = way.concept(lessons, task)
+    assert concept.on_request
     assert concept.two_streams == (name != "released")
-    assert WAYS[name].bank(lessons, task) == {task.name: concept}
+    asked = way.asking(SampleConfig(), way.bank(lessons, task))
+    assert (asked.infuse, asked.second_stream) == ("V9-cat", float(name != "one_stream"))
+    assert WAYS["none"].asking(SampleConfig(), {}).infuse == ""
 
 
 @pytest.fixture

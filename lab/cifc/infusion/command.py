@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=int, default=20, metavar="N", help="Per concept [20].")
     parser.add_argument("--images", type=int, default=2, metavar="N", help="Per prompt [2].")
     parser.add_argument(
-        "--fit-images", type=int, default=64, metavar="N", help="For over-fitting [64]."
+        "--fit-images", type=int, default=32, metavar="N", help="For over-fitting [32]."
     )
     parser.add_argument(
         "--both-images", type=int, default=16, metavar="N", help="Of two concepts [16]."

@@ -92,7 +92,7 @@ class Drawing:
         naming = Naming((way.subject(task),))
         prompts, images = self.prompts(task, naming), bench.sizes.images
         bank = way.bank(self.lessons, task)
-        config = bench.sampling({"num_images": images, **way.sampling}, index)
+        config = way.asking(bench.sampling({"num_images": images}, index), bank)
         count = max(1, bench.sizes.at_once // images)
         groups = [prompts[n : n + count] for n in range(0, len(prompts), count)]
         pictures = [p for some in groups for p in generate(bench.base, bank, some, (), config)]
@@ -168,7 +168,7 @@ class Drawing:
         bank: Mapping[str, Concept] = {
             name: each for task in self.pair for name, each in way.bank(self.lessons, task).items()
         }
-        config = bench.sampling({"num_images": self.both_images, **way.sampling})
+        config = way.asking(bench.sampling({"num_images": self.both_images}), bank)
         pictures = generate(bench.base, bank, self.both_prompt(way), (), config)
         bench.keep(pictures, stem)
         halves = [Region(f"a {side} half", box) for side, box in _HALVES.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -26,10 +26,9 @@ Astray: 2-Wasserstein distance (features of the encoder) of the drawn pictures f
 of the same prompts; two draws of these have that of their row. W2: that of "photo of a dog", drawn
 as the concept, from pictures of the class words by the model alone, the same seeds; by chance
 {chance}. LFD: latent Fisher divergence, times 1000, at prompts that ask for other things
-(elsewhere) and at the plain class words where no concept is meant (at class), in the form that
-other programs draw: the weights of CIDM and Custom Diffusion in the model, and Infusion's concept
-wherever its class word stands. Drawn here, where CIDM and Custom Diffusion take part at their
-words and Infusion where `infuse` asks for it, all of these are 0.
+(elsewhere) and at the plain class words where no concept is meant (at class), as papers draw: the
+weights of CIDM and Custom Diffusion in the model, and Infusion's concept wherever its class word
+stands. As concepts are drawn here, at their own words or where `infuse` asks for them, {here}.
 
 Seconds: of one processor, to learn one concept (with Custom Diffusion's prior pictures). kB: all
 tensors of the concept. Both there: {pairs} in one picture, by the prompt alone, each half nearest
@@ -134,7 +133,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     head += ["both there %", "seconds", "kB"]
     table = [_line(each) for each in (*rows.values(), perfect)]
     names = list(perfect["concepts"])
-    notes = _NOTES.format(chance=f"{results['chance']:.3f}", pairs=" and ".join(results["pair"]))
+    notes = _NOTES.format(
+        chance=f"{results['chance']:.3f}",
+        pairs=" and ".join(results["pair"]),
+        here=_here(rows.values()),
+    )
     parts = [
         "# Infusion, and over-fitting",
         f"Model {results['model']}, encoder {results['clip']}, seed {results['seed']}. Made by "
@@ -150,6 +153,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"CPU seconds: {results['seconds']['parts']['all']['cpu_seconds']:.0f}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _here(rows: Iterable[Mapping[str, Any]]) -> str:
+    fits = [each for row in rows for each in row.get("fits", {}).values()]
+    largest = max(each[m]["weighted"]["value"] for each in fits for m in _DIVERGENCES)
+    return "all of these are 0" if largest == 0 else f"the largest is {1000 * largest:.1f}"
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:

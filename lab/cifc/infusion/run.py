@@ -54,7 +54,7 @@ class Amounts:
     """
 
     seed: int = 0
-    fit_images: int = 64
+    fit_images: int = 32
     both_images: int = 16
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cidm_core.bank import Bank
 from cidm_core.concept import Concept, Subject
+from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.job import find_taught
 from cidm_core.diffusers_host.train import train_concept
 
@@ -68,18 +69,18 @@ class Way:
     sampling: Mapping[str, object] = field(default_factory=dict[str, object])
 
     def concept(self, lessons: Lessons, task: SuiteTask) -> Concept:
-        """What was taught, called by what prompts name it.
-
-        As its paper has it, Infusion's class word is the concept wherever it stands; nothing has
-        to ask for it.
-        """
-        learned: Concept = getattr(lessons, self.lesson)(task)
-        subjects = tuple(replace(each, on_request=False) for each in learned.subjects)
-        return replace(learned, subjects=subjects)
+        """What was taught."""
+        return getattr(lessons, self.lesson)(task)
 
     def bank(self, lessons: Lessons, task: SuiteTask) -> dict[str, Concept]:
         """What a task is drawn with."""
         return {task.name: self.concept(lessons, task)} if self.lesson else {}
+
+    def asking(self, config: SampleConfig, bank: Mapping[str, Concept]) -> SampleConfig:
+        """The settings with which class words call all concepts that have no other words."""
+        asked = [name for name, concept in bank.items() if concept.on_request]
+        more: dict[str, Any] = {**self.sampling, "infuse": ", ".join(asked)}
+        return replace(config, **more)
 
 
 WAYS: Mapping[str, Way] = MappingProxyType(
