@@ -109,3 +109,18 @@ def test_a_run_measures_every_way(tmp_path, monkeypatch):
 def test_an_unknown_way_is_told(tmp_path):
     with pytest.raises(CidmError, match="no way 'sideways'"):
         run(tmp_path, ways=("sideways",), **LITTLE)
+
+
+@pytest.mark.lab
+def test_a_second_stream_leaves_the_class_more_as_it_was_and_is_seen_less(tmp_path):
+    training = {**QUICK_RUN.training, "steps": 100}
+    given = {"prompts": 8, "images": 1, "training": training, "sampling": QUICK_RUN.sampling}
+    results, _ = run(tmp_path, tasks=(8,), ways=("paper", "released"), **given)
+    plain, paper, released = (results["ways"][name] for name in ("none", "paper", "released"))
+    for row in (paper, released):
+        assert row["change"]["ia"]["low"] > 0
+        assert set(row["elsewhere"].values()) == {0}
+        assert row["wasserstein"]["mean"] > 0
+    assert plain["astray"]["mean"] > paper["astray"]["mean"]
+    assert released["ia"]["mean"] > paper["ia"]["mean"]
+    assert released["at_class"]["low"] > paper["at_class"]["high"] > 0

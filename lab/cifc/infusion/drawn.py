@@ -174,7 +174,7 @@ class Drawing:
         halves = [Region(f"a {side} half", box) for side, box in _HALVES.items()]
         nearest = bench.judge.places(halves, pictures).argmax(2).tolist()
         own = [bench.judge.index(task.name) for task in self.pair]
-        return {"content": stem, "own": [row == own for row in nearest]}
+        return {"content": stem, "both": [row == own for row in nearest]}
 
     # Keys -------------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ from .ways import Way
 _NOTES = """\
 IA, TA: as in the forgetting benchmark, times 100, with the 95 % interval over prompts. All others:
 mean over the concepts, and in brackets the mean of the ends of their intervals over pictures, which
-is no narrower than that of the mean.
+is no narrower than that of the mean. Few pictures make distances too large; the brackets are less
+that, and may lie below the number.
 
 Astray: 2-Wasserstein distance (features of the encoder) of the drawn pictures from perfect pictures
 of the same prompts; two draws of these have that of their row. W2: that of "photo of a dog", drawn
@@ -28,11 +29,12 @@ as the concept, from pictures of the class words by the model alone, the same se
 {chance}. LFD: latent Fisher divergence, times 1000, at prompts that ask for other things
 (elsewhere) and at the plain class words where no concept is meant (at class), as papers draw: the
 weights of CIDM and Custom Diffusion in the model, and Infusion's concept wherever its class word
-stands. As concepts are drawn here, at their own words or where `infuse` asks for them, {here}.
+stands. As concepts are drawn here, at their own words or where `infuse` asks for them,
+{here}.
 
 Seconds: of one processor, to learn one concept (with Custom Diffusion's prior pictures). kB: all
-tensors of the concept. Both there: {pairs} in one picture, by the prompt alone, each half nearest
-to its own concept's photos, of all concepts."""
+tensors of the concept. Both there: {pairs} in one picture, by the prompt
+alone, each half nearest to its own concept's photos, of all concepts."""
 _MEASURES = {"wasserstein": "wasserstein", "likeness": "likeness"}
 _DIVERGENCES = {"elsewhere": "elsewhere_merged", "at_class": "at_class_merged"}
 
@@ -77,8 +79,8 @@ def _row(drawing: Drawing, way: Way) -> dict[str, Any]:
         row[f"{name}_plain"] = _mean([each[found]["plain"] for each in fits])
     row["fits"] = {task.name: each for task, each in zip(tasks, fits, strict=True)}
     if len(drawing.pair) == 2:
-        found = read(drawing.both_key(way))["own"]
-        row["both"] = bootstrap([[float(all(each)) for each in found]]).to_dict()
+        found = read(drawing.both_key(way))["both"]
+        row["both"] = bootstrap([[float(each) for each in found]]).to_dict()
     return row
 
 
