@@ -12,7 +12,7 @@ from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.errors import CidmError
-from cidm_core.evaluation import divergence
+from cidm_core.evaluation import divergence, intervals, over_fitting
 from cidm_core.mini.draw import Background, Placed, Thing, WorldScene, draw
 from cidm_core.training.data import Photo
 from lab.cifc.custom_diffusion import ways as custom_ways
@@ -79,10 +79,17 @@ def few_priors(monkeypatch):
     monkeypatch.setattr(custom_ways, "draw_prior", lambda *_, **__: drawn)
 
 
-@pytest.mark.usefixtures("few_priors")
-def test_a_run_measures_every_way(tmp_path, monkeypatch):
+@pytest.fixture
+def told_quickly(monkeypatch):
+    """Over-fitting told from one timestep, two other prompts and 50 draws for an interval."""
     monkeypatch.setattr(divergence, "TIMESTEPS", 1)
-    results, page = run(tmp_path, **LITTLE)
+    monkeypatch.setattr(over_fitting, "OTHERS", over_fitting.OTHERS[:2])
+    monkeypatch.setattr(intervals, "_DRAWS", 50)
+
+
+@pytest.mark.usefixtures("few_priors", "told_quickly")
+def test_a_run_measures_every_way(tmp_path):
+    results, page = run(tmp_path, amounts=(0, 4, 2), **LITTLE)
     held = json.loads((tmp_path / "infusion.json").read_text())
     assert list(held["ways"]) == list(WAYS)
     for name, row in held["ways"].items():
@@ -101,9 +108,18 @@ def test_a_run_measures_every_way(tmp_path, monkeypatch):
     for name in ("infusion", "both", "over_fitting"):
         assert (tmp_path / f"{name}.png").exists()
     # Asked again it does nothing anew; asked for something else it refuses the folder.
-    assert run(tmp_path, **LITTLE)[0]["ways"] == results["ways"]
+    assert run(tmp_path, amounts=(0, 4, 2), **LITTLE)[0]["ways"] == results["ways"]
     with pytest.raises(CidmError, match="another run: its"):
-        run(tmp_path, **{**LITTLE, "prompts": 3})
+        run(tmp_path, amounts=(0, 4, 2), **{**LITTLE, "prompts": 3})
+
+
+@pytest.mark.usefixtures("told_quickly")
+def test_one_concept_has_no_other_beside_it(tmp_path):
+    results, page = run(tmp_path, (8,), (0, 4, 2), ("paper",), **LITTLE)
+    assert "both" not in results["ways"]["paper"]
+    assert "Both there" not in page
+    assert (tmp_path / "infusion.png").exists()
+    assert not (tmp_path / "both.png").exists()
 
 
 def test_an_unknown_way_is_told(tmp_path):
@@ -112,7 +128,7 @@ def test_an_unknown_way_is_told(tmp_path):
 
 
 @pytest.mark.lab
-def test_a_second_stream_leaves_the_class_more_as_it_was_and_is_seen_less(tmp_path):
+def test_paper_leaves_the_class_more_as_it_was_than_released_and_is_seen_less(tmp_path):
     training = {**QUICK_RUN.training, "steps": 100}
     given = {"prompts": 8, "images": 1, "training": training, "sampling": QUICK_RUN.sampling}
     results, _ = run(tmp_path, tasks=(8,), ways=("paper", "released"), **given)

@@ -33,8 +33,10 @@ stands. As concepts are drawn here, at their own words or where `infuse` asks fo
 {here}.
 
 Seconds: of one processor, to learn one concept (with Custom Diffusion's prior pictures). kB: all
-tensors of the concept. Both there: {pairs} in one picture, by the prompt
-alone, each half nearest to its own concept's photos, of all concepts."""
+tensors of the concept."""
+_BOTH = """\
+Both there: {} in one picture, by the prompt alone, each half
+nearest to its own concept's photos, of all concepts."""
 _MEASURES = {"wasserstein": "wasserstein", "likeness": "likeness"}
 _DIVERGENCES = {"elsewhere": "elsewhere_merged", "at_class": "at_class_merged"}
 
@@ -135,18 +137,16 @@ def markdown(results: Mapping[str, Any]) -> str:
     head += ["both there %", "seconds", "kB"]
     table = [_line(each) for each in (*rows.values(), perfect)]
     names = list(perfect["concepts"])
-    notes = _NOTES.format(
-        chance=f"{results['chance']:.3f}",
-        pairs=" and ".join(results["pair"]),
-        here=_here(rows.values()),
-    )
+    notes = [_NOTES.format(chance=f"{results['chance']:.3f}", here=_here(rows.values()))]
+    if len(results["pair"]) == 2:
+        notes.append(_BOTH.format(" and ".join(results["pair"])))
     parts = [
         "# Infusion, and over-fitting",
         f"Model {results['model']}, encoder {results['clip']}, seed {results['seed']}. Made by "
         f"`{results['command']}`.",
         results["footing"],
         markdown_table(head, table),
-        notes,
+        *notes,
         "## By concept",
         *(
             f"{title}\n\n{markdown_table(['way', *names], _by_concept(rows, names, take))}"
