@@ -288,6 +288,6 @@ def _steps(options: Options, settings: dict[str, object], photos: Path, processe
                 "to count them."
             )
             return
-        total = max(1, repeats * len(list_photos(photos)[0]) // (batch * accumulation))
+        total = max(1, repeats * len(list_photos(photos).pictures) // (batch * accumulation))
     if total is not None:
         settings["steps"] = total

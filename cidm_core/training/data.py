@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from ..paths import user_path
 from ..words import new_words
 from .caption_files import clean
 from .captions import bind_all
-from .folders import list_photos, masks_in, match_captions
+from .folders import list_photos, masks_in, match_captions, parts_in
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Photo:
         mask_values: Concept mask, (height, width) in 0..1, when held in memory.
         kind: "object", "style" or "human" chooses the caption's templates; "" leaves it as it is.
         subject: Number of the subject it belongs to, of those that are learned together.
+        parts: Files of the masks of its named parts: "hair", "left ear".
     """
 
     path: Path | None
@@ -54,6 +55,7 @@ class Photo:
     mask_values: NDArray[np.float32] | None = None
     kind: str = ""
     subject: int = 0
+    parts: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
     @property
     def image(self) -> Image.Image:
@@ -81,13 +83,15 @@ class Photo:
         """
         return self.loaded().mask_values if self.has_mask else None
 
+    def part_masks(self) -> dict[str, NDArray[np.float32]]:
+        """The masks of its named parts, each as `mask`."""
+        return {name: _from_file(path, self.image.size) for name, path in self.parts.items()}
+
     def loaded(self) -> Photo:
         """A copy that holds its picture and mask in memory."""
         image, mask = self.image, self.mask_values
         if mask is None and self.mask_path is not None:
-            mask = _fitted(
-                read_mask(self.mask_path, VISIBLE), image.size, f"Mask '{self.mask_path}'"
-            )
+            mask = _from_file(self.mask_path, image.size)
         return replace(self, pixels=image, mask_values=mask)
 
     @classmethod
@@ -106,14 +110,15 @@ class Photo:
                 captions by file name. By default .txt files beside the photos, or a file named as
                 one of `folders.CAPTION_FILES` in the folder.
             masks: A folder of same-named pictures, white on the concept. By default files such as
-                `dog1_mask.png` or `dog1.mask.png` beside `dog1.jpg`.
+                `dog1_mask.png` or `dog1.mask.png` beside `dog1.jpg`. In either place,
+                `dog1_mask_left_ear.png` is of a part of it, the left ear.
             class_words: Caption of photos that have none.
 
         Raises:
             PhotoError: If there is no photo, or one of the files cannot be used (it is named).
         """
         folder = user_path(folder)
-        pictures, beside = list_photos(folder)
+        pictures, beside, parts = list_photos(folder)
         texts = match_captions(pictures, folder if captions is None else captions)
         if captions is not None and not any(texts):
             given = "given" if isinstance(captions, Mapping) else f"'{captions}'"
@@ -122,9 +127,10 @@ class Photo:
                 f"Use the photos' file names, such as '{pictures[0].name}'."
             )
         mask_paths = beside if masks is None else masks_in(user_path(masks), pictures)
+        parts = parts if masks is None else parts_in(user_path(masks), pictures)
         instead = clean(class_words or "", "Class words")
         photos = [
-            Photo(path, text or instead, mask_paths.get(path))
+            Photo(path, text or instead, mask_paths.get(path), parts=parts.get(path, {}))
             for path, text in zip(pictures, texts, strict=True)
         ]
         for photo in photos:
@@ -262,6 +268,10 @@ def with_masks(photos: Sequence[Photo], masks: Sequence[Pixels]) -> list[Photo]:
         )
     pairs = zip(photos, masks, strict=True)
     return [Photo.from_image(photo.image, photo.caption, mask) for photo, mask in pairs]
+
+
+def _from_file(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
+    return _fitted(read_mask(path, VISIBLE), size, f"Mask '{path}'")
 
 
 def _fitted(mask: NDArray[np.float32], size: tuple[int, int], where: str) -> NDArray[np.float32]:

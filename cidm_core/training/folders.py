@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..as_text import listed
 from ..errors import PhotoError
@@ -30,18 +30,37 @@ _CAPTION = (".txt", ".caption")
 _TEXTS = (*_CAPTION, ".json", ".jsonl")
 # dog1_mask, dog1.mask, dog1-masklabel (OneTrainer), dog1.png_mask, mask_dog1
 _MASK = re.compile(r"(.+?)[ ._(-]+masks?(?:label)?\)?|masks?[ ._-]+(.+)", re.IGNORECASE)
+# dog1_mask_hair, dog1.mask.left_eye: of one part of what the photo shows
+_PART = re.compile(r"(.+?)[ ._-]+mask[ ._-]+(.+)", re.IGNORECASE)
 
 _Thing = TypeVar("_Thing", Path, str)
+Parts = dict[Path, dict[str, Path]]
+"""Masks of named parts: by photo, and by the part's name."""
 
 
-def list_photos(folder: Path) -> tuple[list[Path], dict[Path, Path]]:
-    """Photos in natural order, and the masks that lie beside them."""
-    files = _files(folder)
+class Listing(NamedTuple):
+    """Photos in natural order, their masks, and the masks of their named parts."""
+
+    pictures: list[Path]
+    masks: dict[Path, Path]
+    parts: Parts
+
+
+def list_photos(folder: Path) -> Listing:
+    """The photos of a folder and the masks that lie beside them.
+
+    Raises:
+        PhotoError: If there is no photo.
+    """
+    files = files_in(folder)
     found = sorted((f for f in files if f.suffix.lower() in SUFFIXES), key=_natural)
     owners = _owners_of(found)
     named = {f: match[1] or match[2] for f in found if (match := _MASK.fullmatch(f.stem))}
     masks = {f: name for f, name in named.items() if owners(name)}
-    pictures = [f for f in found if f not in masks]
+    of_parts = {f: match for f in found if f not in masks and (match := _part(f))}
+    masked = masks.keys() | of_parts.keys()
+    parts, left = _parts(of_parts, [f for f in found if f not in masked])
+    pictures = [f for f in found if f not in masked or f in left]
     inside = [f for f in files if f.suffix.lower() not in SUFFIXES and f.is_dir()]
     if not pictures:
         names = listed([f.name for f in inside])
@@ -54,9 +73,15 @@ def list_photos(folder: Path) -> tuple[list[Path], dict[Path, Path]]:
     others = [f.name for f in files if f.suffix.lower() not in known and f.is_file()]
     _tell(f"Not read in '{folder}', no pictures of a known kind", others)
     _tell(f"Not searched, subfolders of '{folder}'", [f.name for f in inside if _holds_files(f)])
-    strays = [f.name for f in named if f not in masks]
+    strays = [f.name for f in (*named, *left) if f not in masks]
     _tell("Taken as photos, because there is no photo they could be masks of", strays)
-    return pictures, _by_owner(pictures, masks, "Masks")
+    return Listing(pictures, _by_owner(pictures, masks, "Masks"), parts)
+
+
+def parts_in(folder: Path, pictures: Sequence[Path]) -> Parts:
+    """The masks of named parts in a folder, such as `dog1_mask_left_ear.png`."""
+    files = (f for f in files_in(folder) if f.suffix.lower() in SUFFIXES and f not in pictures)
+    return _parts({f: match for f in files if (match := _part(f))}, pictures)[0]
 
 
 def masks_in(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
@@ -65,8 +90,9 @@ def masks_in(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
     Raises:
         PhotoError: If there is none.
     """
-    files = sorted(set(_files(folder)) - set(pictures))
     owners = _owners_of(pictures)
+    of_parts = {f for each in parts_in(folder, pictures).values() for f in each.values()}
+    files = sorted(set(files_in(folder)) - set(pictures) - of_parts)
     named: dict[Path, str] = {}
     for file in (f for f in files if f.suffix.lower() in SUFFIXES):
         match = None if owners(file.stem) else _MASK.fullmatch(file.stem)
@@ -102,7 +128,7 @@ def match_captions(
         )
     if not source.is_dir():
         return _by_name(pictures, read_captions(source))
-    files = [f for f in _files(source) if f.suffix.lower() in _TEXTS and f.is_file()]
+    files = [f for f in files_in(source) if f.suffix.lower() in _TEXTS and f.is_file()]
     stems = {picture.stem for picture in pictures}
     commons = {f.name.lower(): f for f in files if f.stem not in stems}  # not "captions.jpg"'s own
     common = next((commons[name] for name in CAPTION_FILES if name in commons), None)
@@ -116,6 +142,29 @@ def match_captions(
         read_caption(found[picture]) if picture in found else text
         for picture, text in zip(pictures, texts, strict=True)
     ]
+
+
+def _part(file: Path) -> tuple[str, str] | None:
+    """Which photo a mask's name says it is of, and which part."""
+    match = _PART.fullmatch(file.stem)
+    name = clean(re.sub("[_,]+", " ", match[2]), f"Mask '{file}'") if match else ""
+    return (match[1], name.lower()) if match and name else None
+
+
+def _parts(
+    named: Mapping[Path, tuple[str, str]], pictures: Sequence[Path]
+) -> tuple[Parts, set[Path]]:
+    """The masks of parts by photo and name, and those that belong to no photo."""
+    owners, found, left = _owners_of(pictures), Parts(), set[Path]()
+    twice: list[str] = []
+    for file, (of, name) in named.items():
+        if not owners(of):
+            left.add(file)
+        for owner in owners(of):
+            if found.setdefault(owner, {}).setdefault(name, file) != file:
+                twice.append(file.name)
+    _tell("Not read, second masks of the same part", twice)
+    return found, left
 
 
 def _common(path: Path) -> dict[str, str]:
@@ -193,7 +242,8 @@ def _holds_files(path: Path) -> bool:
     return False
 
 
-def _files(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
+    """What lies in a folder, but for hidden files."""
     try:
         return sorted(f for f in folder.iterdir() if not f.name.startswith("."))
     except NotADirectoryError as error:

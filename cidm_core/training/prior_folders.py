@@ -57,7 +57,7 @@ def prior_photos(
     instead = clean(class_words, "Class words")
     found: list[Photo] = []
     for place, lines in _places(folder):
-        pictures, _ = list_photos(place)
+        pictures = list_photos(place).pictures
         texts = _texts(folder, place, pictures, lines)
         for path, text in zip(pictures, texts, strict=True):
             photo = Photo(path, text or instead, kind="" if text else kind)
