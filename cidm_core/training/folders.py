@@ -46,8 +46,12 @@ class Listing(NamedTuple):
     parts: Parts
 
 
-def list_photos(folder: Path) -> Listing:
+def list_photos(folder: Path, *, nested: bool = False) -> Listing:
     """The photos of a folder and the masks that lie beside them.
+
+    Args:
+        folder: Hidden files and files that are no pictures are passed over.
+        nested: Whether the caller looks into its subfolders.
 
     Raises:
         PhotoError: If there is no photo.
@@ -72,7 +76,8 @@ def list_photos(folder: Path) -> Listing:
     known = (*SUFFIXES, *_TEXTS)
     others = [f.name for f in files if f.suffix.lower() not in known and f.is_file()]
     _tell(f"Not read in '{folder}', no pictures of a known kind", others)
-    _tell(f"Not searched, subfolders of '{folder}'", [f.name for f in inside if _holds_files(f)])
+    unseen = [] if nested else [f.name for f in inside if _holds_files(f)]
+    _tell(f"Not searched, subfolders of '{folder}'", unseen)
     strays = [f.name for f in (*named, *left) if f not in masks]
     _tell("Taken as photos, because there is no photo they could be masks of", strays)
     return Listing(pictures, _by_owner(pictures, masks, "Masks"), parts)

@@ -4,6 +4,8 @@ import random
 
 import pytest
 
+from cidm_core.mini.common_things import things
+from cidm_core.mini.draw import Background, Placed, WorldScene
 from cidm_core.mini.looks import reference_scene
 from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import COLORS, any_scene
@@ -36,3 +38,11 @@ def test_held_out_combinations_exist_and_are_recognised():
 def test_reference_pictures_of_a_concept_are_recognised(name):
     rng = random.Random(1)
     assert all(resembles_look(reference_scene(CONCEPTS[name], rng)[0]) for _ in range(6))
+
+
+def test_common_things_of_composites_are_ones_that_training_showed():
+    white = Background("plain", (1, 1, 1), (1, 1, 1))
+    for thing in things():
+        scene = WorldScene((Placed(thing, 0.5, 0.5, 0.8),), white)
+        assert not is_held_out(scene)
+        assert not resembles_look(scene)

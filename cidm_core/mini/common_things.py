@@ -1,0 +1,64 @@
+"""Common things of the small world, to stand beside the subjects of composites (CLIF)."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from PIL import Image
+
+from ..training.composites.cutouts import CutOut, cut_out
+from .draw import Background, Placed, Thing, WorldScene, draw
+from .world import COLORS, any_color, distance, named_color
+
+# Plain things that the models of the small world were shown; a white one would not be seen.
+_THINGS: tuple[tuple[str, str], ...] = (
+    *(("red", "ball"), ("yellow", "star"), ("pink", "heart"), ("gray", "cat"), ("brown", "dog")),
+    *(("orange", "fish"), ("blue", "house"), ("purple", "flower"), ("red", "mushroom")),
+    *(("green", "cup"), ("teal", "boat"), ("blue", "car"), ("green", "star"), ("purple", "ball")),
+)
+_SIDE_PX = 128
+_PLACE = (0.5, 0.5, 0.85)
+
+
+def drawn_things() -> list[CutOut]:
+    """Cut-outs of drawn things, "a red ball" and the like; the same each time."""
+    return [_cut_out(thing) for thing in things()]
+
+
+def things() -> list[Thing]:
+    """What they are cut-outs of."""
+    return [_thing(color, kind) for color, kind in _THINGS]
+
+
+def _thing(color: str, kind: str) -> Thing:
+    rng = random.Random(f"common {color} {kind}")
+    body = named_color(rng, color)
+    accent, _ = any_color(rng, named=1.0)
+    while distance(accent, body) < 0.4 or distance(accent, COLORS["white"]) < 0.4:
+        accent, _ = any_color(rng, named=1.0)
+    return Thing(kind, body, accent, accent, color_word=color)
+
+
+def _cut_out(thing: Thing) -> CutOut:
+    picture = _without_background(thing)
+    assert picture is not None, "the thing is smaller than the picture"
+    article = "an" if thing.color_word[0] in "aeiou" else "a"
+    return CutOut(picture, label=f"{article} {thing.color_word} {thing.kind}")
+
+
+def _without_background(thing: Thing) -> Image.Image | None:
+    """The thing alone: what shows through it differs between a black and a white background."""
+    black, white = (
+        np.asarray(draw(_scene(thing, grey), _SIDE_PX), dtype=np.float32) / np.float32(255)
+        for grey in (0.0, 1.0)
+    )
+    mask = (1 - (white - black).mean(axis=2)).clip(0, 1)
+    colors = black / np.maximum(mask, 1 / 255)[..., None]
+    picture = Image.fromarray(np.rint(colors.clip(0, 1) * 255).astype(np.uint8))
+    return cut_out(picture, mask)
+
+
+def _scene(thing: Thing, grey: float) -> WorldScene:
+    background = Background("plain", (grey, grey, grey), (grey, grey, grey))
+    return WorldScene((Placed(thing, *_PLACE),), background)
