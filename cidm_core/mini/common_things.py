@@ -17,7 +17,7 @@ _THINGS: tuple[tuple[str, str], ...] = (
     *(("orange", "fish"), ("blue", "house"), ("purple", "flower"), ("red", "mushroom")),
     *(("green", "cup"), ("teal", "boat"), ("blue", "car"), ("green", "star"), ("purple", "ball")),
 )
-_SIDE_PX = 128
+_SIDE_PX = 96
 _PLACE = (0.5, 0.5, 0.85)
 
 

@@ -194,8 +194,8 @@ def test_drawn_things_are_cut_out_and_the_same_each_time():
     assert [t.picture.tobytes() for t in things] == [t.picture.tobytes() for t in drawn_things()]
     ball = next(each for each in things if each.label == "a red ball")
     alpha = np.asarray(ball.picture.getchannel("A")) / 255
-    assert ball.picture.size == (110, 110)
+    assert ball.picture.size == (82, 82)
     assert alpha.mean() == pytest.approx(np.pi / 4, abs=0.02)
-    assert (alpha[0, 0], alpha[55, 55]) == (0, 1)
+    assert (alpha[0, 0], alpha[41, 41]) == (0, 1)
     orange = next(each for each in things if "orange" in each.label)
     assert orange.label == "an orange fish"
