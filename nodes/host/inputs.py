@@ -16,10 +16,12 @@ from comfy_api.latest import io
 
 from ...cidm_core.errors import CidmError
 from ...cidm_core.settings import AnySettings, Settings
+from . import comfy as host
 
 # The frontend limits a number input without a maximum to 2048.
 _MOST_INT, _MOST_FLOAT = 2**53 - 1, 1e6
 AUTO = "auto"
+NO_FOLDER = ""
 
 
 def inputs_of(
@@ -82,6 +84,25 @@ def settings_given(settings: type[Settings], values: Mapping[str, object]) -> di
 def text_input(name: str, tooltip: str, **more: Any) -> io.Input:
     """A line of text that may be left empty."""
     return io.String.Input(name, default="", optional=True, tooltip=tooltip, **more)
+
+
+def photo_folder_input(tooltip: str) -> io.Input:
+    """A choice of a sub-folder of the input directory, or none."""
+    options = [NO_FOLDER, *host.input_folders()]
+    return io.Combo.Input(
+        "photo_folder", options=options, default=NO_FOLDER, optional=True, tooltip=tooltip
+    )
+
+
+def folder_stamp(photo_folder: Any) -> str:
+    """What changes with the files of a photo folder, for `fingerprint_inputs`."""
+    name = first_of(photo_folder)
+    if not name:
+        return ""
+    try:
+        return repr(host.file_stamps(host.input_folder(str(name))))
+    except CidmError:
+        return "missing"
 
 
 def first_of(value: Any) -> Any:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
+from PIL import Image
 from torch import Tensor
 
 from ...cidm_core.config import KINDS
-from ...cidm_core.errors import CidmError, PhotoError
+from ...cidm_core.errors import PhotoError
 from ..host import comfy as host
-from ..host.inputs import first_of, text_input
+from ..host.inputs import photo_folder_input, text_input
 
 if TYPE_CHECKING:
     from ...cidm_core.training.data import Photo
 
 
-NO_FOLDER = ""
+_MOST_ON_SHEET = 60
 
 
 def images_input() -> io.Input:
@@ -43,13 +44,9 @@ def prior_input() -> io.Input:
 def concept_inputs() -> list[io.Input]:
     """What a subject is: where its photos are, what they show, and its words."""
     return [
-        io.Combo.Input(
-            "photo_folder",
-            options=[NO_FOLDER, *host.input_folders()],
-            default=NO_FOLDER,
-            optional=True,
-            tooltip="Instead of images: a sub-folder of the input directory. Captions (dog1.txt) "
-            "and masks (dog1_mask.png) beside the photos are used.",
+        photo_folder_input(
+            "Instead of images: a sub-folder of the input directory. Captions (dog1.txt) and masks "
+            "(dog1_mask.png) beside the photos are used."
         ),
         text_input(
             "captions",
@@ -81,17 +78,6 @@ def prior_of(images: Sequence[Tensor]) -> list[Photo]:
     from ...cidm_core.training.data import Photo
 
     return [Photo.from_image(row.clamp(0, 1)) for image in images for row in _batch(image, 4)]
-
-
-def folder_stamp(photo_folder: Any) -> str:
-    """What changes with the files of a photo folder, for `fingerprint_inputs`."""
-    name = first_of(photo_folder)
-    if not name:
-        return ""
-    try:
-        return repr(host.file_stamps(host.input_folder(str(name))))
-    except CidmError:
-        return "missing"
 
 
 def photos_of(
@@ -132,6 +118,26 @@ def photos_of(
         )
     photos = with_captions(photos, captions)
     return with_masks(photos, [row for mask in masks for row in _batch(mask, 3)])
+
+
+def masks_output() -> io.Output:
+    """The socket of what `masks_sheet` draws."""
+    return io.Image.Output(
+        "masks_picture", tooltip="The photos with their masks, and what is learned of each."
+    )
+
+
+def masks_sheet(photos: Sequence[Photo]) -> Image.Image:
+    """A picture of photos with their masks; of very many photos, the first ones."""
+    from ...cidm_core.pictures.masks import MaskedPhoto, masks_picture
+
+    held = [photo.loaded() for photo in photos[:_MOST_ON_SHEET]]
+    rows = [
+        MaskedPhoto(p.path.name if p.path else f"photo {k}", p.image, p.mask_values)
+        for k, p in enumerate(held, start=1)
+    ]
+    part = f"The first {len(held)} of {len(photos)} photos" if len(held) < len(photos) else ""
+    return masks_picture(rows, part)
 
 
 def _batch(tensor: Tensor, ndim: int) -> list[Tensor]:

@@ -11,7 +11,6 @@ from ..host import comfy as host
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ...cidm_core.training.data import Photo
     from ...cidm_core.training.progress import Progress
 
 _TEXT_SECONDS = 0.25  # between two texts
@@ -34,19 +33,9 @@ class Reporter:
         self._sample: Image | None = None
         self.last: Progress | None = None
 
-    def show_masks(self, photos: Sequence[Photo]) -> None:
-        """Show the photos with their masks before learning, if one has a mask."""
-        from ...cidm_core.pictures.masks import MaskedPhoto, masks_picture
-
-        if not any(photo.has_mask for photo in photos):
-            return
-        held = [photo.loaded() for photo in photos]
-        names = [photo.path.name if photo.path else f"photo {k}" for k, photo in enumerate(held, 1)]
-        rows = [
-            MaskedPhoto(name, photo.image, photo.mask_values)
-            for name, photo in zip(names, held, strict=True)
-        ]
-        host.show_progress(0, len(rows), masks_picture(rows), self._node_id)
+    def show(self, picture: Image) -> None:
+        """Show a picture before anything is done."""
+        host.show_progress(0, 1, picture, self._node_id)
 
     def on_progress(self, event: Progress) -> None:
         """Show a step, or a photo or prior picture that is ready."""

@@ -7,8 +7,18 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.inputs import folder_stamp
+from ..host.pictures import to_tensor
 from ..host.sockets import SubjectsSocket, schema, subjects_input
-from .photos import concept_inputs, folder_stamp, images_input, photos_of, prior_input, prior_of
+from .photos import (
+    concept_inputs,
+    images_input,
+    masks_output,
+    masks_sheet,
+    photos_of,
+    prior_input,
+    prior_of,
+)
 
 
 class MoreSubjects(io.ComfyNode):
@@ -32,7 +42,10 @@ class MoreSubjects(io.ComfyNode):
                 prior_input(),
                 subjects_input("From another Subject, to add this one to it."),
             ],
-            outputs=[SubjectsSocket.Output("subjects", tooltip="For Train Concept.")],
+            outputs=[
+                SubjectsSocket.Output("subjects", tooltip="For Train Concept."),
+                masks_output(),
+            ],
         )
 
     @classmethod
@@ -67,4 +80,4 @@ class MoreSubjects(io.ComfyNode):
             photos, words[0], class_words[0], kind[0], prior=prior_of(prior or [])
         )
         before = subjects[0] if subjects else ()
-        return io.NodeOutput((*before, this))
+        return io.NodeOutput((*before, this), to_tensor(masks_sheet(photos)))

@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ...cidm_core.config import AGAIN, AGAIN_HELP
 from ...cidm_core.errors import ConceptError
 from ...cidm_core.training.presets import PRESET_HELP
 from ..host import comfy as host
-from ..host.inputs import first_of, passes, text_input
+from ..host.inputs import NO_FOLDER, first_of, folder_stamp, passes, text_input
 from ..host.pictures import shown, to_tensor
 from ..host.sockets import BankSocket, MethodChoice, MethodSocket, schema, subjects_input
 from .inputs import LABELS, ON_THE_NODE, MethodInputs
 from .photos import (
-    NO_FOLDER,
     concept_inputs,
-    folder_stamp,
     images_input,
+    masks_output,
+    masks_sheet,
     photos_of,
     prior_input,
     prior_of,
@@ -130,9 +131,12 @@ class TrainConcept(io.ComfyNode):
             prior=prior_of(prior or []),
         )
         reporter = Reporter(cls.hidden.unique_id, words[0])
-        reporter.show_masks([*photos, *(p for each in order.subjects for p in each.photos)])
+        seen = [*photos, *(photo for each in order.subjects for photo in each.photos)]
+        sheet = masks_sheet(seen)
+        if any(photo.has_mask for photo in seen):
+            reporter.show(sheet)
         learned = learn(order, bank[0], (model[0], clip[0], vae[0]), reporter)
-        return _output(cls, bank[0], learned, reporter)
+        return _output(cls, bank[0], learned, reporter, to_tensor(sheet))
 
 
 def _check(asked: Mapping[str, Any]) -> None:
@@ -152,7 +156,9 @@ def _check(asked: Mapping[str, Any]) -> None:
         host.input_folder(given["photo_folder"])
 
 
-def _output(cls: type[io.ComfyNode], bank: Any, learned: Any, reporter: Any) -> io.NodeOutput:
+def _output(
+    cls: type[io.ComfyNode], bank: Any, learned: Any, reporter: Any, sheet: Tensor
+) -> io.NodeOutput:
     from ...cidm_core.catalogue import listing
     from ...cidm_core.pictures.losses import loss_picture
     from ...cidm_core.storage.stock_lora import lora_tensors
@@ -173,7 +179,7 @@ def _output(cls: type[io.ComfyNode], bank: Any, learned: Any, reporter: Any) -> 
     ])  # fmt: skip
     lora = {key: tensor.clone() for key, tensor in lora_tensors(concept).items()}
     steps = int(facts.get("steps") or len(learned.losses))
-    outputs = bank, {"loss": learned.losses}, curve, lora, steps
+    outputs = bank, {"loss": learned.losses}, curve, lora, steps, sheet
     return io.NodeOutput(*outputs, ui=shown(cls, text=text, image=curve))
 
 
@@ -218,4 +224,5 @@ def _outputs() -> list[io.Output]:
             "Save LoRA Weights.",
         ),
         io.Int.Output("steps", tooltip="Steps learned."),
+        masks_output(),
     ]

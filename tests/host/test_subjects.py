@@ -7,6 +7,7 @@ import server as host
 from PIL import Image
 
 from cidm_core.bank import Bank
+from cidm_core.pictures.masks import MaskedPhoto, masks_picture
 
 SCRIPT = Path(__file__).parent / "inside" / "execute.py"
 
@@ -52,6 +53,7 @@ def test_two_subjects_are_learned_at_once_and_drawn_each_by_its_words(in_host, t
             "CIDM_Subject", images=["blue", 0], words="<new2>", class_words="dog", kind="object",
             prior=["other", 0],
         ),
+        "sheet": node("SaveImage", images=["subject", 1], filename_prefix="masks"),
         "train": node(
             "CIDM_TrainConcept",
             **{"model": ["load", 0], "clip": ["load", 1], "vae": ["load", 2]},
@@ -82,3 +84,8 @@ def test_two_subjects_are_learned_at_once_and_drawn_each_by_its_words(in_host, t
         for name in ("first", "second", "bare")
     }
     assert len(pictures) == 3
+    # The subject's photos with their masks, of which it has none.
+    sheet = Image.open(tmp_path / "output" / shown["sheet"]["images"][0]["filename"])
+    blue = Image.new("RGB", (48, 48), (0, 0x22, 0xCC))
+    photos_seen = [MaskedPhoto(f"photo {k}", blue, None) for k in (1, 2)]
+    assert sheet.convert("RGB").tobytes() == masks_picture(photos_seen).tobytes()

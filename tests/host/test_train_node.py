@@ -332,6 +332,7 @@ def test_masks_are_shown_before_learning(server, photos):
     prompt = on_mini("masked", **given)
     prompt["picture"] = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
     prompt["mask"] = node("SolidMask", value=0.5, width=64, height=64)
+    prompt["look"] = node("PreviewImage", images=["train", 5])
     result = server.run(prompt)
     assert result.status == "success", result.error
     first = next(frame for frame in result.previews if frame[:4] == (4).to_bytes(4, "big"))
@@ -339,6 +340,7 @@ def test_masks_are_shown_before_learning(server, photos):
     shown = Image.open(io.BytesIO(first[start:]))
     sheet = masks_picture([MaskedPhoto("", Image.new("RGB", (64, 64)), None)])
     assert shown.height / shown.width == pytest.approx(sheet.height / sheet.width, abs=0.02)
+    assert [each.size for each in server.pictures(result, "look")] == [sheet.size]
 
 
 @pytest.mark.parametrize(

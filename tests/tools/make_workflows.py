@@ -26,15 +26,21 @@ def main(wanted: str = "") -> None:
     """Make those whose title has the word in it."""
     with host.running(Path(tempfile.mkdtemp())) as server:
         page = Page()
-        page.open(server, **{"Comfy.VueNodes.Enabled": False})
         for make in workflows.ALL:
             workflow = make()
             if wanted.lower() in workflow.title.lower():
+                _open_anew(page, server)
                 write(page, workflow)
         if wanted.lower() in workflows.blueprint().title.lower():
-            page.open(server, **{"Comfy.VueNodes.Enabled": False})  # it keeps values of others
+            _open_anew(page, server)
             write_blueprint(page)
         page.stop()
+
+
+def _open_anew(page: Page, server: host.Server) -> None:
+    """The classic canvas, without values of other workflows, which an open one keeps."""
+    page.leave()
+    page.open(server, **{"Comfy.VueNodes.Enabled": False})
 
 
 def write(page: Page, workflow: workflows.Workflow) -> None:

@@ -35,7 +35,7 @@ def learn(bank, **more):
 
 
 bank = pack("cidm_core.bank").Bank(folder / "bank")
-_, losses, _, lora, steps = learn(bank).args
+_, losses, _, lora, steps, _ = learn(bank).args
 (taught,) = bank.values()
 facts = pack("nodes.host.model").facts_of_pair(model, clip)
 found = {
