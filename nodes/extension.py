@@ -32,6 +32,7 @@ class ConceptExtension(ComfyExtension):
         from .bank.compress import CompressConcept
         from .bank.exchange import ExportConcept, ImportConcept
         from .evaluation.evaluate import EvaluateConcepts
+        from .evaluation.over_fitting import MeasureOverFitting
         from .mini.load import LoadMiniModel
         from .regions.guider import RegionalNoiseGuider
         from .regions.regions import ConceptRegion, ConceptRegions
@@ -63,4 +64,5 @@ class ConceptExtension(ComfyExtension):
             MethodCustomDiffusion,
             MethodInfusion,
             MoreSubjects,
+            MeasureOverFitting,
         ]

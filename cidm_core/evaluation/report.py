@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from PIL import Image
@@ -78,8 +79,7 @@ class Report:
         scores = table(heads, [[row[head] for head in heads] for row in rows])
         if not self.over_fitting:
             return scores
-        fitted = [_fitting_row(each) for each in self.over_fitting]
-        return f"{scores}\n\n{table(list(fitted[0]), [list(row.values()) for row in fitted])}"
+        return f"{scores}\n\n{over_fitting_table(self.over_fitting)}"
 
     def picture(self) -> Image.Image:
         """Likeness against over-fitting, a point for each concept.
@@ -87,22 +87,37 @@ class Report:
         Raises:
             CidmError: If one of the two was not measured.
         """
-        points = [
-            Point(
-                each.concept,
-                each.method,
-                each.likeness.ends,
-                {
-                    "2-Wasserstein distance": each.wasserstein.ends,
-                    "Fisher divergence of the class words": each.at_class_merged.weighted.ends,
-                },
-            )
-            for each in self.over_fitting
-            if each.likeness is not None
-        ]
-        if not points:
-            raise CidmError("Likeness against over-fitting needs both. Give photos of a concept.")
-        return likeness_picture(points)
+        return over_fitting_picture(self.over_fitting)
+
+
+def over_fitting_table(measured: Sequence[OverFitting]) -> str:
+    """As printed: a row for each concept, with 95 % intervals."""
+    rows = [_fitting_row(each) for each in measured]
+    return table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def over_fitting_picture(measured: Sequence[OverFitting]) -> Image.Image:
+    """Likeness against over-fitting, a point for each concept with photos.
+
+    Raises:
+        CidmError: If there are photos of none.
+    """
+    points = [
+        Point(
+            each.concept,
+            each.method,
+            each.likeness.ends,
+            {
+                "2-Wasserstein distance": each.wasserstein.ends,
+                "Fisher divergence of the class words": each.at_class_merged.weighted.ends,
+            },
+        )
+        for each in measured
+        if each.likeness is not None
+    ]
+    if not points:
+        raise CidmError("Likeness against over-fitting needs both. Give photos of a concept.")
+    return likeness_picture(points)
 
 
 def _row(score: Score) -> dict[str, object]:

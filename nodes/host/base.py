@@ -105,6 +105,14 @@ def expected_base(model: Any, precision: str) -> ExpectedBase:
     return ExpectedBase(facts.family, name, _schedule(model), host.torch_device(), dtype)
 
 
+def usual_precision() -> str:
+    """What the host's device is best at: fp32 on a CPU."""
+    from ...cidm_core.devices import DTYPES, choose_dtype
+
+    usual = choose_dtype(None, host.torch_device())
+    return next(name for name, dtype in DTYPES.items() if dtype == usual)
+
+
 def lora_notes(model: Any, clip: Any) -> list[str]:
     """What the user should know about LoRAs on the sockets: nothing is learned on them."""
     held = {"MODEL": model.patches, "CLIP": clip.patcher.patches if clip else {}}

@@ -14,11 +14,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...cidm_core.config import TrainConfig
-from ...cidm_core.devices import DTYPES, choose_dtype
 from ...cidm_core.families import FAMILIES, Family
 from ...cidm_core.methods import config_for, method_called
 from ...cidm_core.training.presets import presets_of
-from ..host import comfy as host
+from ..host.base import usual_precision
 from ..host.inputs import AUTO, inputs_of, settings_given
 
 ON_THE_NODE = ("steps", "seed")  # settings of every method that the training node itself shows
@@ -104,9 +103,7 @@ class MethodInputs:
 
 def precision_of(settings: Mapping[str, object]) -> str:
     """The precision asked for, or the one the host's device is best at: fp32 on a CPU."""
-    usual = choose_dtype(None, host.torch_device())
-    name = next(name for name, dtype in DTYPES.items() if dtype == usual)
-    return str(settings.get("precision", name))
+    return str(settings.get("precision", usual_precision()))
 
 
 def config_of(

@@ -22,6 +22,7 @@ IDS = {
         "ImportConcept",
         "LoadConceptBank",
         "LoadMiniModel",
+        "MeasureOverFitting",
         "MergeConcepts",
         "MethodCidm",
         "MethodCustomDiffusion",
@@ -87,7 +88,7 @@ def test_every_node_says_what_it_is(described):
     "word",
     [
         *("regional lora", "attention couple", "custom diffusion", "likeness", "style"),
-        *("character", "photos", "mini"),
+        *("character", "photos", "mini", "overfitting"),
     ],
 )
 def test_what_people_type_finds_a_node(described, word):

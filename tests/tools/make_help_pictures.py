@@ -28,8 +28,8 @@ WIDE |= {"CIDM_MethodCustomDiffusion": 330, "CIDM_MethodInfusion": 330, "CIDM_Su
 TALL = {"CLIPTextEncode": 110, "PreviewImage": 260, "PreviewAny": 200, "LoadImage": 330}
 TALL |= {"CIDM_LoadMiniModel": 300, "CIDM_LoadConceptBank": 200, "CIDM_ExportConcept": 190}
 TALL |= {"CIDM_ImportConcept": 330, "CIDM_RemoveConcept": 200, "CIDM_EvaluateConcepts": 640}
-WIDE |= {"CIDM_MergeConcepts": 460, "CIDM_CompressConcept": 420}
-TALL |= {"CIDM_MergeConcepts": 560, "CIDM_CompressConcept": 360}
+WIDE |= {"CIDM_MergeConcepts": 460, "CIDM_CompressConcept": 420, "CIDM_MeasureOverFitting": 640}
+TALL |= {"CIDM_MergeConcepts": 560, "CIDM_CompressConcept": 360, "CIDM_MeasureOverFitting": 780}
 TALL |= {"CIDM_ConceptInfo": 620, "CIDM_TrainConcept": 640}
 CATS = "a <pip1> <pip2> and a <tia1> <tia2>, green background"
 LINES = """0.02,0.1,0.48,0.9: a <pip1> <pip2> on the left
@@ -235,6 +235,19 @@ SCENES: dict[str, list[Any]] = {
             )
         },
     ],
+    "CIDM_MeasureOverFitting": [
+        ({"mini": MINI, "bank": BANK, "vision": ("TestTinyVision", {})},),
+        {
+            "measure": (
+                "CIDM_MeasureOverFitting",
+                {
+                    **{"model": "mini.0", "clip": "mini.1", "vae": "mini.2", "bank": "bank.0"},
+                    **{"clip_vision": "vision.0", "photo_folder": "photos"},
+                    **{"pictures": 16, "steps": 12},
+                },
+            )
+        },
+    ],
     "CIDM_MethodCidm": [
         {"method": ("CIDM_MethodCidm", {})},
         {
@@ -327,7 +340,7 @@ def show(page: Page, name: str) -> None:
     made, shown = spec(name)
     canvas.build(page, made)
     if name not in WIRES_ONLY:
-        shots.run(page, 150)
+        shots.run(page, 300)
     shots.shoot(page, IMAGES / f"{name}.png", (1500, 900), shown)
 
 
@@ -337,6 +350,7 @@ def main(demo: str, wanted: str = "") -> None:
         for name in ("demo", "spare"):
             shutil.copytree(Path(demo) / "bank", base / "models" / "concept_banks" / name)
         inputs = base / "input"
+        shutil.copytree(Path(demo) / "photos", inputs / "photos")
         shutil.copytree(Path(demo) / "photos" / "purple-cat", inputs / "purple-cat")
         for photo_of in ("purple", "teal"):
             shutil.copy(Path(demo) / "photos" / f"{photo_of}-cat" / "01.png", inputs)
