@@ -36,12 +36,17 @@ def find_calls(text: str, names: Iterable[Name]) -> list[Call]:
     """The names in a text, in order; longer ones go before shorter ones."""
     text = canonical(text)
     # A plain look-up first: a pattern of all names of a large bank takes far longer to build.
-    likely = [name for name in names if all(word in text for word in name)]
+    likely = [name for name in names if all(part in text for word in name for part in word.split())]
     if not likely:
         return []
     likely.sort(key=lambda name: len(" ".join(name)), reverse=True)
-    pattern = "|".join(_BETWEEN.join(f"({alone(word)})" for word in name) for name in likely)
+    pattern = "|".join(_BETWEEN.join(f"({_spaced(word)})" for word in name) for name in likely)
     return [_call(match, likely) for match in re.finditer(pattern, text)]
+
+
+def _spaced(word: str) -> str:
+    """A pattern for a word or a phrase, however its parts are spaced."""
+    return alone(word).replace(r"\ ", r"\s+")
 
 
 def _call(match: re.Match[str], names: Sequence[Name]) -> Call:

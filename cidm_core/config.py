@@ -163,8 +163,8 @@ class SampleConfig(Settings):
     infuse: str = setting(
         "",
         "Concepts that plain words of the prompt are to call: PHRASE=CONCEPT, such as cat=my_cat, "
-        "or CONCEPT alone for its own class words; several with commas. Concepts of Infusion "
-        "without words of their own take part only so.",
+        "or CONCEPT alone for its own class words; several with commas. Names that hold one stand "
+        "in double quotes. Concepts of Infusion without words of their own take part only so.",
         advanced=False,
         several=True,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -238,6 +239,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
 
     from ..bank import Bank
     from ..diffusers_host.train import train_concept
+    from ..sampling.infuse import quoted
     from ..training.progress import duration
     from .progress_bar import ProgressBar
 
@@ -274,7 +276,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     earlier = concept.facts.get("earlier_steps")
     time_taken = duration(seconds) + (f", after {earlier} earlier steps" if earlier else "")
     console.say(f"Learned {concept.phrase!r} as {concept.name!r} in {time_taken}: {path}")
-    asked = f' --infuse "{concept.name}"' if concept.on_request else ""
+    asked = f" --infuse {shlex.quote(quoted(concept.name))}" if concept.on_request else ""
     console.note(
         f"Try: cidm generate {model_words(args)} --bank {args.bank} "
         f'--prompt "a photo of a {concept.phrase}"{asked} --out picture.png'

@@ -76,7 +76,8 @@ def tokenise(
         else:
             ids += tokenizer(piece, add_special_tokens=False, verbose=False).input_ids
         if call is not None:
-            triggers[piece] = (*triggers.get(piece, ()), *range(start, len(ids)))
+            name = call[0] if call in plain_names else piece
+            triggers[name] = (*triggers.get(name, ()), *range(start, len(ids)))
             ends.append(len(ids) - 1)
         else:
             plain += range(start, len(ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..bank import Bank
 from ..catalogue import picture_beside
 from ..concept import Concept
 from ..errors import BankError
+from ..sampling.infuse import quoted
 from ..storage.compatibility import BaseWeights, Named, check_fit
 from ..storage.concept_file import file_tensors, read_concept
 from ..storage.tensor_file import SUFFIX, is_ours
@@ -179,7 +181,7 @@ def _note(concept: Concept) -> str:
     if concept.on_request:
         notes.append(
             f"It has no word of its own: {concept.phrase!r} calls it where drawing asks for it "
-            f"(infuse, on the command line --infuse '{concept.name}')."
+            f"(infuse, on the command line --infuse {shlex.quote(quoted(concept.name))})."
         )
     elif concept.method == custom_diffusion.METHOD and not concept.words:
         notes.append(f"It came without a word of its own: {concept.phrase!r} calls it.")

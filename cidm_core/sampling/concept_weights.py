@@ -73,11 +73,14 @@ def check_words(
 def _hint(tag: str, words: Iterable[str], bank: Mapping[str, Concept]) -> str:
     if near := difflib.get_close_matches(tag, words, n=1):
         return f"Did you mean {near[0]!r}?"
+    return unreadable(bank) or "The bank holds no such word."
+
+
+def unreadable(bank: Mapping[str, Concept]) -> str:
+    """What to tell of files of a bank that may hold what is sought; "" if there are none."""
     broken = bank.broken() if isinstance(bank, Bank) else ()
-    if not broken:
-        return "The bank holds no such word."
     files = ", ".join(f"'{path.name}'" for path, _ in broken)
-    return f"The bank holds no such word, but files that cannot be read: {files}. Restore them."
+    return f"It holds files that cannot be read: {files}. Restore them." if files else ""
 
 
 def named(texts: Iterable[str], callers: Mapping[Name, str]) -> tuple[str, ...]:

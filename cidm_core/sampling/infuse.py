@@ -7,9 +7,8 @@ asked for by name; bound to its phrases it is a concept that they call, like any
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from ..calls import Name, as_written, find_calls, name_of
 from ..catalogue import nearest
@@ -17,19 +16,12 @@ from ..concept import Concept, Subject
 from ..config import SampleConfig
 from ..errors import ConceptError, PromptError
 from ..text import TextContext
+from .concept_weights import known_in, unreadable
 
-_BETWEEN = re.compile(r"[,;\n]")
-
-
-class Named(Protocol):
-    """A concept, or its entry in a bank."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def subjects(self) -> tuple[Subject, ...]: ...
-    @property
-    def names(self) -> tuple[Name, ...]: ...
+_QUOTED = r'"(?:[^"]|"")*"'
+_PART = re.compile(rf"(?:{_QUOTED}|[^,;\n])+")
+_REQUEST = re.compile(rf'(?:(.*)=)?\s*({_QUOTED}|[^="]+)')
+_SIGNS = re.compile(r'[,;="]')
 
 
 @dataclass(frozen=True)
@@ -39,31 +31,36 @@ class Requests:
     callers: Mapping[Name, str]
 
     @classmethod
-    def of(cls, text: str, known: Mapping[str, Named]) -> Requests:
+    def of(cls, text: str, bank: Mapping[str, Concept]) -> Requests:
         """What `SampleConfig.infuse` asks for.
 
         Args:
             text: "phrase=concept" or a concept's name alone, for its own class words; several with
-                commas or line ends between them.
-            known: The concepts there are.
+                commas, semicolons or line ends between them. Either side may stand in double
+                quotes, which are doubled inside.
+            bank: The concepts there are; of a `Bank` only the headers are read.
 
         Raises:
             PromptError: If there is no such concept, or a phrase would call two.
         """
+        if not text.strip():  # of a large bank even the table of names takes its time
+            return cls({})
+        known = known_in(bank)
         taken = {call: name for name, each in known.items() for call in each.names}
         callers: dict[Name, str] = {}
-        for part in filter(None, (each.strip() for each in _BETWEEN.split(text))):
-            phrase, sign, name = (each.strip() for each in part.rpartition("="))
+        for part in _parts(text):
+            phrase, name = _sides(part)
             if name not in known:
-                raise PromptError(_unknown(name, known))
-            call = name_of((), phrase if sign else known[name].subjects[0].class_words)
+                raise PromptError(_unknown(name, bank))
+            class_words = known[name].subjects[0].class_words
+            call = name_of((), class_words if phrase is None else phrase)
             if not any(character.isalnum() for character in call[0]):
-                raise PromptError(f"infuse has {part!r}. Write PHRASE=CONCEPT, or CONCEPT alone.")
+                raise _malformed(part)
             if (other := callers.get(call) or taken.get(call)) not in (None, name):
                 raise PromptError(
                     f"{as_written(call)!r} would call two concepts, {other!r} and {name!r}. Give "
-                    f"one of them another phrase, such as 'my {as_written(call)}={name}', and "
-                    "write that into the prompt."
+                    f"one of them another phrase, such as 'my {as_written(call)}={quoted(name)}', "
+                    "and write that into the prompt."
                 )
             callers[call] = name
         return cls(callers)
@@ -90,6 +87,15 @@ class Requests:
         asked = [Subject((), each, concept.kind) for each in phrases if (each,) not in own]
         return replace(concept, subjects=(*concept.subjects, *asked))
 
+    def check_kinds(self, bank: Mapping[str, Concept]) -> None:
+        """Whether each concept is one that can be asked for.
+
+        Raises:
+            ConceptError: If one is not.
+        """
+        for name in set(self.callers.values()):
+            self.bind(bank[name])
+
     def check_said(self, texts: Sequence[str]) -> None:
         """Whether each phrase stands in one of the texts that are drawn.
 
@@ -107,7 +113,7 @@ class Requests:
                 return (
                     f"infuse asks for the concept {name!r} where {as_written(call)!r} stands, and "
                     f"that is not in {where}. Write it there, on its own and not within another "
-                    f"word, or tie the concept to a phrase that is: PHRASE={name}."
+                    f"word or phrase, or tie the concept to one that is: PHRASE={quoted(name)}."
                 )
         return ""
 
@@ -132,15 +138,55 @@ def asking_for(config: SampleConfig, concept: Concept) -> SampleConfig:
 
     What the settings ask for otherwise, for other prompts, is left out.
     """
-    parts = [part.strip() for part in _BETWEEN.split(config.infuse)]
-    own = [part for part in parts if part.rpartition("=")[2].strip() == concept.name]
+    own = [part for part in _parts(config.infuse) if _sides(part)[1] == concept.name]
     if not own and concept.on_request:
-        own = [concept.name]
+        own = [quoted(concept.name)]
     return replace(config, infuse=", ".join(own))
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
-    names = list(known)
+def quoted(name: str) -> str:
+    """A concept's name as `SampleConfig.infuse` has it: in quotes where it holds its signs."""
+    return '"' + name.replace('"', '""') + '"' if _SIGNS.search(name) else name
+
+
+def _parts(text: str) -> list[str]:
+    return [part for found in _PART.findall(text) if (part := found.strip())]
+
+
+def _sides(part: str) -> tuple[str | None, str]:
+    """The phrase of a request, None for the class words, and the concept's name.
+
+    Raises:
+        PromptError: If it is no request.
+    """
+    match = _REQUEST.fullmatch(part)
+    if match is None:
+        raise _malformed(part)
+    phrase = match[1] and _bare(match[1])
+    return phrase, _bare(match[2])
+
+
+def _malformed(part: str) -> PromptError:
+    return PromptError(
+        f"infuse has {part!r}. Write PHRASE=CONCEPT, or CONCEPT alone; in double quotes what holds "
+        "a comma, a semicolon or an equals sign itself."
+    )
+
+
+def _bare(side: str) -> str:
+    """One side of a request without its quotes."""
+    side = side.strip()
+    return side[1:-1].replace('""', '"') if re.fullmatch(_QUOTED, side) else side
+
+
+def _unknown(name: str, bank: Mapping[str, Concept]) -> str:
+    names = list(bank)
     near = nearest(name, names)
-    hint = f"Do you mean {near!r}?" if near else f"It has {', '.join(names) or 'none yet'}."
-    return f"infuse asks for the concept {name!r}, which the bank does not have. {hint}"
+    if meant := [each for each in names if each != quoted(each) and name in each]:
+        hint = f"Do you mean {meant[0]!r}? Write {quoted(meant[0])}, in its quotes."
+    elif near:
+        hint = f"Do you mean {near!r}?"
+    else:
+        hint = f"It has {', '.join(names) or 'none yet'}."
+    told = f"infuse asks for the concept {name!r}, which the bank does not have. {hint}"
+    return f"{told} {unreadable(bank)}".strip()

@@ -6,6 +6,7 @@ A host encodes text (`TextEncoder`), installs *attend* from the slots and scenes
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,7 +26,6 @@ from .concept_weights import (
     ConceptEncoder,
     callers_of,
     check_words,
-    known_in,
     named,
     participants,
     weigher,
@@ -34,6 +34,8 @@ from .infuse import Requests
 from .layout import RegionTexts, Scene, guide, layout
 from .slots import Slot
 from .streams import Phase, Streams, streams_of
+
+logger = logging.getLogger(__name__)
 
 
 class TextEncoder(ConceptEncoder, Protocol):
@@ -150,7 +152,8 @@ def build_plan(
     texts = [config.negative_prompt, *prompts, *(r.prompt for r in regions)]
     texts += [r.negative for r in regions if r.negative is not None]
     texts = list(dict.fromkeys(texts))
-    requests = Requests.of(config.infuse, known_in(bank) if config.infuse else {})
+    requests = Requests.of(config.infuse, bank)
+    requests.check_kinds(bank)
     drawn = [*prompts, *(region.prompt for region in regions)]
     requests.check_said(drawn)
     callers = {**callers_of(bank), **requests.callers}
@@ -165,6 +168,9 @@ def build_plan(
     scenes = tuple(
         layout(prompt, config.negative_prompt, pairs, config, slots.slot) for prompt in prompts
     )
+    streams = streams_of(concepts, slots.found, config)
+    for told in streams.unheard:
+        logger.warning("%s", told)
     return Plan(
         concepts=concepts,
         layers=tuple(layer.path for layer in model.layers),
@@ -172,7 +178,7 @@ def build_plan(
         scenes=scenes,
         masks=masks_at(regions, *latent_size, config.feather, model.family.latent_px),
         config=config,
-        streams=streams_of(concepts, slots.found, config),
+        streams=streams,
     )
 
 

@@ -50,11 +50,13 @@ class Streams:
         twins: Further slots, numbered after all others: infused prompts without their residuals.
         plain: For an infused slot, the number of its twin.
         doubled: The slots in which a concept of two streams acts.
+        unheard: What to tell of concepts that are called where their layers are left out.
     """
 
     twins: tuple[Slot, ...] = ()
     plain: Mapping[int, int] = field(default_factory=dict[int, int])
     doubled: frozenset[int] = frozenset()
+    unheard: tuple[str, ...] = ()
 
     def without(self, slot: int, inserts: Inserts) -> Row:
         """A row of the foundation stream: slot and inserts without residuals."""
@@ -98,6 +100,7 @@ def streams_of(concepts: Sequence[Concept], slots: Sequence[Slot], config: Sampl
     twins: list[Slot] = []
     plain: dict[int, int] = {}
     doubled: set[int] = set()
+    unheard: dict[str, None] = {}
     for number, slot in enumerate(slots):
         called = acting(concepts, slot).any(0).tolist()
         held = [c for c, acts, at in zip(concepts, infused, called, strict=True) if acts and at]
@@ -106,7 +109,9 @@ def streams_of(concepts: Sequence[Concept], slots: Sequence[Slot], config: Sampl
             twins.append(replace(slot, residuals=False))
         if any(concept.two_streams for concept in held):
             doubled.add(number)
-    return Streams(tuple(twins), plain, frozenset(doubled))
+        there = [concept for concept, at in zip(concepts, called, strict=True) if at]
+        unheard |= {_unheard(concept, config): None for concept in there}
+    return Streams(tuple(twins), plain, frozenset(doubled), tuple(filter(None, unheard)))
 
 
 def phase_at(noise: float, config: SampleConfig) -> Phase:
@@ -118,3 +123,13 @@ def phase_at(noise: float, config: SampleConfig) -> Phase:
 
 def _acts(concept: Concept, config: SampleConfig) -> bool:
     return config.strength > 0 and any(act_in(path, config) for path in concept.residuals)
+
+
+def _unheard(concept: Concept, config: SampleConfig) -> str:
+    """What to tell of a concept all of whose value residuals the settings leave out, or ""."""
+    if not concept.residuals or any(act_in(path, config) for path in concept.residuals):
+        return ""
+    return (
+        f"{concept.name!r} has no effect: it learned nothing in the layers that residual_layers "
+        f"{config.residual_layers!r} leaves. Set residual_layers to 'all'."
+    )

@@ -54,6 +54,8 @@ def attach_hooks(
         rows = rows_of(guider.conds, facts, config)
         if requests is not None and (told := requests.unsaid(rows.said, "any prompt")):
             host.warn(told)
+        for told in rows.streams.unheard:
+            host.warn(told)
         session = Session(facts, rows, config, _masks(guider, noise))
         guider.model_options["transformer_options"][KEY] = session
         return executor(noise, *args, **kwargs)

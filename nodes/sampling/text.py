@@ -72,14 +72,14 @@ class ConceptText:
 
     def __post_init__(self) -> None:
         entries = self.bank.entries()
-        known = {entry.name: entry for entry in entries}
-        self.requests = Requests.of(self.config.infuse, known)
+        self.requests = Requests.of(self.config.infuse, self.bank)
         named = {call: entry.name for entry in entries for call in entry.names}
         self.callers = {**named, **self.requests.callers}
         self.owners = {word: name for call, name in self.callers.items() for word in call}
         words = {word for entry in entries for word in entry.words}
         self._binding = Binding(self.callers, words, self._rows)
         self._held = _Held(self.bank, self.facts, self.config, self.requests)
+        self.requests.check_kinds(self._held)
 
     def tokenize(self, clip: Any, text: str, **options: Any) -> HostTokens:
         """The stock tokens of a text, with a tagged vector for every concept word.

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...cidm_core.calls import Name, find_calls
+from ...cidm_core.calls import Call, Name, find_calls
 from ...cidm_core.errors import HostError
 from ...cidm_core.sampling.versions import distinct_versions
 from ...cidm_core.text import Spans
@@ -80,17 +80,21 @@ class Binding:
             plain = canonical(text)
             calls = find_calls(text, self._names)
         spans = [span for call in calls if call.name[0] in self._words for span in call.at]
-        if not spans:
-            return _tagged(clip, phrases, clip.stock_tokenize(text, **options))
+        phrased = [call for call in calls if call.name[0] not in self._words]
         # Matching spans fit the text itself unless composing changed its length.
         source = text if len(plain) == len(text) else plain
-        starts, ends = [start for start, _ in spans], [end for _, end in spans]
-        gaps = [source[a:b] for a, b in zip([0, *ends], [*starts, None], strict=True)]
-        holder, ids = _placeholder(clip, " ".join(gaps))
-        tokens = clip.stock_tokenize(f" {holder} ".join(gaps), **options)
+        holder, ids = _placeholder(clip, _held_out(source, spans)) if spans else ("", {})
+
+        def read(end: int | None = None) -> HostTokens:
+            """The stock tokens up to a place of the text that no word holds."""
+            held = [span for span in spans if end is None or span[1] <= end]
+            return clip.stock_tokenize(_held_out(source[:end], held, f" {holder} "), **options)
+
+        if not spans:
+            return _tagged(clip, phrased, read, clip.stock_tokenize(text, **options))
         words = [plain[start:end] for start, end in spans]
-        bound = {name: self._bound(name, rows, ids[name], words) for name, rows in tokens.items()}
-        return _tagged(clip, phrases, bound)
+        bound = {name: self._bound(name, rows, ids[name], words) for name, rows in read().items()}
+        return _tagged(clip, phrased, read, bound)
 
     def _bound(
         self, name: str, chunks: list[list[Token]], holder: int, words: Sequence[str]
@@ -135,12 +139,23 @@ class Binding:
         return expanded
 
 
-def _tagged(clip: Any, phrases: Iterable[str], tokens: HostTokens) -> HostTokens:
-    """Tag the tokens of trigger phrases, longest phrase first."""
-    for phrase in sorted(phrases, key=len, reverse=True):
-        for name, ids in _ids_of(clip, phrase).items():
-            for chunk in tokens[name]:
-                _tag(chunk, ids, phrase)
+def _held_out(text: str, spans: Sequence[tuple[int, int]], holder: str = " ") -> str:
+    """A text with something else in the place of its spans."""
+    starts, ends = [start for start, _ in spans], [end for _, end in spans]
+    gaps = [text[a:b] for a, b in zip([0, *ends], [*starts, None], strict=True)]
+    return holder.join(gaps)
+
+
+def _tagged(
+    clip: Any, calls: Iterable[Call], read: Callable[[int], HostTokens], tokens: HostTokens
+) -> HostTokens:
+    """Tag the tokens of trigger phrases where they are called, and not as parts of longer words."""
+    for call in calls:
+        before = read(call.at[0][0])
+        for name, ids in _ids_of(clip, call.name[0]).items():
+            places = _places(tokens[name], ids)
+            for chunk, start in places[len(_places(before[name], ids)) :][:1]:
+                _tag(chunk, start, len(ids), call.name[0])
     return tokens
 
 
@@ -207,15 +222,25 @@ def _ids_of(clip: Any, phrase: str) -> dict[str, list[int]]:
     return found
 
 
-def _tag(chunk: list[Token], ids: Sequence[int], phrase: str) -> None:
-    numbers = [None if isinstance(t[0], _PhraseToken) else t[0] for t in chunk]
-    for start in range(len(chunk) - len(ids) + 1):
-        window = numbers[start : start + len(ids)]
-        if all(isinstance(n, int) and n == m for n, m in zip(window, ids, strict=True)):
-            for i in range(start, start + len(ids)):
-                tagged = _PhraseToken(chunk[i][0])
-                tagged.phrase, tagged.is_last = phrase, i == start + len(ids) - 1
-                chunk[i] = (tagged, *chunk[i][1:])
+def _places(chunks: Iterable[list[Token]], ids: Sequence[int]) -> list[tuple[list[Token], int]]:
+    """Where some tokens stand in a row: chunk and place in it."""
+    found: list[tuple[list[Token], int]] = []
+    for chunk in chunks:
+        start, numbers = 0, [token[0] for token in chunk]
+        while start <= len(chunk) - len(ids):
+            window = numbers[start : start + len(ids)]
+            fits = all(isinstance(n, int) and n == m for n, m in zip(window, ids, strict=True))
+            if fits:
+                found.append((chunk, start))
+            start += len(ids) if fits else 1
+    return found
+
+
+def _tag(chunk: list[Token], start: int, count: int, phrase: str) -> None:
+    for i in range(start, start + count):
+        tagged = _PhraseToken(chunk[i][0])
+        tagged.phrase, tagged.is_last = phrase, i == start + count - 1
+        chunk[i] = (tagged, *chunk[i][1:])
 
 
 def _placeholder(clip: Any, rest: str) -> tuple[str, dict[str, int]]:

@@ -75,6 +75,8 @@ def test_any_phrase_of_the_prompt_can_call_it(cat, base):
         ("cat=my_cat, cat=her_cat", "a cat", "'cat' would call two concepts, 'my_cat' and"),
         ("<v1>=my_cat", "a cat <v1>", "'<v1>' would call two concepts, 'v1' and 'my_cat'"),
         ("=my_cat", "a cat", "Write PHRASE=CONCEPT"),
+        ("cat=", "a cat", "infuse has 'cat='. Write PHRASE=CONCEPT"),
+        ('cat="my_cat', "a cat", "in double quotes"),
         ("my_cat", "a room " + "of grass " * 40 + "cat", "'cat' lies beyond what the text encoder"),
     ],
 )
@@ -87,8 +89,9 @@ def test_what_cannot_be_asked_for_is_said(cat, base, asked, prompt, message):
 
 def test_concepts_of_weights_cannot_be_asked_for(base):
     bank = {"v1": random_concept(base, "<v1>", seed=1)}
-    with pytest.raises(ConceptError, match="'v1' cannot be asked for by infuse"):
-        plan_of(base, bank, "a cat", infuse="cat=v1")
+    for asked in ("cat=v1", "v1"):  # also where the prompt lacks its class words
+        with pytest.raises(ConceptError, match="'v1' cannot be asked for by infuse"):
+            plan_of(base, bank, "a cat", infuse=asked)
 
 
 def test_two_looks_of_one_class_word_live_in_one_bank(tmp_path, cat, base):

@@ -63,6 +63,17 @@ def test_stock_nodes_and_patches_of_other_packs_go_on_working(found):
     assert found["left behind"] == []
 
 
+def test_it_acts_where_the_phrase_stands_and_not_within_longer_words(found):
+    at = {name: places.get("white cat", []) for name, places in found["places"].items()}
+    pieces = len(at["one"])
+    assert at["within a longer word"] == at["spaced"] == at["one"]
+    assert at["twice"][:pieces] == at["one"]
+    assert len(at["twice"]) == 2 * pieces
+    for name in ("behind one", "beside a word"):
+        assert len(at[name]) == pieces
+        assert at[name][0] > at["one"][-1]
+
+
 def test_what_cannot_be_asked_for_is_said(found):
     assert any(
         "where 'white cat' stands, and that is not in any prompt" in t for t in found["unsaid"]

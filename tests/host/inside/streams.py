@@ -102,6 +102,22 @@ pack("nodes.sampling.prompts")._known.clear()
 found["saved"] = differ(cat, draw(torch.load(file, weights_only=False)))
 found["pickled"] = differ(cat, draw(pickle.loads(pickle.dumps(encode(words, CAT)))))
 
+
+# Where it stands.
+def places(text):
+    return pack("nodes.sampling.prompts").prompt_in(encode(words, text)[0][1]).text.spans.triggers
+
+
+one = places("a white cat in the snow")
+found["places"] = {
+    "one": one,
+    "within a longer word": places("a white cat, white cat-shaped"),
+    "behind one": places("white cat-shaped, white cat"),
+    "beside a word": places("a <v11> <v12>-like white cat-shaped, (white cat:1.2)"),
+    "spaced": places("a White   cat in the snow"),
+    "twice": places("a white cat, white cat"),
+}
+
 # Stock nodes and other packs.
 seen = []
 patched = taught.clone()
@@ -140,7 +156,7 @@ draw(encode(words, "a photo of a dog"))
 found["unsaid"] = list(told)
 for name, asked in (("unknown", "cat=infussed"), ("twice", "cat=infused, cat=keyed")):
     found[name] = error_of(applied, infuse=asked)
-found["weights"] = error_of(encode, applied(infuse="dog=c1")[1], "a dog")
+found["weights"] = error_of(applied, infuse="dog=c1")
 found["left behind"] = [
     n for n, m in model.model.diffusion_model.named_modules() if "forward" in m.__dict__
 ]
