@@ -202,9 +202,10 @@ def _frozen_rows(task: Task, host: Host) -> dict[str, Tensor]:
         for encoder, rows in host.embeddings(subject.class_words).items():
             if len(rows) != len(subject.words):
                 raise ConceptError(
-                    f"{subject.class_words!r} is {len(rows)} tokens of the {encoder}, and "
-                    f"{len(subject.words)} words are to stand for it. Give {len(rows)} words, one "
-                    "for each token, or none: then it is called where drawing asks for it."
+                    f"Each word is to stand for one token of {subject.class_words!r}. The "
+                    f"{encoder} reads it as {len(rows)}, and the words are {len(subject.words)}: "
+                    f"{' '.join(subject.words)!r}. Give as many words as tokens, or none: then it "
+                    "is called where drawing asks for it."
                 )
             found[encoder] = rows[:, None].clone()
     return found

@@ -161,6 +161,11 @@ def bind_all(
     if missing and len(missing) == sum(bool(caption.strip()) for caption in captions):
         sought = ", ".join(repr(key) for key in (mapping or (class_words,)))
         shown = "; ".join(f"'{caption[:60]}'" for caption in missing[:5])
+        if not words:
+            raise PhotoError(
+                f"The class words are missing from every caption: {sought} is not in {shown}. Use "
+                "class words that stand in the captions."
+            )
         raise PhotoError(
             f"The concept word is missing from every caption: neither {sought} nor {trigger} is in "
             f"{shown}. Use class words that stand in the captions."

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..as_text import listed
+from ..as_text import listed, warn_once
 from ..concept import Subject
 from ..errors import PhotoError
 from ..images import Pixels, check_size, picture_of, read_image
@@ -28,6 +28,8 @@ from .captions import bind_all
 from .folders import list_photos, masks_in, match_captions, parts_in
 
 logger = logging.getLogger(__name__)
+
+_SPECK = 0.001  # of a photo; four cells of a picture of 512 px
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,6 +282,12 @@ def _fitted(mask: NDArray[np.float32], size: tuple[int, int], where: str) -> NDA
     if not mask.any():
         raise PhotoError(
             f"{where} is black everywhere. Paint the concept white, or remove the mask."
+        )
+    if mask.mean() < _SPECK:
+        warn_once(
+            logger,
+            f"{where} leaves {100 * mask.mean():.3f} % of its photo: next to nothing is learned "
+            "from it. Is it the right mask?",
         )
     if not same_shape((width, height), size):
         raise PhotoError(
