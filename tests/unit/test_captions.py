@@ -203,6 +203,8 @@ def test_no_caption_names_the_concept():
         PhotoError, match=r"every caption: neither 'dog' nor <dog1> <dog2>.*a cat; |cats"
     ):
         bind_all(["a cat", "two cats", ""], DOG, "dog")
+    with pytest.raises(PhotoError, match=r"class words are missing .*: 'dog' is not in 'a cat'"):
+        bind_all(["a cat"], (), "dog")
     with pytest.raises(PhotoError, match=r"'<tok>'"):
         bind_all(["a dog"], DOG, "dog", {"<tok>": DOG})
 

@@ -270,6 +270,16 @@ def test_masks_that_fit_no_photo(folder, tmp_path):
         Photo.from_folder(folder, masks=folder)  # photos are not their own masks
 
 
+def test_a_mask_of_next_to_nothing_is_told_of(caplog):
+    pixels, speck = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
+    speck[:4, :4] = 255
+    Photo.from_image(pixels, mask=speck).loaded()
+    assert not caplog.records
+    speck[1:] = 0
+    Photo.from_image(pixels, mask=speck).loaded()
+    assert "leaves 0.098 % of its photo: next to nothing is learned" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("size", "value", "words"),
     [((24, 40), 255, "24 x 40 px, its photo 40 x 24"), ((40, 24), 0, "black everywhere")],
