@@ -120,29 +120,6 @@ class TrainConfig(Settings):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PriorConfig(TrainConfig):
-    """For methods that hold what the model knows of a class by prior pictures of it."""
-
-    prior_images: int = setting(
-        200,
-        "Prior pictures that the model itself draws of the class where none are given; they are "
-        "kept beside the bank's concepts and used again. With 0 learning goes without.",
-        low=0,
-        high=10_000,
-        advanced=False,
-    )
-    prior_batches: str = setting(
-        "mixed",
-        "How prior pictures come beside the photos: each picture of a batch is one or the other by "
-        "an even chance (mixed), or as many follow the photos (paired).",
-        choices=("mixed", "paired"),
-    )
-    prior_weight: float = setting(
-        1.0, "Weight of the prior pictures in the loss.", low=0.0, high=100.0
-    )
-
-
 def _told(what: str, usual: str = "") -> Any:
     """A field for one of the six numbers about the picture's size that SDXL's UNet reads."""
     help = f"{what}, as SDXL is told. By default {usual or 'the size of the picture drawn'}."

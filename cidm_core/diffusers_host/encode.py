@@ -157,7 +157,8 @@ def _states(
     if weighted:
         tokenizer = base.tokenizers[index]
         ids.append(tokenise(tokenizer, "", (), row.max_tokens, pad_id=row.pad_id).ids)
-    output = _run(encoder, torch.tensor(ids).to(base.device), where, vectors, row.penultimate)
+    put = torch.tensor(ids).to(base.device)
+    output = run_encoder(encoder, put, where, vectors, row.penultimate)
     pooled = _pooled(encoder, output, tokens, versions, copies) if row.pooled else []
     states: Tensor = output.hidden_states[-2] if row.penultimate else output.last_hidden_state
     *found, empty = states.split([*copies, len(ids) - sum(copies)])
@@ -187,7 +188,7 @@ def _pooled(
     return [pooled_text(each) for each in map(_for_each_version, split, versions)]
 
 
-def _run(
+def run_encoder(
     encoder: Any,
     ids: Tensor,
     where: Sequence[tuple[int, int]],

@@ -14,6 +14,7 @@ from ..config import TrainConfig
 from ..errors import ConceptError, PromptError, TrainingError
 from ..methods import config_for, method_called
 from ..methods.base import MakeMethod, Task
+from ..methods.shared import CompositesConfig
 from ..storage.compatibility import check_fit, check_new
 from ..storage.names import clean_name, default_name, file_stem
 from ..storage.record import Entry
@@ -37,6 +38,7 @@ class Job:
 
     base: Base
     bank: Bank
+    lesson: Lesson
     photos: Sequence[Photo]
     prior: Sequence[Photo]
     task: Task
@@ -48,6 +50,12 @@ class Job:
     make: MakeMethod
     facts: Mapping[str, object]  # what is known of the concept before it is learned
     replaces: Entry | None
+
+    @property
+    def composites(self) -> CompositesConfig:
+        """The settings of composites, for methods that have them."""
+        assert isinstance(self.config, CompositesConfig)
+        return self.config
 
 
 def prepare(
@@ -86,8 +94,9 @@ def prepare(
     return Job(
         base=base,
         bank=bank,
-        photos=lesson.templated(photos),
-        prior=lesson.templated(prior),
+        lesson=lesson,
+        photos=photos,
+        prior=prior,
         task=task,
         others=others,
         config=config,
@@ -135,6 +144,7 @@ def find_taught(
     prior: Sequence[Photo] = (),
     make: MakeMethod | None = None,
     again: str = REFUSE,
+    contrast: Mapping[str, object] | None = None,
     **first: Any,
 ) -> Concept | None:
     """The bank's concept that these very inputs of `train_concept` have taught, if there is one.
@@ -152,6 +162,7 @@ def find_taught(
         prior: Prior pictures.
         make: Instead of the method.
         again: Whether the concept was to be taught again; with "go_on" one counts that has gone on.
+        contrast: What `Contrast.facts` says of it.
         first: Words and kind of the photos, as `TrainingSubject` has them.
 
     Raises:
@@ -161,7 +172,7 @@ def find_taught(
     """
     config = settled(config, method, base)
     held = (TrainingSubject(photos, prior=prior, **first), *subjects)
-    lesson = Lesson.of(held, method, config, make)
+    lesson = Lesson.of(held, method, config, make, contrast)
     asked = tuple(each.subject for each in lesson.subjects)
     named = None if name is None else clean_name(name)
     for entry in bank.entries():

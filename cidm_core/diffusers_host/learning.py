@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..config import TrainConfig
-from ..methods.base import Batch, Prediction
+from ..errors import HostError
+from ..methods.batches import Batch, Prediction
 from ..ops.diffusion import add_noise
 from ..sampling.versions import versions_of
 from ..sizes import PictureSizes
@@ -21,6 +22,7 @@ from ..text import Spans
 from ..updates import Update, ValueResidual
 from ..words import canonical
 from .base import Base
+from .contrast import ContrastClip, text_features
 from .encode import Embeddings, encode
 from .frozen import Parking, in_eight_bits
 from .injection import Injection, checkpoint_activations, flags_kept
@@ -36,10 +38,18 @@ class LearningHost:
         base: The model.
         words: Concept words; `tokens` in `predict` holds one row of embeddings for each.
         phrases: Class words of subjects without words of their own, which call them.
+        clip: What words are contrasted with.
     """
 
-    def __init__(self, base: Base, words: Sequence[str], phrases: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        base: Base,
+        words: Sequence[str],
+        phrases: Sequence[str] = (),
+        clip: ContrastClip | None = None,
+    ) -> None:
         self._base, self._words, self._phrases = base, tuple(words), tuple(phrases)
+        self._clip = clip
         schedule: Any = DDPMScheduler.from_config(base.scheduler_config)
         self._alphas: Tensor = schedule.alphas_cumprod.to(base.device)
         self._injection: Injection | None = None
@@ -80,6 +90,20 @@ class LearningHost:
             ids = torch.tensor([entry_of(tokenizer, name, len(weight)) for name in names])
             found[row.name] = weight.detach()[ids].float()
         return found
+
+    def text_features(
+        self, prompts: Sequence[str], words: Mapping[str, Tensor], *, at_last_word: bool = False
+    ) -> Tensor:
+        if self._clip is None:
+            raise HostError(
+                "The words are to learn by contrast, and there is no CLIP. Give one, or leave the "
+                "contrast out."
+            )
+        if self._parking is not None:
+            self._parking.fetch()
+        return text_features(
+            self._base, self._clip, prompts, words, self._words if at_last_word else ()
+        )
 
     def predict(
         self,
@@ -132,7 +156,7 @@ class LearningHost:
             # v = sqrt(a) noise - sqrt(1 - a) z: noising with the roles swapped and z negated
             target = add_noise(batch.noise, -batch.latents, alphas)
         maps = tuple(self._maps[i] for i in sorted(self._maps)) if watch else ()
-        return Prediction(value, target, maps)
+        return Prediction(value, target, maps, alphas, base.prediction_type)
 
     def _encode(
         self, prompts: Sequence[str], embeddings: Embeddings

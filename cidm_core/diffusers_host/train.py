@@ -5,38 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
 import torch
 
 from .. import __version__
 from ..bank import Bank
 from ..concept import Concept
-from ..config import PriorConfig, TrainConfig
+from ..config import TrainConfig
 from ..devices import is_out_of_memory
 from ..errors import HostError
 from ..methods.base import MakeMethod, Method
-from ..training.batches import CachedPhotos, Draws, PhotoSources
 from ..training.data import Photo, TrainingSubject
 from ..training.lesson import Lesson, settled
-from ..training.loop import Loop, Stopped
+from ..training.loop import Loop
 from ..training.processes import Processes
-from ..training.progress import Hooks, OnProgress, Progress
+from ..training.progress import Hooks, OnProgress
 from ..training.state import RunFolder, final_loss
 from .base import Base
-from .cache import cache_latents
-from .job import Job, check_caption, prepare
+from .composites import Contrast, contrast_facts
+from .inputs import drawn_prior, opened, seen_composites
+from .job import Job, prepare
 from .learning import LearningHost
 from .previews import OnPreview, Previews, Render, default_render
-from .prior import PRIORS, draw_prior
 from .processes import LaunchedProcesses
 
 logger = logging.getLogger(__name__)
-
-PRIOR_MISSING = (
-    "There are no prior pictures of %r: the model may come to take everything of the class for the "
-    "subject. Give a folder of them, or let prior_images be drawn."
-)
 
 
 def train_concept(
@@ -59,6 +52,7 @@ def train_concept(
     mapping: Mapping[str, str] | None = None,
     resume: bool = True,
     again: str = "refuse",
+    contrast: Contrast | None = None,
     make: MakeMethod | None = None,
     processes: Processes | None = None,
 ) -> Concept:
@@ -93,6 +87,7 @@ def train_concept(
         again: For words that the bank's concept has already: "refuse", and say what differs;
             "replace" it once the new one is complete (until then the old file stays as it is, the
             place in the order always); "go_on" from its words and weights, if the method can.
+        contrast: CLIP and common things, where words are to learn by contrast.
         make: Builds the method instead of the one named. Its repr belongs to the run's name:
             what it shows must say all that matters, and be the same in the next process.
         processes: Those that share this run. Default: all of `accelerate launch`; `Alone()` learns
@@ -116,14 +111,17 @@ def train_concept(
     processes = processes or LaunchedProcesses(base.device)
     first = TrainingSubject(photos, words, class_words, kind, mapping, prior)
     config = settled(config, method, base)
-    lesson = Lesson.of((first, *subjects), method, config, make)
+    facts = None if contrast is None else contrast.facts()
+    lesson = Lesson.of((first, *subjects), method, config, make, facts)
+    if contrast is not None and lesson.contrasts:
+        contrast.clip.check(base)
     job = prepare(base, bank, lesson, name, again, processes)
     render = preview or default_render(base, bank, job.config)
     hooks = Hooks(on_progress, should_stop) if processes.rank == 0 else Hooks()
     try:
         # A host may call from inference mode, whose tensors cannot be learned with.
         with torch.inference_mode(False), torch.enable_grad(), job.folder.held():
-            return _learn(job, hooks, render, on_preview, resume)
+            return _learn(job, hooks, render, on_preview, contrast, resume)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(str(error) or _how_to_resume(job.folder)) from error
     except RuntimeError as error:
@@ -133,7 +131,12 @@ def train_concept(
 
 
 def _learn(
-    job: Job, hooks: Hooks, render: Render, on_preview: OnPreview | None, resume: bool
+    job: Job,
+    hooks: Hooks,
+    render: Render,
+    on_preview: OnPreview | None,
+    contrast: Contrast | None,
+    resume: bool,
 ) -> Concept:
     base, config = job.base, job.config
     job.processes.wait()  # the main process may still be writing the state of a stopped run
@@ -142,16 +145,18 @@ def _learn(
     if not job.folder.writes:
         state = job.folder.load(resume=resume)
     job.processes.wait()  # nor may it go on before all have read it
-    host = LearningHost(base, job.task.words, job.task.phrases)
+    clip = None if contrast is None else contrast.clip
+    host = LearningHost(base, job.task.words, job.task.phrases, clip)
     if (check := getattr(job.make, "check", None)) is not None:
         check(job.task, config, host)
-    drawn = _drawn_prior(job, hooks)  # with the whole model, so before parts of it leave the device
+    seen = seen_composites(job, contrast, hooks)
+    drawn = drawn_prior(job, hooks)  # with the whole model, so before parts of it leave the device
     # A small card has no room for all of SDXL beside the VAE at work.
     waiting = base.text_encoders if config.park_text_encoders else ()
     waiting += (base.unet,) if config.frozen_fp8 else ()
     with ExitStack() as stack:
         with base.parked(*waiting):
-            sources = _sources(job, host, hooks, drawn)
+            sources = opened(job, host, hooks, drawn, seen)
         stack.enter_context(base.parked_vae())
         method = job.make(job.task, config, job.others.values(), host)
         stack.enter_context(host.attached(method.updates, config))
@@ -162,48 +167,13 @@ def _learn(
             loop.resume(state)
             logger.info("Going on at step %d of %d.", loop.step, loop.steps)
         loop.run()
-    return _store(job, method, loop, previews)
+        told = contrast_facts(job, method, seen)
+    return _store(job, method, loop, previews, told)
 
 
-def _sources(job: Job, host: LearningHost, hooks: Hooks, drawn: Sequence[Photo]) -> PhotoSources:
-    """Everything encoded that batches are drawn from."""
-    base, config = job.base, job.config
-    tell = _teller(job, hooks, len(job.photos) + len(job.prior) + len(drawn))
-
-    def cached(
-        held: Sequence[Photo], label: str, draws: str, before: int = 0, **other: str
-    ) -> CachedPhotos:
-        latents = cache_latents(
-            base,
-            held,
-            replace(config, **other),
-            job.size_px,
-            lambda done: tell(before + done),
-            label,
-        )
-        return CachedPhotos(latents, held, draws)
-
-    # Going on draws other noise than what was learned from.
-    after = f" after {earlier}" if (earlier := job.facts.get("earlier_steps")) else ""
-    photos, prior = cached(job.photos, "look", f"concept{after}"), None
-    if held := [*job.prior, *drawn]:  # they show the class as it is
-        before = len(job.photos)
-        prior = cached(held, "prior look", "prior", before, augmentation="none")
-    draws = Draws(
-        seed=config.seed,
-        size=config.batch_size,
-        timesteps=host.timesteps,
-        noise_offset=config.noise_offset,
-        device=base.device,
-        processes=job.processes,
-        check=lambda caption: check_caption(
-            base, caption, job.task.words, job.task.phrases, quiet=True
-        ),
-    )
-    return PhotoSources(photos, prior, draws)
-
-
-def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
+def _store(
+    job: Job, method: Method, loop: Loop, previews: Previews, told: Mapping[str, object]
+) -> Concept:
     """Add the concept to the bank; if that does not work, the run can still be taken up again."""
     if job.processes.rank == 0:
         facts = {
@@ -212,6 +182,7 @@ def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
             "seconds": round(loop.seconds, 1),
             "skipped": loop.skipped,
             **job.facts,
+            **told,
             "version": __version__,
         }
         try:
@@ -225,53 +196,6 @@ def _store(job: Job, method: Method, loop: Loop, previews: Previews) -> Concept:
         return stored
     job.processes.wait()
     return job.bank[job.task.name]
-
-
-def _drawn_prior(job: Job, hooks: Hooks) -> list[Photo]:
-    """Prior pictures by the model itself, of the subjects without any, if the method wants them."""
-    if not isinstance(job.config, PriorConfig):
-        return []
-    given = {photo.subject for photo in job.prior}
-    without = [(i, each) for i, each in enumerate(job.task.subjects) if i not in given]
-    if not job.config.prior_images:
-        for _, subject in without:
-            logger.warning(PRIOR_MISSING, subject.class_words)
-        return []
-    main = job.processes.rank == 0
-    if not main:
-        job.processes.wait()  # the main one draws; then they are all there
-    drawn = [
-        replace(photo, subject=number)
-        for number, subject in without
-        for photo in draw_prior(
-            job.base,
-            job.bank.path / PRIORS,
-            subject.class_words,
-            subject.kind,
-            count=job.config.prior_images,
-            on_progress=hooks.on_progress,
-            # Several processes agree on stopping in the loop only: the others wait for this one.
-            should_stop=hooks.should_stop if job.processes.count == 1 else None,
-            width_px=job.size_px,
-            height_px=job.size_px,
-        )
-    ]
-    if main:
-        job.processes.wait()
-    return drawn
-
-
-def _teller(job: Job, hooks: Hooks, total: int) -> Callable[[int], None]:
-    """Progress while photos are encoded."""
-
-    def tell(done: int) -> None:
-        if hooks.on_progress is not None:
-            hooks.on_progress(Progress(done, total, phase="preparing"))
-        # Several processes agree on stopping in the loop only.
-        if job.processes.count == 1 and hooks.should_stop is not None and hooks.should_stop():
-            raise Stopped("Stopped while the photos were prepared; nothing was learned yet.")
-
-    return tell
 
 
 def _how_to_resume(folder: RunFolder) -> str:

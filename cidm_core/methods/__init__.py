@@ -9,6 +9,7 @@ from ..errors import CidmError
 from ..families import Family
 from .base import MethodClass
 from .cidm import Cidm
+from .clif import Clif
 from .custom_diffusion import CustomDiffusion
 from .infusion import Infusion
 
@@ -16,6 +17,7 @@ METHODS: dict[str, MethodClass] = {
     "cidm": Cidm,
     "custom_diffusion": CustomDiffusion,
     "infusion": Infusion,
+    "clif": Clif,
 }
 
 

@@ -18,8 +18,8 @@ from ..concept import Concept, Subject
 from ..config import TrainConfig
 from ..families import CrossAttention
 from ..ops.schedules import Schedule, constant
-from ..sizes import PictureSizes
 from ..updates import Update
+from .batches import Batch, CompositeBatches, PhotoBatches, Prediction, Source
 from .group import Group
 
 Demand = Literal["needed", "optional", "unused"]
@@ -90,53 +90,6 @@ def _kept_update(update: Update) -> Update:
     return replace(update, **{k: _kept(t) for k, t in tensors.items() if isinstance(t, Tensor)})
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One micro-step's worth of noisy pictures, on the model's device.
-
-    Attributes:
-        latents: Clean latents, (batch, channels, height, width).
-        noise: What is added to them, same shape.
-        timesteps: Noise levels, (batch,) int64.
-        prompts: One per picture; repeats are encoded once.
-        image_masks: 1 where the picture is, 0 on padding, (batch, height, width).
-        concept_masks: 1 where the concept is; None if no picture of the batch has a mask.
-        is_prior: True for prior pictures, (batch,) bool; None if the stage asked for none.
-        sizes: Of the pictures, for families that are told; empty: as large as their latents.
-    """
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    prompts: tuple[str, ...]
-    image_masks: Tensor
-    concept_masks: Tensor | None = None
-    is_prior: Tensor | None = None
-    sizes: tuple[PictureSizes, ...] = ()
-
-    @property
-    def seen(self) -> Tensor:
-        """Where the loss looks: on the picture and, with masks, on the concept alone."""
-        masks = self.concept_masks
-        return self.image_masks if masks is None else self.image_masks * masks
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model made of a batch.
-
-    Attributes:
-        value: The model's output, (batch, channels, height, width).
-        target: What it should have been: the noise, or v, as the model predicts.
-        attention: Per watched layer, how much each cell attends to each concept word, mean over
-            the heads, (batch, height, width, words); empty unless asked for.
-    """
-
-    value: Tensor
-    target: Tensor
-    attention: tuple[Tensor, ...] = ()
-
-
 class Host(Protocol):
     """What a method may ask of the model."""
 
@@ -181,29 +134,20 @@ class Host(Protocol):
         """
         ...
 
+    def text_features(
+        self, prompts: Sequence[str], words: Mapping[str, Tensor], *, at_last_word: bool = False
+    ) -> Tensor:
+        """CLIP's features of texts as the first text encoder reads them, (prompts, dim).
 
-class Source(Protocol):
-    """Where batches come from; the same index always gives the same batch."""
+        Args:
+            prompts: Texts.
+            words: Embeddings (dim,) of all concept words in them.
+            at_last_word: Whether the last taught of a prompt's words is read, not its end.
 
-    def batch(self, index: int) -> Any:
-        """The micro-batch with this number, counted over the whole run."""
+        Raises:
+            HostError: If the run has no CLIP.
+        """
         ...
-
-
-@dataclass(frozen=True)
-class PhotoBatches:
-    """The usual source: `Batch`es of the photos of all subjects, in shuffled rounds.
-
-    Attributes:
-        size: Photos per micro-step over all processes together; None: `config.batch_size`.
-        prior: "mixed": each picture is a photo or a prior picture by an even chance; "paired":
-            as many prior pictures follow the photos.
-        optional: Whether the photos may come alone if nobody gave prior pictures.
-    """
-
-    size: int | None = None
-    prior: Literal["none", "mixed", "paired"] = "none"
-    optional: bool = False
 
 
 def _no_terms() -> dict[str, Tensor]:
@@ -211,6 +155,12 @@ def _no_terms() -> dict[str, Tensor]:
 
 
 def _nothing(_: Any) -> None: ...
+
+
+def _no_act() -> None: ...
+
+
+_PHOTOS = PhotoBatches()
 
 
 @dataclass(frozen=True)
@@ -229,18 +179,20 @@ class Stage:
         measure: Numbers the method wants to see before each update, read with the losses.
         before_update: Decides on what `measure` gave, for example to freeze a group.
         after_update: Whatever follows an optimiser step; takes the schedule's factor.
+        finished: Called once all of its steps are done.
     """
 
     name: str
     steps: int
     groups: Mapping[Group, float]
     losses: Callable[[Any], dict[str, Tensor]]
-    source: PhotoBatches | Source = PhotoBatches()
+    source: PhotoBatches | CompositeBatches | Source = _PHOTOS
     schedule: Schedule = constant
     penalties: Callable[[], dict[str, Tensor]] = _no_terms
     measure: Callable[[], dict[str, Tensor]] = _no_terms
     before_update: Callable[[Mapping[str, float]], None] = _nothing
     after_update: Callable[[float], None] = _nothing
+    finished: Callable[[], None] = _no_act
 
 
 class Method(Protocol):

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..concept import Concept
-from ..config import TrainConfig
 from ..errors import TrainingError
 from ..families import PROJECTIONS
 from ..ops.consolidation_model import CommonSubspace, Orthogonality, Projection
@@ -25,14 +24,17 @@ from ..ops.seeds import generator
 from ..sampling.versions import TOKEN_LAYERS
 from ..settings import recipe_setting, setting
 from ..updates import LowRank
-from .base import Batch, Demand, Host, Stage, Task
+from .base import Demand, Host, Stage, Task
+from .batches import Batch
+from .contrast import WordContrast
 from .group import Group
 from .initial_values import initial_factors, initial_tokens
+from .shared import ContrastConfig
 from .word_rows import WordRows, can_share
 
 
 @dataclass(frozen=True, kw_only=True)
-class CidmConfig(TrainConfig):
+class CidmConfig(ContrastConfig):
     """How CIDM learns a concept (section 4.1 and its public hyper-parameters).
 
     The recipe decides the choices in which paper and released code differ. The paper has both
@@ -144,6 +146,7 @@ class Cidm:
         self._alpha = config.alpha or float(config.rank)
         begin, spread = self._first_tokens, config.token_init_std
         self._rows = WordRows(task, host, config.token_layers, spread, config.seed, begin)
+        self.contrast = WordContrast.asked(task, config, old, host, self._rows.groups)
         held: dict[str, Tensor] = {}
         factors = dict(self._first_factors(generator(config.seed, "lora")))
         if task.start is not None:
@@ -222,21 +225,20 @@ class Cidm:
         return (concept.low_rank for concept in self._old)
 
     def stages(self) -> Sequence[Stage]:
-        """One: tokens and low-rank weights together, their learning rates falling to 0."""
+        """Tokens and low-rank weights together, their learning rates falling to 0."""
         rates = {group: self._config.lr_tokens for group in self._rows.groups.values()}
-        return [
-            Stage(
-                "concept",
-                self._config.steps,
-                rates | {self._lora: self._config.lr_lora},
-                self.losses,
-                schedule=linear_decay,
-                penalties=self.penalties,
-                measure=self.token_norms,
-                before_update=self.stop_long_tokens,
-                after_update=self.after_update,
-            )
-        ]
+        concept = Stage(
+            "concept",
+            self._config.steps,
+            rates | {self._lora: self._config.lr_lora},
+            self.losses,
+            schedule=linear_decay,
+            penalties=self.penalties,
+            measure=self.token_norms,
+            before_update=self.stop_long_tokens,
+            after_update=self.after_update,
+        )
+        return [concept] if self.contrast is None else [self.contrast.stage(), concept]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss and, where there are concept masks, the attention regulariser."""
@@ -283,11 +285,14 @@ class Cidm:
             self._r2.step(self._config.lr_lora * factor, self._pairs())
 
     def state(self) -> dict[str, Tensor]:
-        return {} if self._r2 is None else self._r2.state_dict()
+        kept = {} if self._r2 is None else self._r2.state_dict()
+        return kept if self.contrast is None else {**kept, **self.contrast.state()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         if self._r2 is not None:
             self._r2.load_state_dict(state)
+        if self.contrast is not None:
+            self.contrast.load_state(state)
 
     def result(self, facts: Mapping[str, object]) -> Concept:
         """The concept as learned so far, on the CPU."""

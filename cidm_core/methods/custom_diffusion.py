@@ -15,15 +15,17 @@ import torch
 from torch import Tensor
 
 from ..concept import Concept
-from ..config import PriorConfig
 from ..errors import ConceptError, TrainingError
 from ..families import PROJECTIONS
 from ..ops.diffusion import masked_errors
 from ..ops.preservation import with_prior
 from ..settings import other_default, setting
 from ..updates import BIASED, FullRank
-from .base import Batch, Demand, Host, PhotoBatches, Stage, Task
+from .base import Demand, Host, Stage, Task
+from .batches import Batch, PhotoBatches
+from .contrast import WordContrast
 from .group import Group
+from .shared import ContrastConfig, PriorConfig
 
 _BIAS = ".bias"
 _SIDES: Mapping[str, tuple[str, ...]] = {
@@ -33,7 +35,7 @@ _SIDES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomDiffusionConfig(PriorConfig):
+class CustomDiffusionConfig(PriorConfig, ContrastConfig):
     """How Custom Diffusion learns subjects.
 
     The recipes have the rates that the published ones come to, which multiply theirs by the eight
@@ -112,7 +114,7 @@ class CustomDiffusion:
     Args:
         task: What is learned, and on which model.
         config: Settings.
-        old: Earlier concepts; they stay as they are without our help.
+        old: Earlier concepts; they stay as they are, their words are negatives of a contrast.
         host: The model.
     """
 
@@ -126,13 +128,13 @@ class CustomDiffusion:
     def __init__(
         self, task: Task, config: CustomDiffusionConfig, old: Collection[Concept], host: Host
     ) -> None:
-        del old
         self._task, self._config, self._host = task, config, host
         start = task.start
         self._rows = {
             encoder: Group(f"tokens.{encoder}", {"rows": rows.to(host.device)})
             for encoder, rows in (start.rows if start else _first_rows(task, config, host)).items()
         }
+        self.contrast = WordContrast.asked(task, config, old, host, self._rows)
         held = _zeros(task, config.trained) if start is None else _changes(start)
         self._weights = Group("weights", {key: each.to(host.device) for key, each in held.items()})
         live = self._weights.tensors
@@ -175,13 +177,14 @@ class CustomDiffusion:
             )
 
     def stages(self) -> Sequence[Stage]:
-        """One: weights and rows together, at constant rates."""
+        """Weights and rows together, at constant rates."""
         config = self._config
         tokens = config.lr if config.lr_tokens is None else config.lr_tokens
         rates = {group: tokens for group in self._rows.values()} | {self._weights: config.lr}
         kind: Literal["mixed", "paired"] = "paired" if self._paired else "mixed"
         source = PhotoBatches(prior=kind, optional=True)
-        return [Stage("subjects", config.steps, rates, self.losses, source)]
+        subjects = Stage("subjects", config.steps, rates, self.losses, source)
+        return [subjects] if self.contrast is None else [self.contrast.stage(), subjects]
 
     @property
     def _paired(self) -> bool:
@@ -201,9 +204,11 @@ class CustomDiffusion:
         return {"denoise": photos} | ({} if batch.is_prior is None else {"prior": prior})
 
     def state(self) -> dict[str, Tensor]:
-        return {}
+        return {} if self.contrast is None else self.contrast.state()
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None: ...
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        if self.contrast is not None:
+            self.contrast.load_state(state)
 
     def result(self, facts: Mapping[str, object]) -> Concept:
         """The concept as learned so far, on the CPU."""

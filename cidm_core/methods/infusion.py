@@ -22,7 +22,8 @@ from ..families import is_in_part
 from ..ops.infusion import masked_loss
 from ..settings import other_default, setting
 from ..updates import ValueResidual
-from .base import Batch, Demand, Host, Stage, Task
+from .base import Demand, Host, Stage, Task
+from .batches import Batch
 from .group import Group
 
 _SIDES: Mapping[str, tuple[str, ...]] = {"paper": ("to_v",), "released": ("to_k", "to_v")}

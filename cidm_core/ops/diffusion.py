@@ -72,6 +72,26 @@ def v_of_noise(
     return (noise - (1 - alpha_cumprod).sqrt() * noisy) / alpha_cumprod.sqrt()
 
 
+def snr_weights(
+    alphas_cumprod: Float[Tensor, " batch"], gamma: float, prediction_type: str = "epsilon"
+) -> Float[Tensor, " batch"]:
+    """Min-SNR weighting: `min(snr, gamma) / snr`, of v `min(snr, gamma) / (snr + 1)`.
+
+    Hang et al. 2023, https://arxiv.org/abs/2303.09556, section 3.4; `snr = a / (1 - a)`. Without
+    any signal (a = 0) the weight is its limit: 1, of v 0.
+
+    Args:
+        alphas_cumprod: a_t of each row's timestep, 0 <= a < 1.
+        gamma: Above 0; the authors use 5.
+        prediction_type: "epsilon" or "v_prediction".
+    """
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    capped = snr.clamp(max=gamma)
+    if prediction_type == "v_prediction":
+        return capped / (snr + 1)
+    return torch.where(snr > 0, capped / torch.where(snr > 0, snr, 1), 1)
+
+
 def masked_errors(
     prediction: Float[Tensor, "batch channels height width"],
     target: Float[Tensor, "batch channels height width"],

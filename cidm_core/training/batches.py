@@ -7,14 +7,14 @@ batch, however many processes there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..errors import PromptError, TrainingError
-from ..methods.base import Batch, PhotoBatches, Source
+from ..errors import PromptError
+from ..methods.batches import Batch
 from ..ops.diffusion import noise_with_offset
 from ..ops.seeds import generator
 from ..sizes import PictureSizes
@@ -88,11 +88,22 @@ class Draws:
     device: torch.device
     processes: Processes
     check: Callable[[str], object]
+    _known: dict[str, bool] = field(default_factory=dict[str, bool])
 
     @property
     def mine(self) -> slice:
         """This process's rows of a whole batch."""
         return share_of(self.size, self.processes)
+
+    def fits(self, prompt: str) -> bool:
+        """Whether the text encoder reads the words of a caption."""
+        if prompt not in self._known:
+            try:
+                self.check(prompt)
+                self._known[prompt] = True
+            except PromptError:
+                self._known[prompt] = False
+        return self._known[prompt]
 
 
 class CachedSource:
@@ -104,7 +115,6 @@ class CachedSource:
 
     def __init__(self, photos: CachedPhotos, draws: Draws) -> None:
         self._photos, self._draws, self._mine = photos, draws, draws.mine
-        self._fits: dict[str, bool] = {}
         self._orders: dict[str, tuple[int, list[int]]] = {}
         self._of_subjects = [_of_subjects(shape, photos.photos) for shape in photos.latents.alike]
 
@@ -177,23 +187,14 @@ class CachedSource:
         caption = self._caption(self._photos.photos[photo], source)
         phrase = self._photos.latents.phrases[photo][variant]
         prompt = phrase + caption
-        return prompt if phrase and self._is_readable(prompt) else caption
+        return prompt if phrase and self._draws.fits(prompt) else caption
 
     def _caption(self, photo: Photo, source: torch.Generator) -> str:
         if not photo.kind:
             return photo.caption
         variant = caption_variant(photo.caption, photo.kind, source)
         # Shuffling may push the concept word beyond the token limit: then as the user wrote it.
-        return variant if self._is_readable(variant) else photo.caption
-
-    def _is_readable(self, prompt: str) -> bool:
-        if prompt not in self._fits:
-            try:
-                self._draws.check(prompt)
-                self._fits[prompt] = True
-            except PromptError:
-                self._fits[prompt] = False
-        return self._fits[prompt]
+        return variant if self._draws.fits(variant) else photo.caption
 
 
 def _of_subjects(numbers: Sequence[int], photos: Sequence[Photo]) -> list[list[int]]:
@@ -252,36 +253,3 @@ def _rows(batch: Batch, rows: Tensor) -> Batch:
     kept = rows.tolist()
     prompts = tuple(batch.prompts[i] for i in kept)
     return replace(batch, prompts=prompts, sizes=tuple(batch.sizes[i] for i in kept), **tensors)
-
-
-@dataclass(frozen=True)
-class PhotoSources:
-    """Makes the source that a stage asks for.
-
-    Attributes:
-        photos: Photos of all subjects.
-        prior: Prior pictures; None if the caller gave none.
-        draws: How they are drawn; a stage may ask for another size.
-    """
-
-    photos: CachedPhotos
-    prior: CachedPhotos | None
-    draws: Draws
-
-    def open(self, wanted: PhotoBatches | Source) -> Source:
-        """A method's own source as it is; the photos as the stage wants them.
-
-        Raises:
-            TrainingError: If it needs prior pictures, and there are none.
-        """
-        if not isinstance(wanted, PhotoBatches):
-            return wanted
-        draws = replace(self.draws, size=wanted.size or self.draws.size)
-        if wanted.prior == "none" or (self.prior is None and wanted.optional):
-            return CachedSource(self.photos, draws)
-        if self.prior is None:
-            raise TrainingError(
-                "This method learns from prior pictures, too, but none were given. Give pictures "
-                "of the class, such as other dogs."
-            )
-        return PriorSource(self.photos, self.prior, draws, mixed=wanted.prior == "mixed")

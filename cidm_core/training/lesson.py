@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
 
-from ..config import PriorConfig, TrainConfig
+from ..config import TrainConfig
 from ..devices import DTYPES
 from ..errors import HostError, TrainingError
 from ..families import Family
 from ..methods import METHODS, adopted, config_for, method_called
 from ..methods.base import MakeMethod
+from ..methods.shared import CompositesConfig, PriorConfig
 from ..words import parse_words
 from .captions import SHORT, plain_caption
 from .data import Photo, TrainingSubject
+
+logger = logging.getLogger(__name__)
 
 _PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -46,12 +50,14 @@ class Lesson:
         method: A name in `METHODS`.
         config: Its settings, from `settled`.
         make: Builds the method instead of the row in `METHODS`.
+        contrast: What decides how words are contrasted, apart from the settings; None: they cannot.
     """
 
     subjects: tuple[TrainingSubject, ...]
     method: str
     config: TrainConfig
     make: MakeMethod | None = None
+    contrast: Mapping[str, object] | None = None
 
     @classmethod
     def of(
@@ -60,13 +66,14 @@ class Lesson:
         method: str,
         config: TrainConfig,
         make: MakeMethod | None = None,
+        contrast: Mapping[str, object] | None = None,
     ) -> Lesson:
         """With words where the method puts them: before the class words or in their place."""
         modifier = method_called(method).modifier
         asked = getattr(method_called(method), "on_request", False)
         flags = {"modifier": modifier, "on_request": asked}
         held = tuple(replace(subject, **flags) for subject in subjects)
-        return cls(held, method, config, make)
+        return cls(held, method, config, make, contrast)
 
     def photo_sets(self) -> tuple[list[Photo], list[Photo]]:
         """The photos with bound captions, and the prior pictures, whose captions stay as they are.
@@ -81,11 +88,17 @@ class Lesson:
             prior += [_prior_of(subject, photo, number) for photo in subject.prior]
         return photos, prior
 
-    def templated(self, photos: Sequence[Photo]) -> list[Photo]:
-        """The photos as they are drawn: with plain templates their captions vary no more."""
-        if self.config.templates == "varied":
+    def templated(self, photos: Sequence[Photo], templates: str | None = None) -> list[Photo]:
+        """The photos as they are drawn: with plain templates their captions vary no more.
+
+        Args:
+            photos: With bound captions.
+            templates: A choice of `TrainConfig.templates`; None: the one in the settings.
+        """
+        templates = templates or self.config.templates
+        if templates == "varied":
             return list(photos)
-        if self.config.templates == SHORT:
+        if templates == SHORT:
             return [replace(p, kind=p.kind if p.kind in ("", "style") else SHORT) for p in photos]
         bare = {text for each in self.subjects for text in (each.bare_caption, each.class_words)}
         return [
@@ -109,7 +122,14 @@ class Lesson:
         }
         if levels := schedule.get("trained_betas"):  # can be said too, as zero-terminal SNR is
             found["trained_betas"] = levels
+        if self.contrasts:
+            found["contrast"] = self.contrast
         return found if self.make is None else found | {"make": repr(self.make)}
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether words learn by contrast."""
+        return isinstance(self.config, CompositesConfig) and self.config.contrasts
 
     def check(self) -> None:
         """Whether the method can teach this.
@@ -151,9 +171,25 @@ class Lesson:
                 f"Two subjects without words are both called by {twice!r}. Put their photos "
                 "together, or give one of them a word."
             )
+        self._check_contrast()
         for number, subject in enumerate(self.subjects, start=1):
             which = f" of subject {number}" if len(self.subjects) > 1 else ""
             self._check_words(subject, which)
+
+    def _check_contrast(self) -> None:
+        if self.contrasts and not any(each.words for each in self.subjects):
+            raise TrainingError(
+                "A contrast tells words apart, and no subject has any. Give words, or leave the "
+                "contrast out."
+            )
+        if self.contrasts and self.contrast is None:
+            raise TrainingError(
+                "To learn words by contrast takes the CLIP model that the first text encoder comes "
+                "from: OpenAI's ViT-L/14 for SD 1.5 and SDXL, mini-clip for mini-sdxl. Give it "
+                "(--clip), or leave the contrast out."
+            )
+        if self.contrast is not None and not self.contrasts:
+            logger.warning("CLIP is given, but these settings ask for no contrast of words.")
 
     def _check_words(self, subject: TrainingSubject, which: str) -> None:
         wanted = method_called(self.method).words

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..devices import DTYPES
 from ..errors import TrainingError
-from ..methods.base import Method, PhotoBatches, Source, Stage
+from ..methods.base import Method, Stage
+from ..methods.batches import CompositeBatches, PhotoBatches, Source
 from .doubt import OTHER_PREDICTION, doubt
 from .interrupts import uninterrupted
 from .optimiser import LossScale, Optimiser, Reading, clip_factor, total_norm
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BAD_STEPS = 3
 
-OpenSource = Callable[[PhotoBatches | Source], Source]
+OpenSource = Callable[[PhotoBatches | CompositeBatches | Source], Source]
 
 
 class Stopped(TrainingError):
@@ -150,8 +151,10 @@ class Loop:
                 self._skip()
             row = self._row(reading, factor)
             self.step += 1
-            if self.step == self._first_step + stage.steps and self.step < self.steps:
-                self._enter(self._number + 1)
+            if self.step == self._first_step + stage.steps:
+                stage.finished()
+                if self.step < self.steps:
+                    self._enter(self._number + 1)
             self.folder.log(row)
             self._is_torn = False
         if self._bad_in_a_row >= MAX_BAD_STEPS:

@@ -26,7 +26,8 @@ from cidm_core.concept import Subject
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.diffusers_host.train import train_concept
-from cidm_core.methods.base import Batch, Task
+from cidm_core.methods.base import Task
+from cidm_core.methods.batches import Batch
 from cidm_core.methods.cidm import Cidm, CidmConfig
 from cidm_core.ops.consolidation_model import CommonSubspace, Orthogonality
 from cidm_core.training.data import Photo

@@ -19,7 +19,8 @@ from cidm_core.diffusers_host.pipeline import generate
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.errors import ConceptError, TrainingError
 from cidm_core.evaluation.prompts import fill, write_back
-from cidm_core.methods.base import Batch, Task
+from cidm_core.methods.base import Task
+from cidm_core.methods.batches import Batch
 from cidm_core.methods.custom_diffusion import CustomDiffusion, CustomDiffusionConfig
 from cidm_core.training.data import Photo, TrainingSubject
 from cidm_core.training.presets import presets_of

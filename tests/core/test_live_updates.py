@@ -9,7 +9,7 @@ from learning_samples import same_weights, small_base, weights
 from cidm_core.config import TrainConfig
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.errors import HostError
-from cidm_core.methods.base import Batch
+from cidm_core.methods.batches import Batch
 from cidm_core.updates import FullRank, LowRank, ValueResidual
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"

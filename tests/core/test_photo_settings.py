@@ -13,7 +13,7 @@ from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.diffusers_host.train import _sources
 from cidm_core.errors import BankError, TrainingError
 from cidm_core.methods import METHODS
-from cidm_core.methods.base import PhotoBatches
+from cidm_core.methods.batches import PhotoBatches
 from cidm_core.methods.cidm import Cidm
 from cidm_core.methods.custom_diffusion import CustomDiffusionConfig
 from cidm_core.training.data import Photo, TrainingSubject

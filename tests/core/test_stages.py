@@ -12,7 +12,8 @@ from cidm_core.diffusers_host.job import find_taught
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.errors import ConceptError, TrainingError
 from cidm_core.methods import METHODS
-from cidm_core.methods.base import PhotoBatches, Stage
+from cidm_core.methods.base import Stage
+from cidm_core.methods.batches import PhotoBatches
 from cidm_core.methods.cidm import Cidm, CidmConfig
 from cidm_core.methods.group import Group
 from cidm_core.ops.diffusion import masked_mse

@@ -36,7 +36,8 @@ from cidm_core.errors import (
     PromptError,
     TrainingError,
 )
-from cidm_core.methods.base import Batch, Task
+from cidm_core.methods.base import Task
+from cidm_core.methods.batches import Batch
 from cidm_core.methods.cidm import Cidm
 from cidm_core.methods.group import Group
 from cidm_core.ops.consolidation import orthogonality

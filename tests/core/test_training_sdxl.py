@@ -16,7 +16,8 @@ from cidm_core.diffusers_host.pipeline import generate
 from cidm_core.diffusers_host.previews import default_render
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.errors import TrainingError
-from cidm_core.methods.base import Batch, Task
+from cidm_core.methods.base import Task
+from cidm_core.methods.batches import Batch
 from cidm_core.methods.cidm import Cidm
 from cidm_core.sampling.versions import shared_versions, versions_of
 from cidm_core.sizes import PictureSizes

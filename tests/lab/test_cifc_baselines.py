@@ -12,7 +12,8 @@ from cidm_core.concept import Subject
 from cidm_core.config import SampleConfig
 from cidm_core.errors import TrainingError
 from cidm_core.families import FAMILIES
-from cidm_core.methods.base import Batch, Prediction, Task
+from cidm_core.methods.base import Task
+from cidm_core.methods.batches import Batch, Prediction
 from cidm_core.methods.cidm import CidmConfig
 from cidm_core.regions import Region
 from lab.cifc.baselines.c_lora import CLora

@@ -14,7 +14,7 @@ from cidm_core.diffusers_host import sampler
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.diffusers_host.patches import attach
 from cidm_core.diffusers_host.pipeline import make_plan
-from cidm_core.methods.base import Batch
+from cidm_core.methods.batches import Batch
 from cidm_core.ops.infusion import lent, masked_loss
 from cidm_core.regions import Region
 from cidm_core.updates import ValueResidual

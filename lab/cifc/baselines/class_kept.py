@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cidm_core.methods.base import Batch
+from cidm_core.methods.batches import Batch
 from cidm_core.ops.diffusion import masked_mse
 from cidm_core.updates import LowRank
 from cidm_core.words import replace as replace_words

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cidm_core.concept import Concept
 from cidm_core.errors import TrainingError
-from cidm_core.methods.base import Batch, Task
+from cidm_core.methods.base import Task
+from cidm_core.methods.batches import Batch
 from cidm_core.ops.diffusion import masked_mse
 
 from .base import swapped

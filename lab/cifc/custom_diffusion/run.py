@@ -11,12 +11,12 @@ from typing import Any
 from PIL import Image
 
 from cidm_core.as_text import jsonable
-from cidm_core.config import PriorConfig
 from cidm_core.diffusers_host.base import Base
 from cidm_core.errors import CidmError
 from cidm_core.evaluation.drift import ClassDrift
 from cidm_core.evaluation.encoders import Encoder
 from cidm_core.methods import config_for
+from cidm_core.methods.shared import PriorConfig
 from cidm_core.pictures.files import save_picture
 from cidm_core.pictures.sheets import Row, contact_sheet
 from cidm_core.storage.atomic import make_folder, write_atomic

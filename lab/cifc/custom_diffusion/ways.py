@@ -10,7 +10,7 @@ from typing import Any
 
 from cidm_core.bank import Bank
 from cidm_core.concept import Concept, Subject
-from cidm_core.config import PriorConfig, TrainConfig
+from cidm_core.config import TrainConfig
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.encode import DiffusersEncoder
 from cidm_core.diffusers_host.job import find_taught
@@ -21,6 +21,7 @@ from cidm_core.merging.merge import merge
 from cidm_core.merging.settings import MergeConfig
 from cidm_core.merging.texts import shipped_captions
 from cidm_core.methods import config_for
+from cidm_core.methods.shared import PriorConfig
 from cidm_core.training.data import Photo, TrainingSubject
 from cidm_core.training.progress import OnProgress
 from cidm_core.words import parse_words

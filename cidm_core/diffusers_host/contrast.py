@@ -1,0 +1,142 @@
+"""CLIP as words are contrasted with it: its pictures' features, and those of the base's own texts.
+
+CLIF, Lin et al. 2024, https://arxiv.org/abs/2405.06914, section 3.2. The first text encoder of SD
+1.5 and of SDXL is CLIP ViT-L/14's; of CLIP itself only the picture side, the projection of texts
+and the scale are needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import FamilyError, HostError
+from ..fingerprints import fingerprint
+from ..images import read_image
+from ..training.composites.folder import Composite
+from ..training.contrast import EncodedComposites
+from .base import Base
+from .clip import load_clip
+from .encode import run_encoder
+from .tokens import tokenise
+
+_AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastClip:
+    """What of a CLIP model words are contrasted with.
+
+    Attributes:
+        images: Features of pictures, (pictures, dim), not normalised.
+        text_projection: From the text encoder's states to features, (dim, width).
+        scale: exp(logit_scale), about 100.
+        name: Tells it from others.
+    """
+
+    images: Callable[[Sequence[Image.Image]], Tensor]
+    text_projection: Tensor
+    scale: float
+    name: str
+
+    def check(self, base: Base) -> None:
+        """Whether it can read what the base's first text encoder makes of a text.
+
+        Raises:
+            FamilyError: If that has another width.
+        """
+        width, row = self.text_projection.shape[1], base.family.encoders[0]
+        if width != row.dim:
+            raise FamilyError(
+                f"This CLIP reads texts of width {width}, and the first text encoder of "
+                f"{base.name} ({base.family.name}) has {row.dim}. Give the CLIP it comes from: "
+                "ViT-L/14 of OpenAI for SD 1.5 and SDXL, mini-clip for mini-sdxl."
+            )
+
+
+def load_contrast_clip(path: str | Path, device: str | torch.device | None = None) -> ContrastClip:
+    """A CLIP model from a local folder, or "mini-clip", which is mini-sdxl's.
+
+    Raises:
+        HostError: If it is not there, no CLIP model, or damaged.
+    """
+    encoder = load_clip(path, device)
+    model = encoder.model
+    projection: Tensor = model.text_projection.weight.detach().float()
+    scale = math.exp(float(model.logit_scale.detach()))
+    if not (torch.isfinite(projection).all() and math.isfinite(scale)):
+        raise HostError(f"CLIP in '{path}' holds NaN or infinite weights. Get it again.")
+    name = fingerprint([projection, model.visual_projection.weight.detach()])
+    return ContrastClip(encoder.images, projection, scale, name)
+
+
+def encode_composites(
+    clip: ContrastClip,
+    composites: Sequence[Composite],
+    on_picture: Callable[[int], None] | None = None,
+) -> EncodedComposites:
+    """Composites as CLIP sees them; `on_picture` hears how many are done."""
+    parts: list[Tensor] = []
+    for start in range(0, len(composites), _AT_ONCE):
+        pictures = [read_image(each.path) for each in composites[start : start + _AT_ONCE]]
+        parts.append(clip.images(pictures).float().cpu())
+        if on_picture is not None:
+            on_picture(min(start + _AT_ONCE, len(composites)))
+    return EncodedComposites(
+        torch.cat(parts),
+        tuple(each.text for each in composites),
+        tuple(each.held_out for each in composites),
+        clip.scale,
+    )
+
+
+def text_features(
+    base: Base,
+    clip: ContrastClip,
+    prompts: Sequence[str],
+    words: Mapping[str, Tensor],
+    last: Sequence[str] = (),
+) -> Tensor:
+    """CLIP's features (prompts, dim) of texts as the base's first text encoder reads them.
+
+    Args:
+        base: The model.
+        clip: Its projection.
+        prompts: Texts.
+        words: Embeddings (dim,) of concept words.
+        last: The words in the order in which they were added; if given, each text is read at the
+            first place of the last of them, as the released code does, and not at its end.
+
+    Raises:
+        PromptError: If a word lies beyond the token limit.
+    """
+    row, tokenizer = base.family.encoders[0], base.tokenizers[0]
+    names = [(word,) for word in words]
+    distinct = list(dict.fromkeys(prompts))
+    found = [
+        tokenise(tokenizer, text, names, row.max_tokens, pad_id=row.pad_id, quiet=True)
+        for text in distinct
+    ]
+    longest = max(each.end for each in found) + 1  # the encoder is causal
+    ids = torch.tensor([each.ids[:longest] for each in found])
+    where = [(i, place) for i, each in enumerate(found) for place, _ in each.words]
+    vectors = [words[word][None] for each in found for _, word in each.words]
+    output = run_encoder(base.text_encoders[0], ids.to(base.device), where, vectors, False)
+    order = {word: number for number, word in enumerate(last)}
+    places = torch.tensor([_place(each.words, order, each.end) for each in found])
+    states = output.last_hidden_state[torch.arange(len(found)), places.to(base.device)]
+    features = states.float() @ clip.text_projection.to(base.device).T
+    numbers = {text: number for number, text in enumerate(distinct)}
+    return features[torch.tensor([numbers[text] for text in prompts], device=features.device)]
+
+
+def _place(words: Sequence[tuple[int, str]], order: Mapping[str, int], end: int) -> int:
+    """Where a text is read: at its end, or at the word that was added last."""
+    known = [(-order[word], place) for place, word in words if word in order]
+    return min(known)[1] if known else end
