@@ -14,19 +14,19 @@ class CompositeOptions(Settings):
     singles: bool = setting(True, "Keep each photo as it is, too, under the words alone.")
     global_pairs: int = setting(
         100,
-        "Composites for each subject of it, whole, beside a common thing; 0 leaves them out.",
+        "Composites of each subject as a whole beside a common thing (G); 0 leaves them out.",
         low=0,
         high=100_000,
     )
     region_pairs: int = setting(
         100,
-        "Composites for each subject of a part of it beside a common thing; 0 leaves them out.",
+        "Composites of a part of each subject beside a common thing (R); 0 leaves them out.",
         low=0,
         high=100_000,
     )
     meeting_pairs: int = setting(
         20,
-        "Composites for each two subjects, with either on the left; 0 leaves them out.",
+        "Composites of each two subjects, with either on the left (M); 0 leaves them out.",
         low=0,
         high=100_000,
     )

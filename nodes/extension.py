@@ -39,7 +39,13 @@ class ConceptExtension(ComfyExtension):
         from .sampling.apply import ApplyConceptBank, ShowConceptWeights
         from .sampling.bake import BakeConcepts
         from .sampling.merge import MergeConcepts
-        from .training.methods import MethodCidm, MethodCustomDiffusion, MethodInfusion
+        from .training.contrast import WordContrast
+        from .training.methods import (
+            MethodCidm,
+            MethodClif,
+            MethodCustomDiffusion,
+            MethodInfusion,
+        )
         from .training.subject import MoreSubjects
         from .training.train import TrainConcept
 
@@ -65,4 +71,6 @@ class ConceptExtension(ComfyExtension):
             MethodInfusion,
             MoreSubjects,
             MeasureOverFitting,
+            MethodClif,
+            WordContrast,
         ]

@@ -40,11 +40,13 @@ class Contrast:
         clip: From `contrast.load_contrast_clip`.
         common: Common things that stand beside the subjects on composites.
         composites: Composites made already, in place of new ones (`folder.read_composites`).
+        on_made: Hears of the composites before anything is learned from them.
     """
 
     clip: ContrastClip
     common: Sequence[CutOut] = ()
     composites: Sequence[Composite] = ()
+    on_made: Callable[[Sequence[Composite]], object] | None = None
 
     def facts(self) -> Mapping[str, object]:
         """What of it decides the result."""
@@ -78,6 +80,8 @@ def encoded(job: Job, contrast: Contrast, tell: Callable[[int, int], None]) -> E
         raise TrainingError(
             "A contrast needs two composites at least. Give more photos, or raise global_pairs."
         )
+    if contrast.on_made is not None:
+        contrast.on_made(held)
     count = len(held)
     return encode_composites(contrast.clip, held, lambda done: tell(count + done, 2 * count))
 

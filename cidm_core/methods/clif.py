@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..composite_options import CompositeOptions
 from ..concept import Concept
 from ..config import TrainConfig
 from ..errors import ConceptError, TrainingError
@@ -28,9 +29,10 @@ from .batches import Batch, PhotoBatches
 from .contrast import WordContrast
 from .group import Group
 from .initial_values import initial_factors
-from .shared import CompositesConfig
+from .shared import CompositesConfig, ContrastReading
 
 STAGES = ("contrast", "words", "weights")
+_COUNTS = ("global_pairs", "region_pairs", "meeting_pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,12 @@ class ClifConfig(CompositesConfig):
         low=1e-3,
         high=1e3,
     )
+    global_pairs: int = other_default(CompositeOptions, "global_pairs", 100)
+    region_pairs: int = other_default(CompositeOptions, "region_pairs", 100)
+    meeting_pairs: int = other_default(CompositeOptions, "meeting_pairs", 20)
+    contrast_batch: int = setting(
+        128, "Composites that are contrasted with each other in a step.", low=2, high=4096
+    )
     contrast_loss: str = setting(
         {"ours": "clip", "paper": "clip", "released": "released"},
         "Reading of the contrast: CLIP's own, in which composites of one caption are no negatives "
@@ -114,6 +122,14 @@ class ClifConfig(CompositesConfig):
     @property
     def contrasts(self) -> bool:
         return "contrast" in self.chosen and super().contrasts
+
+    @property
+    def reading(self) -> ContrastReading:
+        return ContrastReading(self.contrast_batch, self.contrast_loss)
+
+    def composite_options(self, side_px: int) -> CompositeOptions:
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        return CompositeOptions(**counts, side_px=side_px, seed=self.seed)
 
 
 class Clif:

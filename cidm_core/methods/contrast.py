@@ -64,7 +64,7 @@ class WordContrast:
         """The words of the first encoder alone, at a constant rate."""
         config = self._config
         phrases = tuple(subject.phrase for subject in self._task.subjects)
-        source = CompositeBatches(config.contrast_batch, phrases, self.names)
+        source = CompositeBatches(config.reading.batch, phrases, self.names)
         rates = {self._group: config.lr_contrast}
         return Stage(
             "contrast",
@@ -83,7 +83,7 @@ class WordContrast:
 
     def losses(self, batch: ContrastBatch) -> dict[str, Tensor]:
         """The contrast of composites and captions, beside captions that are true of none."""
-        released = self._config.contrast_loss == "released"
+        released = self._config.reading.loss == "released"
         read = partial(self._host.text_features, at_last_word=released)
         words = self._words(self._rows)
         texts = read(batch.prompts, words)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..composite_options import CompositeOptions
 from ..config import TrainConfig
-from ..settings import other_default, setting
+from ..settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,13 @@ class PriorConfig(TrainConfig):
     )
 
 
+class ContrastReading(NamedTuple):
+    """Composites that are contrasted in a step, and the reading (`ClifConfig.contrast_loss`)."""
+
+    batch: int = 128
+    loss: str = "clip"
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompositesConfig(TrainConfig):
     """For methods whose words can learn by contrast, from composites of cut-outs (CLIF)."""
@@ -42,34 +50,20 @@ class CompositesConfig(TrainConfig):
     lr_contrast: float = setting(
         1e-4, "Learning rate of the words while they learn by contrast.", low=0.0, high=1.0
     )
-    contrast_batch: int = setting(
-        128, "Composites that are contrasted with each other in a step.", low=2, high=4096
-    )
-    contrast_loss: str = setting(
-        "clip",
-        "Reading of the contrast: CLIP's own, in which composites of one caption are no negatives "
-        "of each other (clip), or the released code's: features of any length, read at the last "
-        "word instead of the end of the text, each pair for itself (released).",
-        choices=("clip", "released"),
-    )
-    global_pairs: int = other_default(CompositeOptions, "global_pairs", 100)
-    region_pairs: int = other_default(CompositeOptions, "region_pairs", 100)
-    meeting_pairs: int = other_default(CompositeOptions, "meeting_pairs", 20)
 
     @property
     def contrasts(self) -> bool:
         """Whether words learn by contrast in these settings."""
         return self.contrast_steps > 0
 
+    @property
+    def reading(self) -> ContrastReading:
+        """How the contrast is computed."""
+        return ContrastReading()
+
     def composite_options(self, side_px: int) -> CompositeOptions:
         """How composites are made, on squares of this side."""
-        return CompositeOptions(
-            global_pairs=self.global_pairs,
-            region_pairs=self.region_pairs,
-            meeting_pairs=self.meeting_pairs,
-            side_px=side_px,
-            seed=self.seed,
-        )
+        return CompositeOptions(side_px=side_px, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -186,7 +186,7 @@ class Lesson:
             raise TrainingError(
                 "To learn words by contrast takes the CLIP model that the first text encoder comes "
                 "from: OpenAI's ViT-L/14 for SD 1.5 and SDXL, mini-clip for mini-sdxl. Give it "
-                "(--clip), or leave the contrast out."
+                "(--clip; in ComfyUI by Word Contrast), or leave the contrast out."
             )
         if self.contrast is not None and not self.contrasts:
             logger.warning("CLIP is given, but these settings ask for no contrast of words.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...cidm_core.errors import HostError
 from ..host import comfy as host
-from ..host.pictures import to_tensor
+from ..host.clip_vision import picture_features
 
 _TEXT_MODEL = (
     "Text alignment needs the text encoder of the very CLIP that CLIP vision is of, with its text "
@@ -34,16 +34,7 @@ class HostEncoder:
 
     def images(self, pictures: Sequence[Image.Image]) -> Tensor:
         """(pictures, dim), float32; the host scales and crops as CLIP does."""
-        rows: list[Tensor] = []
-        for picture in pictures:
-            found = self.vision.encode_image(to_tensor(picture)).image_embeds
-            if found is None:
-                raise HostError(
-                    "This CLIP vision model gives no picture embedding. Load one of CLIP or SigLIP."
-                )
-            rows.append(found.float().cpu().reshape(1, -1))
-            self.on_picture()
-        return torch.cat(rows)
+        return picture_features(self.vision, pictures, self.on_picture)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """(texts, dim), float32: the projected embedding of each text's first 77 tokens.

@@ -198,6 +198,24 @@ def text_embedding(clip: Any, text: str) -> torch.Tensor | None:
     return encoder.transformer.text_projection(pooled.to(clip.patcher.load_device))
 
 
+def text_projection(clip: Any) -> tuple[torch.Tensor, float] | None:
+    """What takes the text encoder's states into the space of pictures, and CLIP's scale.
+
+    None if the CLIP has none, as those in checkpoints, where the host puts an identity.
+    """
+    stage = clip.cond_stage_model
+    encoder = getattr(stage, str(getattr(stage, "clip", "")), None)
+    layer = getattr(getattr(encoder, "transformer", None), "text_projection", None)
+    if encoder is None or layer is None:
+        return None
+    weight = layer.weight.detach().float().cpu()
+    is_none = not weight.isfinite().all() or not weight.any()
+    square = weight.shape[0] == weight.shape[1]
+    if is_none or (square and torch.equal(weight, torch.eye(len(weight)))):
+        return None
+    return weight, float(encoder.logit_scale.detach().float().exp())
+
+
 def torch_device() -> torch.device:
     """Where the host computes."""
     return _management.get_torch_device()

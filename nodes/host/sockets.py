@@ -22,12 +22,27 @@ SubjectsSocket = io.Custom("CIDM_SUBJECTS")
 MethodSocket = io.Custom("CIDM_METHOD")
 
 
+# A `ContrastChoice`.
+ContrastSocket = io.Custom("CIDM_CONTRAST")
+
+
 @dataclass(frozen=True)
 class MethodChoice:
     """How a concept is to be learned: a row of `METHODS`, and the settings the user decided on."""
 
     method: str
     settings: Mapping[str, object]
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastChoice:
+    """What words are contrasted by: a `ContrastClip`, and `CutOut`s of common things.
+
+    The mini models bring both themselves.
+    """
+
+    clip: Any = None
+    common: tuple[Any, ...] = ()
 
 
 def schema(**parts: Any) -> io.Schema:

@@ -60,3 +60,13 @@ class MethodCidm(MethodNode):
 
     method, label = "cidm", "CIDM"
     about = "How CIDM learns a concept: tokens for every layer, low-rank weights, R1 and R2."
+
+
+class MethodClif(MethodNode):
+    """CLIF."""
+
+    method, label = "clif", "CLIF"
+    about = (
+        "How CLIF learns look-alikes together: their words told apart by contrast first, then "
+        "textual inversion, then LoRA on all attention. It needs masks and Word Contrast."
+    )

@@ -77,7 +77,7 @@ def prior_of(images: Sequence[Tensor]) -> list[Photo]:
     """Prior pictures, without captions, from IMAGE tensors."""
     from ...cidm_core.training.data import Photo
 
-    return [Photo.from_image(row.clamp(0, 1)) for image in images for row in _batch(image, 4)]
+    return [Photo.from_image(row.clamp(0, 1)) for row in rows_of(images, 4)]
 
 
 def photos_of(
@@ -101,7 +101,7 @@ def photos_of(
     """
     from ...cidm_core.training.data import Photo, with_captions, with_masks
 
-    rows = [row for image in images for row in _batch(image, 4)]
+    rows = rows_of(images, 4)
     if rows and folder:
         raise PhotoError(
             f"Both images ({len(rows)}) and the photo folder {folder!r} are given. Disconnect the "
@@ -117,7 +117,7 @@ def photos_of(
             "to five photos of the concept are enough."
         )
     photos = with_captions(photos, captions)
-    return with_masks(photos, [row for mask in masks for row in _batch(mask, 3)])
+    return with_masks(photos, rows_of(masks, 3))
 
 
 def masks_output() -> io.Output:
@@ -140,5 +140,6 @@ def masks_sheet(photos: Sequence[Photo]) -> Image.Image:
     return masks_picture(rows, part)
 
 
-def _batch(tensor: Tensor, ndim: int) -> list[Tensor]:
-    return list(tensor if tensor.ndim >= ndim else tensor[None])
+def rows_of(batches: Sequence[Tensor], ndim: int) -> list[Tensor]:
+    """The pictures of batches, of `ndim` axes each, or of pictures by themselves."""
+    return [row for each in batches for row in (each if each.ndim >= ndim else each[None])]

@@ -11,6 +11,7 @@ from ..host import comfy as host
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ...cidm_core.training.composites.folder import Composite
     from ...cidm_core.training.progress import Progress
 
 _TEXT_SECONDS = 0.25  # between two texts
@@ -36,6 +37,12 @@ class Reporter:
     def show(self, picture: Image) -> None:
         """Show a picture before anything is done."""
         host.show_progress(0, 1, picture, self._node_id)
+
+    def show_composites(self, made: Sequence[Composite]) -> None:
+        """Show some composites before anything is learned from them."""
+        from ...cidm_core.training.composites.preview import preview
+
+        self.show(preview(made))
 
     def on_progress(self, event: Progress) -> None:
         """Show a step, or a photo or prior picture that is ready."""

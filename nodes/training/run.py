@@ -15,11 +15,14 @@ from ...cidm_core.concept import Concept
 from ...cidm_core.methods import method_called
 from ..host import comfy as host
 from ..host.base import base_of, expected_base, lora_notes
+from ..host.sockets import ContrastChoice
+from .contrast import contrast_of
 from .inputs import config_of, precision_of
 from .progress import Reporter
 
 if TYPE_CHECKING:
     from ...cidm_core.diffusers_host.base import Base
+    from ...cidm_core.diffusers_host.composites import Contrast
     from ...cidm_core.families import Family
     from ...cidm_core.training.data import Photo, TrainingSubject
 
@@ -42,12 +45,18 @@ class Order:
     again: str
     subjects: Sequence[TrainingSubject] = ()
     prior: Sequence[Photo] = ()
+    contrast: ContrastChoice | None = None
 
     def call(self, family: Family) -> dict[str, Any]:
         """Words, name, method and its settings, as `train_concept` takes them."""
         names = ("words", "class_words", "kind", "name", "method", "again", "subjects", "prior")
         config = config_of(self.method, self.settings, self.preset, family)
         return {**{name: getattr(self, name) for name in names}, "config": config}
+
+    def contrast_for(self, family: Family, config: Any, **more: Any) -> Contrast | None:
+        """What words are contrasted by, if these settings ask for it or it is connected."""
+        wanted = getattr(config, "contrasts", False) or self.contrast is not None
+        return contrast_of(self.contrast, family, **more) if wanted else None
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,10 @@ def _find(order: Order, bank: Bank, model: Any) -> Concept | None:
     from ...cidm_core.diffusers_host.job import find_taught
 
     base = expected_base(model, precision_of(order.settings))
-    return find_taught(base, bank, order.photos, **order.call(base.family))
+    call = order.call(base.family)
+    contrast = order.contrast_for(base.family, call["config"])
+    facts = None if contrast is None else contrast.facts()
+    return find_taught(base, bank, order.photos, contrast=facts, **call)
 
 
 def _train(base: Base, order: Order, bank: Bank, reporter: Reporter) -> Concept:
@@ -144,6 +156,7 @@ def _train(base: Base, order: Order, bank: Bank, reporter: Reporter) -> Concept:
         bank,
         order.photos,
         **call,
+        contrast=order.contrast_for(base.family, call["config"], on_made=reporter.show_composites),
         on_progress=reporter.on_progress,
         should_stop=host.is_interrupted,
         on_preview=reporter.on_preview,

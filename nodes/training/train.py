@@ -14,7 +14,15 @@ from ...cidm_core.training.presets import PRESET_HELP
 from ..host import comfy as host
 from ..host.inputs import NO_FOLDER, first_of, folder_stamp, passes, text_input
 from ..host.pictures import shown, to_tensor
-from ..host.sockets import BankSocket, MethodChoice, MethodSocket, schema, subjects_input
+from ..host.sockets import (
+    BankSocket,
+    ContrastChoice,
+    ContrastSocket,
+    MethodChoice,
+    MethodSocket,
+    schema,
+    subjects_input,
+)
 from .inputs import LABELS, ON_THE_NODE, MethodInputs
 from .photos import (
     concept_inputs,
@@ -62,6 +70,12 @@ class TrainConcept(io.ComfyNode):
                 ),
                 prior_input(),
                 subjects_input("For methods that can: more to learn at once, from Subject."),
+                ContrastSocket.Input(
+                    "contrast",
+                    optional=True,
+                    tooltip="From Word Contrast, where words are to be told apart first: by "
+                    "Method: CLIF, or by a method with contrast on.",
+                ),
             ],
             outputs=_outputs(),
         )
@@ -100,6 +114,7 @@ class TrainConcept(io.ComfyNode):
         again: Sequence[str] = (AGAIN[0],),
         prior: list[Any] | None = None,
         subjects: Sequence[tuple[Any, ...]] = (),
+        contrast: Sequence[ContrastChoice] = (),
         **settings: list[Any],
     ) -> io.NodeOutput:
         """Learn; see `train_run.learn`.
@@ -129,6 +144,7 @@ class TrainConcept(io.ComfyNode):
             again=again[0],
             subjects=subjects[0] if subjects else (),
             prior=prior_of(prior or []),
+            contrast=contrast[0] if contrast else None,
         )
         reporter = Reporter(cls.hidden.unique_id, words[0])
         seen = [*photos, *(photo for each in order.subjects for photo in each.photos)]

@@ -124,7 +124,7 @@ def test_a_run_stopped_in_any_stage_goes_on_to_the_same_bits(tmp_path, at):
 def test_words_of_the_bank_and_class_words_are_negatives(tmp_path, texts):
     cidm = {"method": "cidm", "subjects": (), "contrast": None}
     learn(tmp_path, words="<old1> <old2>", config=cidm_settings(steps=1), **cidm)
-    given = {"contrast": True, "contrast_steps": 4, "contrast_batch": 8, "global_pairs": 8}
+    given = {"contrast": True, "contrast_steps": 2}
     asked = {**cidm, "contrast": contrast_for(small_base())}
     texts.clear()
     learn(tmp_path, words="<new1> <new2>", config=cidm_settings(steps=1, **given), **asked)
@@ -151,7 +151,7 @@ def test_layers_of_a_word_learn_alike_by_contrast(tmp_path):
 def test_custom_diffusion_learns_after_a_contrast(tmp_path):
     given = {"steps": 1, "batch_size": 1, "accumulation": 1, "resolution_px": 32, "variants": 2}
     given |= {"contrast": True, "contrast_steps": 2, "prior_images": 0, "initializers": "700+701"}
-    config = CustomDiffusionConfig(**given, global_pairs=4, region_pairs=0)
+    config = CustomDiffusionConfig(**given)
     learn(tmp_path, words="<new1>", method="custom_diffusion", subjects=(), config=config)
     assert [row["stage"] for row in losses(tmp_path)] == ["contrast", "contrast", "subjects"]
 
