@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -190,6 +191,27 @@ def refuse_foreign(
         for other, config in others.items():
             if positive in {known for f in fields(config) for known in _flags_of(f)}:
                 parser.error(f"{flag} is a setting of the method {other}, not of {method}.")
+
+
+def refuse_unused(
+    parser: argparse.ArgumentParser, words: Sequence[str], method: str, flags: Collection[str]
+) -> None:
+    """End with code 2 if the command line gives what a method makes no use of."""
+    for flag in (word.partition("=")[0] for word in words):
+        if flag in flags:
+            parser.error(f"{flag} is not for the method {method}, which makes no use of it.")
+
+
+def of_families(method: str) -> str:
+    """What each family's models are learned with, unless told otherwise."""
+    from ..families import FAMILIES
+
+    lines = [
+        f"{row.modelspec}: {', '.join(f'{k} {v}' for k, v in row.training[method].items())}"
+        for row in FAMILIES.values()
+        if method in row.training
+    ]
+    return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)
 
 
 def _whole(number: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,9 @@ from .flags import (
     chosen_base,
     given,
     model_words,
+    of_families,
     refuse_foreign,
+    refuse_unused,
 )
 from .masks import add_masks, masked
 
@@ -76,21 +77,17 @@ def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
     add_model(parser)
     add_settings(parser, method.Config)
     add_output(parser)
-    parser.epilog = f"{_EPILOG}{_of_families(name)}"
+    parser.epilog = f"{_EPILOG}{of_families(name)}"
     others = {other: row.Config for other, row in METHODS.items() if other != name}
     refuse_foreign(parser, words, name, method.Config, others)
-
-
-def _of_families(method: str) -> str:
-    """What each family's models are learned with, unless told otherwise."""
-    from ..families import FAMILIES
-
-    lines = [
-        f"{row.modelspec}: {', '.join(f'{k} {v}' for k, v in row.training[method].items())}"
-        for row in FAMILIES.values()
-        if method in row.training
-    ]
-    return "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in lines)
+    asked = {"needed": "--words WORDS ", "optional": "[--words WORDS] ", "unused": ""}[method.words]
+    parser.usage = (parser.usage or "").replace("--words WORDS ", asked)
+    used = {
+        "--words": method.words != "unused",
+        "--prior": method.prior != "unused",
+        "--subjects": method.several,
+    }
+    refuse_unused(parser, words, name, [flag for flag, is_used in used.items() if not is_used])
 
 
 def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: MethodClass) -> None:

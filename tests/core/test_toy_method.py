@@ -149,6 +149,13 @@ def test_the_command_line_has_its_settings_and_refuses_those_of_others(capsys):
         assert done.value.code == 2
         name = flag.partition("=")[0]
         assert f"{name} is a setting of the method cidm, not of toy." in capsys.readouterr().err
+    for flag in ("--words", "--prior=dogs", "--subjects"):
+        with pytest.raises(SystemExit):
+            main(["train", "--method=toy", "--bank", "b", flag, "1"])
+        said = capsys.readouterr().err
+        name = flag.partition("=")[0]
+        assert f"{name} is not for the method toy, which makes no use of it." in said
+        assert "--words WORDS" not in said
 
 
 def test_the_command_line_learns_by_it(tmp_path, capsys):
