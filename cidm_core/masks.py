@@ -30,6 +30,7 @@ VISIBLE = "what is visible counts as white"
 HOLES = "its holes count as white"
 _WHITE = np.float32(255)
 _LABELS = 16  # more than so many greys are no labels
+_SPECK = 0.001  # of a photo; four cells of a picture of 512 px
 _TINT = 32  # two channels of a colour differ by more than this
 
 
@@ -69,6 +70,33 @@ def same_shape(first: tuple[int, int], second: tuple[int, int]) -> bool:
     """Whether a picture of one size can be a scaled one of the other, give or take a pixel."""
     across, down = first[0] * second[1], first[1] * second[0]
     return abs(across - down) <= max(0.02 * max(across, down), *first, *second)
+
+
+def fitted(mask: Mask, size: tuple[int, int], where: str) -> Mask:
+    """A mask at the size (width, height) of its photo, with something white in it.
+
+    Raises:
+        PhotoError: If it is black everywhere, or of another shape.
+    """
+    height, width = mask.shape
+    if not mask.any():
+        raise PhotoError(
+            f"{where} is black everywhere. Paint the concept white, or remove the mask."
+        )
+    if mask.mean() < _SPECK:
+        warn_once(
+            logger,
+            f"{where} leaves {100 * mask.mean():.3f} % of its photo: next to nothing is learned "
+            "from it. Is it the right mask?",
+        )
+    if not same_shape((width, height), size):
+        raise PhotoError(
+            f"{where} is {width} x {height} px, its photo {size[0]} x {size[1]} px: another shape. "
+            "Make the mask from the photo itself."
+        )
+    if (width, height) == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
 
 
 def _values(image: Image.Image, where: str, of_photo: str | None) -> Mask:

@@ -160,7 +160,7 @@ def bind_all(
     missing = [caption for caption in bound if not is_called(caption, [name])]
     if missing and len(missing) == sum(bool(caption.strip()) for caption in captions):
         sought = ", ".join(repr(key) for key in (mapping or (class_words,)))
-        shown = "; ".join(f"'{caption[:60]}'" for caption in missing[:5])
+        shown = "; ".join(f"'{caption[:60]}'" for caption in list(dict.fromkeys(missing))[:5])
         if not words:
             raise PhotoError(
                 f"The class words are missing from every caption: {sought} is not in {shown}. Use "

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..as_text import listed, warn_once
+from ..as_text import listed
 from ..concept import Subject
 from ..errors import PhotoError
 from ..images import Pixels, check_size, picture_of, read_image
-from ..masks import VISIBLE, mask_of, read_mask, same_shape
+from ..masks import VISIBLE, fitted, mask_of, read_mask
 from ..paths import user_path
 from ..words import new_words
 from .caption_files import clean
@@ -28,8 +28,6 @@ from .captions import bind_all
 from .folders import list_photos, masks_in, match_captions, parts_in
 
 logger = logging.getLogger(__name__)
-
-_SPECK = 0.001  # of a photo; four cells of a picture of 512 px
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,13 +144,20 @@ class Photo:
         return photos
 
     @classmethod
-    def from_image(cls, image: Pixels, caption: str = "", mask: Pixels | None = None) -> Photo:
+    def from_image(
+        cls,
+        image: Pixels,
+        caption: str = "",
+        mask: Pixels | None = None,
+        where: str = "Mask in memory",
+    ) -> Photo:
         """A photo from memory.
 
         Args:
             image: PIL picture, array or tensor, as `picture_of` reads them.
             caption: What it shows.
             mask: The same kinds, as `mask_of` reads them; white or 1 on the concept.
+            where: What messages call the mask.
 
         Raises:
             PhotoError: If shape, range or size do not fit.
@@ -161,10 +166,10 @@ class Photo:
         check_size(picture.size, "Photo in memory")
         values = None
         if mask is not None:
-            values = mask_of(mask, "Mask in memory", VISIBLE)
+            values = mask_of(mask, where, VISIBLE)
             white = np.float32(255)  # as a mask file keeps it
             values = np.divide(np.rint(values * white), white, dtype=np.float32)
-            values = _fitted(values, picture.size, "Mask in memory")
+            values = fitted(values, picture.size, where)
         return cls(None, clean(caption, "Caption"), None, picture, values)
 
 
@@ -268,32 +273,12 @@ def with_masks(photos: Sequence[Photo], masks: Sequence[Pixels]) -> list[Photo]:
             f"There are {len(photos)} photos and {len(masks)} masks. Give one mask per photo, "
             "white on the concept, or none."
         )
-    pairs = zip(photos, masks, strict=True)
-    return [Photo.from_image(photo.image, photo.caption, mask) for photo, mask in pairs]
+    pairs = enumerate(zip(photos, masks, strict=True), start=1)
+    return [
+        Photo.from_image(photo.image, photo.caption, mask, f"Mask {number} of {len(masks)}")
+        for number, (photo, mask) in pairs
+    ]
 
 
 def _from_file(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
-    return _fitted(read_mask(path, VISIBLE), size, f"Mask '{path}'")
-
-
-def _fitted(mask: NDArray[np.float32], size: tuple[int, int], where: str) -> NDArray[np.float32]:
-    """A mask at the size (width, height) of its photo, with something white in it."""
-    height, width = mask.shape
-    if not mask.any():
-        raise PhotoError(
-            f"{where} is black everywhere. Paint the concept white, or remove the mask."
-        )
-    if mask.mean() < _SPECK:
-        warn_once(
-            logger,
-            f"{where} leaves {100 * mask.mean():.3f} % of its photo: next to nothing is learned "
-            "from it. Is it the right mask?",
-        )
-    if not same_shape((width, height), size):
-        raise PhotoError(
-            f"{where} is {width} x {height} px, its photo {size[0]} x {size[1]} px: another shape. "
-            "Make the mask from the photo itself."
-        )
-    if (width, height) == size:
-        return mask
-    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
+    return fitted(read_mask(path, VISIBLE), size, f"Mask '{path}'")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cidm_core.errors import PhotoError
-from cidm_core.training.data import Photo, TrainingSubject, match_captions
+from cidm_core.training.data import Photo, TrainingSubject, match_captions, with_masks
 
 CIFC = Path(__file__).parents[2].parent / "shared" / "data" / "cifc"
 
@@ -268,6 +268,13 @@ def test_masks_that_fit_no_photo(folder, tmp_path):
         Photo.from_folder(folder, masks=tmp_path / "m")
     with pytest.raises(PhotoError, match="none of the 2 photos"):
         Photo.from_folder(folder, masks=folder)  # photos are not their own masks
+
+
+def test_one_mask_of_several_is_told_by_its_number():
+    photos = [Photo.from_image(np.zeros((20, 20, 3), np.uint8))] * 3
+    masks = [np.full((20, 20), value, np.uint8) for value in (255, 0, 255)]
+    with pytest.raises(PhotoError, match="Mask 2 of 3 is black everywhere"):
+        with_masks(photos, masks)
 
 
 def test_a_mask_of_next_to_nothing_is_told_of(caplog):
