@@ -78,8 +78,8 @@ def prepare(
     photos, prior = lesson.photo_sets()
     for photo in lesson.templated([*photos, *prior]):
         check_caption(base, photo.caption, task.words, task.phrases)
-    if getattr(method_called(lesson.method), "masked", False):
-        _tell_of_masks(photos)
+    if getattr(method_called(lesson.method), "masked", False) and (told := told_of_masks(photos)):
+        logger.warning("%s", told)
     inputs = lesson.inputs(base, photos, prior)
     before: dict[str, object] = {}
     if taught and again == REFUSE:
@@ -230,14 +230,15 @@ def check_caption(
             )
 
 
-def _tell_of_masks(photos: Sequence[Photo]) -> None:
-    """Say so where the whole photo will be learned because nobody said where the concept is."""
-    if without := sum(not photo.has_mask for photo in photos):
-        logger.warning(
-            "%d of %d photos have no mask: all that is in them is learned, the background too. "
-            "Give masks, white on the concept.",
-            *(without, len(photos)),
-        )
+def told_of_masks(photos: Sequence[Photo]) -> str:
+    """What to tell where whole photos will be learned: nobody said where the concept is; or ""."""
+    without = sum(not photo.has_mask for photo in photos)
+    if not without:
+        return ""
+    return (
+        f"{without} of {len(photos)} photos have no mask: all that is in them is learned, the "
+        "background too. Give masks, white on the concept."
+    )
 
 
 def _task(

@@ -92,7 +92,7 @@ def learn(
     Raises:
         CidmError: Anything the user can mend.
     """
-    from ...cidm_core.diffusers_host.job import folder_of
+    from ...cidm_core.diffusers_host.job import folder_of, told_of_masks
     from ...cidm_core.training.state import final_loss, read_log
 
     # A wrong number is told before anything is unloaded.
@@ -101,6 +101,8 @@ def learn(
     notes = lora_notes(model, clip)
     for note in notes:
         logger.warning("%s", note)
+    if getattr(method_called(order.method), "masked", False):
+        notes += filter(None, [told_of_masks(order.photos)])
     concept = _find(order, bank, model)
     if concept is not None:
         notes.append(f"'{concept.name}' was learned from these very inputs before; not repeated.")

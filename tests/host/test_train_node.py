@@ -445,3 +445,7 @@ def test_other_vaes_and_mini_sd_are_learned_on(found):
     assert found["taesd"] == [[1, 4, 8, 8], [1, 3, 64, 64]]
     assert max(found["mini"]) < 1e-5
     assert found["mini_same"] == [True, "MINI", True]
+
+
+def test_photos_without_masks_are_told_of_on_the_node(found):
+    assert "2 of 2 photos have no mask: all that is in them is learned" in found["unmasked"]

@@ -230,5 +230,10 @@ with torch.inference_mode(False), torch.no_grad():
             taken.family.name,
             taken.scheduler_config["beta_end"] == own.scheduler_config["beta_end"],
         ]
+look = methods.MethodInfusion.execute(
+    resolution_px=64, variants=1, batch_size=1, accumulation=1, preview_every=0
+)
+shown = learn(Bank(folder / "look"), words="", class_words="dog", method=look.args[0])
+found["unmasked"] = str(shown.ui)
 shutil.rmtree(folder)
 inside.report(found)
