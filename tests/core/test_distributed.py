@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from launched_process import GIVEN, SYSTEMS, TASKS, work
+from launched_process import GIVEN, SYSTEMS, TASKS, told_apart, work
 from launching import launch_two
-from learning_samples import learn, small_folder
+from learning_samples import learn, small_base, small_folder
 
 from cidm_core.bank import Bank
 
@@ -32,6 +32,13 @@ def test_the_curve_is_that_of_one_process(together, tmp_path):
     stored = Bank(folder / "whole")["dog"]
     for key, pair in alone.low_rank.items():
         assert (stored.low_rank[key].down - pair.down).abs().max() < 1e-3, key
+
+
+def test_words_are_contrasted_with_the_composites_of_all_processes(together, tmp_path):
+    folder, ranks = together
+    learn(tmp_path, **told_apart(small_base()))
+    assert losses(folder / "contrast") == pytest.approx(losses(tmp_path), rel=1e-4)
+    assert ranks[0]["contrast"]["digest"] == ranks[1]["contrast"]["digest"]
 
 
 def test_one_file_is_written_and_both_return_it(together):

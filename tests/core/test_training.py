@@ -485,13 +485,13 @@ def test_vae_and_text_encoder_run_as_often_as_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(
         base.vae, "encode", lambda x: calls.append(("vae", len(x))) or encode_pictures(x)
     )
-    run = encode_module._run
+    run = encode_module.run_encoder
 
     def counted(encoder, ids, *rest):
         calls.append(("text", len(ids)))
         return run(encoder, ids, *rest)
 
-    monkeypatch.setattr(encode_module, "_run", counted)
+    monkeypatch.setattr(encode_module, "run_encoder", counted)
     monkeypatch.setattr(base.vae, "decode", lambda *_: pytest.fail("the loop must not decode"))
     prompts = []
     predict = learning.LearningHost.predict
