@@ -12,7 +12,7 @@ from cidm_core.bank import Bank
 from cidm_core.cli import FAILED, main
 from cidm_core.concept import Subject
 from cidm_core.config import SampleConfig
-from cidm_core.diffusers_host import train
+from cidm_core.diffusers_host import inputs
 from cidm_core.diffusers_host.base import Base
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.diffusers_host.pipeline import generate
@@ -210,7 +210,7 @@ def test_prior_pictures_are_drawn_with_the_whole_model(tmp_path, monkeypatch):
         yield
 
     monkeypatch.setattr(Base, "parked", parked)
-    monkeypatch.setattr(train, "draw_prior", lambda *_, **__: told.append("drawn") or priors(1))
+    monkeypatch.setattr(inputs, "draw_prior", lambda *_, **__: told.append("drawn") or priors(1))
     learn(tmp_path, {"prior_images": 1, "park_text_encoders": True})
     assert told == ["drawn", "parked 1"]
 

@@ -8,9 +8,9 @@ from learning_samples import config, learn, photos, small_base
 
 from cidm_core.bank import Bank
 from cidm_core.diffusers_host.cache import cache_latents
+from cidm_core.diffusers_host.inputs import opened
 from cidm_core.diffusers_host.job import prepare
 from cidm_core.diffusers_host.learning import LearningHost
-from cidm_core.diffusers_host.train import _sources
 from cidm_core.errors import BankError, TrainingError
 from cidm_core.methods import METHODS
 from cidm_core.methods.batches import PhotoBatches
@@ -43,7 +43,8 @@ def batches(monkeypatch, tmp_path):
         lesson = Lesson.of([subject], "watched", settings)
         base = small_base()
         job = prepare(base, Bank(tmp_path), lesson, None, "refuse", Alone())
-        sources = _sources(job, LearningHost(base, job.task.words, job.task.phrases), Hooks(), ())
+        host = LearningHost(base, job.task.words, job.task.phrases)
+        sources = opened(job, host, Hooks(), (), None)
         source = sources.open(PhotoBatches(prior="paired"))
         return [source.batch(index) for index in range(8)]
 

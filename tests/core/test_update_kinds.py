@@ -254,8 +254,15 @@ def test_rows_with_one_layer_are_encoded_once(tiny_base, bank, monkeypatch):
     assert_close(other.slots[1].weights, plan.slots[1].weights)
 
 
-CALLS = ["a teddy bear, asleep", "[Teddy Bear]", "TEDDY BEAR!", '"teddy bear"', "my teddy bear's"]
-SILENT = ["teddy bears", "a teddy and a bear", "teddy  bear", "a <teddy bear>", "bear teddy"]
+CALLS = [
+    "a teddy bear, asleep",
+    "teddy  bear",
+    "[Teddy Bear]",
+    "TEDDY BEAR!",
+    '"teddy bear"',
+    "my teddy bear's",
+]
+SILENT = ["teddy bears", "a teddy and a bear", "a <teddy bear>", "bear teddy"]
 
 
 @pytest.mark.parametrize("prompt", CALLS)
