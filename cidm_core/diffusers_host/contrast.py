@@ -131,7 +131,8 @@ def text_features(
     order = {word: number for number, word in enumerate(last)}
     places = torch.tensor([_place(each.words, order, each.end) for each in found])
     states = output.last_hidden_state[torch.arange(len(found)), places.to(base.device)]
-    features = states.float() @ clip.text_projection.to(base.device).T
+    with torch.autocast(base.device.type, enabled=False):
+        features = states.float() @ clip.text_projection.to(base.device).T
     numbers = {text: number for number, text in enumerate(distinct)}
     return features[torch.tensor([numbers[text] for text in prompts], device=features.device)]
 

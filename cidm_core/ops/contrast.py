@@ -24,7 +24,7 @@ def contrastive_loss(
     each other: each counts as right.
 
     Args:
-        images: Features f.
+        images: Features f; float32 at least.
         texts: Features g; those behind the pairs' own belong to no image and are negatives only.
         groups: Per pair, equal where either text would do for either image.
         scale: s, CLIP's `exp(logit_scale)`, about 100.
@@ -32,7 +32,8 @@ def contrastive_loss(
     """
     if normalise:
         images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
-    logits = scale * images @ texts.T
+    with torch.autocast(images.device.type, enabled=False):  # times 100, bf16 is too coarse
+        logits = scale * images @ texts.to(images).T
     alike = groups[:, None] == groups[None]
     targets = alike.to(logits) / alike.sum(1, keepdim=True)
     pairs = len(groups)

@@ -48,6 +48,15 @@ def test_the_loss_is_both_cross_entropies(groups, more, normalise):
     assert found.item() == pytest.approx(wanted, rel=1e-12)
 
 
+def test_lower_precision_of_the_model_leaves_the_contrast_alone():
+    """Cosines times 100 in bf16 would be off by half a logit."""
+    given = [torch.from_numpy(each).float() for each in drawn()]
+    own = torch.arange(6)
+    full = contrastive_loss(*given, own, 100.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert contrastive_loss(*given, own, 100.0).item() == pytest.approx(full.item(), rel=1e-6)
+
+
 def test_with_a_group_for_each_pair_it_is_clips_own():
     images, texts = (torch.from_numpy(each) for each in drawn())
     unit = [each / each.norm(dim=1, keepdim=True) for each in (images, texts)]
