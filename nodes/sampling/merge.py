@@ -36,9 +36,9 @@ class MergeConcepts(io.ComfyNode):
         return schema(
             node_id="CIDM_MergeConcepts",
             display_name="Merge Concepts",
-            description="Makes one concept of several: at its own words each nearly keeps its look, and "
-            "everything else stays as the model draws it. The result goes into a bank of its own "
-            "and, by Export Concept, into other programs. The concepts are not touched.",
+            description="Makes one concept of several: at its own words each nearly keeps its "
+            "look, and everything else stays as the model draws it. The result goes into a bank of "
+            "its own and, by Export Concept, into other programs. The concepts are not touched.",
             search_aliases=[
                 *("combine concepts", "merge LoRA", "custom diffusion", "bake bank", "CIDM"),
                 *("compose", "one file"),
