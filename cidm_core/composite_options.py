@@ -33,6 +33,11 @@ class CompositeOptions(Settings):
     side_px: int = setting(512, "Side of the square composites.", low=16, high=1536)
     seed: int = setting(0, "The same seed and photos give the same composites.", low=0, high=2**53)
 
+    @property
+    def beside_common(self) -> bool:
+        """Whether anything is to stand beside common things."""
+        return self.global_pairs > 0 or self.region_pairs > 0
+
     def counts(self) -> dict[str, int]:
         """Composites by kind, for each photo, each subject, or each two of them."""
         numbers = (int(self.singles), self.global_pairs, self.region_pairs, self.meeting_pairs)

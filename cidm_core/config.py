@@ -119,6 +119,11 @@ class TrainConfig(Settings):
         "", "Prompt of the previews. By default it is the concept's own words."
     )
 
+    @property
+    def all_steps(self) -> int:
+        """Optimiser steps of all stages together."""
+        return self.steps
+
 
 def _told(what: str, usual: str = "") -> Any:
     """A field for one of the six numbers about the picture's size that SDXL's UNet reads."""

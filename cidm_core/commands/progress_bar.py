@@ -14,6 +14,7 @@ from ..training.progress import Progress, details
 _LINE_SECONDS = 10.0  # between two plain lines
 _VERBS = {
     "drawing": "Drawing prior pictures",
+    "composing": "Making composites",
     "preparing": "Encoding photos",
     "learning": "Learning",
 }

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config import AGAIN_HELP
-from ..errors import CidmError
-from ..training.presets import PRESET_HELP, PRESETS, presets_of
+from ..training.presets import PRESET_HELP, PRESETS
 from .console import Console
+from .contrast import (
+    CONTRAST_EPILOG,
+    CONTRAST_FLAGS,
+    add_contrast,
+    contrast_told,
+    contrasted,
+    may_contrast,
+)
 from .flags import (
     CommandParser,
     add_model,
     add_output,
     add_settings,
     chosen_base,
-    given,
     model_words,
     of_families,
     refuse_foreign,
     refuse_unused,
 )
 from .masks import add_masks, masked
+from .request import read_request, subjects_of
 
 if TYPE_CHECKING:
     from ..methods.base import MethodClass
-    from ..training.data import Photo, TrainingSubject
+    from ..training.data import TrainingSubject
 
 DEFAULT_METHOD = "cidm"
 
@@ -77,7 +82,8 @@ def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
     add_model(parser)
     add_settings(parser, method.Config)
     add_output(parser)
-    parser.epilog = f"{_EPILOG}{of_families(name)}"
+    contrasts = may_contrast(method)
+    parser.epilog = f"{_EPILOG}{of_families(name)}{CONTRAST_EPILOG if contrasts else ''}"
     others = {other: row.Config for other, row in METHODS.items() if other != name}
     refuse_foreign(parser, words, name, method.Config, others)
     asked = {"needed": "--words WORDS ", "optional": "[--words WORDS] ", "unused": ""}[method.words]
@@ -86,6 +92,7 @@ def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
         "--words": method.words != "unused",
         "--prior": method.prior != "unused",
         "--subjects": method.several,
+        **dict.fromkeys(CONTRAST_FLAGS, contrasts),
     }
     refuse_unused(parser, words, name, [flag for flag, is_used in used.items() if not is_used])
 
@@ -113,6 +120,7 @@ def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: Method
         "--captions", metavar="PATH", help="Folder of .txt files, or one captions file."
     )
     add_masks(what)
+    add_contrast(what, method)
     if method.prior != "unused":
         what.add_argument(
             "--prior",
@@ -151,75 +159,6 @@ def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: Method
     )
 
 
-def read_request(args: argparse.Namespace) -> argparse.Namespace:
-    """The command line, and where it is silent its options file.
-
-    Adds `settings` (those of flags go first, then the preset's), `mapping` and `notes`.
-
-    Raises:
-        CidmError: If something needed is given by neither.
-    """
-    from ..methods import method_called
-
-    flags = {key: value for key, value in vars(args).items() if value is not None}
-    found: dict[str, Any] = {"words": "", "kind": "object", "prior": None, "mapping": None}
-    found |= {"settings": {}, "notes": (), "subjects": None}
-    if args.options:
-        from ..importers.cifc_options import read_options
-
-        file = read_options(args.options, processes=int(os.environ.get("WORLD_SIZE", "1")))
-        found |= {"photos": file.photos_dir, "words": " ".join(file.words), "kind": file.kind}
-        found |= {"class_words": file.class_words, "name": file.name, "notes": file.notes}
-        found |= {"captions": file.captions_dir, "masks": file.masks_dir}
-        found["settings"] = file.settings
-        # Replacements name the file's words: other words on the command line end them.
-        found["mapping"] = file.mapping or None if "words" not in flags else None
-    found = {**vars(args), **found, **flags}
-    with_words = method_called(args.method).words == "needed"
-    if found["subjects"] and not found["photos"]:
-        _refuse_lost(flags)
-        return _with_settings(found, args)
-    for key in ("photos", *(("words",) if with_words else ()), "class_words"):
-        if not found[key]:
-            raise CidmError(f"--{key.replace('_', '-')} is missing. Give it, or an --options file.")
-    return _with_settings(found, args)
-
-
-def _refuse_lost(flags: Mapping[str, Any]) -> None:
-    """Make sure that nothing is said of photos that are not given."""
-    for key in ("words", "class_words", "kind", "captions", "masks", "prior"):
-        if key in flags:
-            raise CidmError(
-                f"--{key.replace('_', '-')} is about --photos, which are not given. Write it into "
-                f"the subject's row of '{flags['subjects']}', or give --photos of one more subject."
-            )
-
-
-def _with_settings(found: dict[str, Any], args: argparse.Namespace) -> argparse.Namespace:
-    from ..methods import method_called
-
-    preset = presets_of(method_called(args.method).Config)[args.preset] if args.preset else {}
-    found["settings"] = {**found["settings"], **preset, **given(args)}
-    return argparse.Namespace(**found)
-
-
-def _subjects(request: argparse.Namespace) -> list[TrainingSubject]:
-    """What is to be learned, with its photos."""
-    from ..importers.subjects_file import read_subjects
-    from ..training.data import Photo, TrainingSubject
-    from ..training.prior_folders import prior_photos
-
-    held: list[TrainingSubject] = []
-    if request.photos:
-        photos = Photo.from_folder(request.photos, request.captions, request.masks)
-        prior: list[Photo] = []
-        if request.prior:
-            prior = prior_photos(request.prior, request.class_words, request.kind)
-        called = request.words, request.class_words, request.kind, request.mapping
-        held.append(TrainingSubject(photos, *called, prior))
-    return held + (read_subjects(Path(request.subjects)) if request.subjects else [])
-
-
 def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """Train and describe the concept.
 
@@ -241,13 +180,14 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     from .progress_bar import ProgressBar
 
     started = time.monotonic()
-    first, *others = masked(_subjects(request), args, console)
+    first, *others = subjects = masked(subjects_of(request), args, console)
+    by_contrast = contrasted(args, request.settings, subjects, console)
     bank = Bank(args.bank)
     base = chosen_base(args)
     config = config_for(args.method, base.family, **request.settings)
-    told = " and ".join(_told(subject) for subject in (first, *others))
+    told = " and ".join(_told(subject) for subject in subjects)
     console.note(
-        f"{told}: {config.steps} steps of {args.method} on {base.name} ({base.family.name}, "
+        f"{told}: {config.all_steps} steps of {args.method} on {base.name} ({base.family.name}, "
         f"{base.device})"
     )
     with ProgressBar(enabled=console.shows_progress) as bar:
@@ -267,12 +207,15 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
             mapping=first.mapping,
             resume=not args.no_resume,
             again=(args.again or "refuse").replace("-", "_"),
+            contrast=by_contrast and by_contrast.on(base, bank, bar),
         )
     seconds = time.monotonic() - started
     path = next(entry.path for entry in bank.entries() if entry.name == concept.name)
     earlier = concept.facts.get("earlier_steps")
     time_taken = duration(seconds) + (f", after {earlier} earlier steps" if earlier else "")
     console.say(f"Learned {concept.phrase!r} as {concept.name!r} in {time_taken}: {path}")
+    if contrast := contrast_told(concept, bank):
+        console.say(contrast)
     asked = f" --infuse {shlex.quote(quoted(concept.name))}" if concept.on_request else ""
     console.note(
         f"Try: cidm generate {model_words(args)} --bank {args.bank} "

@@ -80,7 +80,7 @@ def encoded(job: Job, contrast: Contrast, tell: Callable[[int, int], None]) -> E
         raise TrainingError(
             "A contrast needs two composites at least. Give more photos, or raise global_pairs."
         )
-    if contrast.on_made is not None:
+    if contrast.on_made is not None and job.processes.rank == 0:
         contrast.on_made(held)
     count = len(held)
     return encode_composites(contrast.clip, held, lambda done: tell(count + done, 2 * count))

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import FamilyError, HostError
+from ..families import Family
 from ..fingerprints import fingerprint
 from ..images import read_image
 from ..training.composites.folder import Composite
@@ -45,18 +46,18 @@ class ContrastClip:
     scale: float
     name: str
 
-    def check(self, base: Base) -> None:
-        """Whether it can read what the base's first text encoder makes of a text.
+    def check(self, family: Family, model: str) -> None:
+        """Whether it can read what a model's first text encoder makes of a text.
 
         Raises:
             FamilyError: If that has another width.
         """
-        width, row = self.text_projection.shape[1], base.family.encoders[0]
+        width, row = self.text_projection.shape[1], family.encoders[0]
         if width != row.dim:
             raise FamilyError(
-                f"This CLIP reads texts of width {width}, and the first text encoder of "
-                f"{base.name} ({base.family.name}) has {row.dim}. Give the CLIP it comes from: "
-                "ViT-L/14 of OpenAI for SD 1.5 and SDXL, mini-clip for mini-sdxl."
+                f"This CLIP reads texts of width {width}, and the first text encoder of {model} "
+                f"({family.name}) has {row.dim}. Give the CLIP it comes from: ViT-L/14 of OpenAI "
+                "for SD 1.5 and SDXL, mini-clip for mini-sdxl."
             )
 
 

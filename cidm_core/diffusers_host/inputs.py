@@ -83,7 +83,7 @@ def seen_composites(job: Job, contrast: Contrast | None, hooks: Hooks) -> Encode
     tells: dict[int, Callable[[int], None]] = {}
 
     def tell(done: int, total: int) -> None:
-        tells.setdefault(total, _teller(job, hooks, total))(done)
+        tells.setdefault(total, _teller(job, hooks, total, "composing"))(done)
 
     found = encoded(job, contrast, tell)
     if job.processes.rank == 0:
@@ -125,14 +125,14 @@ def drawn_prior(job: Job, hooks: Hooks) -> list[Photo]:
     return drawn
 
 
-def _teller(job: Job, hooks: Hooks, total: int) -> Callable[[int], None]:
-    """Progress while photos are encoded."""
+def _teller(job: Job, hooks: Hooks, total: int, phase: str = "preparing") -> Callable[[int], None]:
+    """Progress while photos are encoded, or composites made."""
 
     def tell(done: int) -> None:
         if hooks.on_progress is not None:
-            hooks.on_progress(Progress(done, total, phase="preparing"))
+            hooks.on_progress(Progress(done, total, phase=phase))
         # Several processes agree on stopping in the loop only.
         if job.processes.count == 1 and hooks.should_stop is not None and hooks.should_stop():
-            raise Stopped("Stopped while the photos were prepared; nothing was learned yet.")
+            raise Stopped("Stopped while the pictures were prepared; nothing was learned yet.")
 
     return tell

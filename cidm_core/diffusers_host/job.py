@@ -16,7 +16,7 @@ from ..methods import config_for, method_called
 from ..methods.base import MakeMethod, Task
 from ..methods.shared import CompositesConfig
 from ..storage.compatibility import check_fit, check_new
-from ..storage.names import clean_name, default_name, file_stem
+from ..storage.names import clean_name, file_stem, name_of_subjects
 from ..storage.record import Entry
 from ..training.again import GO_ON, REFUSE, Others, mark_of, marks, refusal, steps_of, taught_before
 from ..training.data import Photo, TrainingSubject
@@ -249,10 +249,7 @@ def _task(
     if taught is not None:
         name = taught.name
     elif name is None:
-        words = [word for subject in subjects for word in subject.words]
-        class_words = " and ".join(subject.class_words for subject in subjects)
-        made = default_name(words, class_words) if words else clean_name(class_words)
-        name = bank.free_name(made)
+        name = bank.free_name(name_of_subjects(subjects))
     task = Task(clean_name(name), subjects, base.family.name, base.fingerprint, base.layers)
     # An empty concept stands in for the one to come: what the bank would refuse is refused now.
     empty = task.concept(lesson.method, lesson.config, {}, {}, {})

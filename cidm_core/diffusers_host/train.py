@@ -114,7 +114,7 @@ def train_concept(
     facts = None if contrast is None else contrast.facts()
     lesson = Lesson.of((first, *subjects), method, config, make, facts)
     if contrast is not None and lesson.contrasts:
-        contrast.clip.check(base)
+        contrast.clip.check(base.family, base.name)
     job = prepare(base, bank, lesson, name, again, processes)
     render = preview or default_render(base, bank, job.config)
     hooks = Hooks(on_progress, should_stop) if processes.rank == 0 else Hooks()

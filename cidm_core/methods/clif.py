@@ -124,6 +124,15 @@ class ClifConfig(CompositesConfig):
         return "contrast" in self.chosen and super().contrasts
 
     @property
+    def all_steps(self) -> int:
+        steps = {
+            "contrast": self.contrast_steps,
+            "words": self.word_steps,
+            "weights": self.steps,
+        }
+        return sum(steps[stage] for stage in self.chosen)
+
+    @property
     def reading(self) -> ContrastReading:
         return ContrastReading(self.contrast_batch, self.contrast_loss)
 

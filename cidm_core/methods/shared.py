@@ -57,6 +57,10 @@ class CompositesConfig(TrainConfig):
         return self.contrast_steps > 0
 
     @property
+    def all_steps(self) -> int:
+        return super().all_steps + (self.contrast_steps if self.contrasts else 0)
+
+    @property
     def reading(self) -> ContrastReading:
         """How the contrast is computed."""
         return ContrastReading()

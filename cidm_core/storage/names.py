@@ -6,11 +6,13 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from ..concept import Subject
 from ..errors import BankError
 from ..words import parse_words
 
 MAX_NAME_LENGTH = 200
 MAX_STEM_BYTES = 100
+_MOST_NAMED = 3
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 _JOINER = "\u200d"  # holds composed emoji together
 # Windows reads these as devices, whatever follows the first dot.
@@ -72,3 +74,23 @@ def default_name(words: str | Sequence[str], class_words: str = "") -> str:
     if len(stems) == 1 and (stem := stems.pop()):
         return stem
     return " ".join(class_words.split()) or parsed[0].strip("<>") or parsed[0]
+
+
+def name_of_subjects(subjects: Sequence[Subject]) -> str:
+    """A name for what holds several: "rex and tom" for "<rex>" and "<tom>".
+
+    Words that make the same name for all, such as "<new1>" and "<new2>", give way to class words:
+    "dog and cat". Of more than three the first two are named.
+
+    Raises:
+        ConceptError: If words are unusable.
+    """
+    names = [
+        default_name(each.words, each.class_words) if each.words else clean_name(each.class_words)
+        for each in subjects
+    ]
+    if len(set(names)) < len(names):
+        names = list(dict.fromkeys(each.class_words.strip() or "concept" for each in subjects))
+    if len(names) > _MOST_NAMED:
+        names = [*names[:2], f"{len(names) - 2} more"]
+    return clean_name(" and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names))

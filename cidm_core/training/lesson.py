@@ -12,7 +12,7 @@ import torch
 
 from ..config import TrainConfig
 from ..devices import DTYPES
-from ..errors import HostError, TrainingError
+from ..errors import ConceptError, HostError, TrainingError
 from ..families import Family
 from ..methods import METHODS, adopted, config_for, method_called
 from ..methods.base import MakeMethod
@@ -196,6 +196,11 @@ class Lesson:
         if not subject.class_words.strip():
             raise TrainingError(
                 f"The class words{which} are empty. Say in plain words what it is, such as 'dog'."
+            )
+        if wanted == "needed" and which and not subject.words:
+            raise ConceptError(
+                f"There are no words{which}, {subject.class_words!r}. Give it some of its own, "
+                "such as '<dog1> <dog2>'."
             )
         if wanted == "needed":
             parse_words(subject.words)

@@ -18,7 +18,7 @@ class Progress:
 
     Attributes:
         step: Steps done, over all stages; in phase "drawing", prior pictures drawn; in phase
-            "preparing", photos encoded.
+            "composing", composites made and then seen; in phase "preparing", photos encoded.
         steps: Steps, or pictures, in all.
         loss: Sum of the terms; NaN when the step was skipped or nothing was computed yet.
         terms: Loss terms by name, weighted as they enter the sum (Eq. 2).
@@ -26,7 +26,7 @@ class Progress:
         steps_per_second: Over the last steps; 0 when not known yet.
         remaining_seconds: Estimate; NaN when not known yet.
         skipped: Steps left out because of numbers that were not finite.
-        phase: "drawing", "preparing" or "learning".
+        phase: "drawing", "composing", "preparing" or "learning".
         stage: Name of the method's stage the step belongs to.
         stage_step: Steps done in it.
         stage_steps: Its steps in all.

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from ...cidm_core.training.progress import Progress
 
 _TEXT_SECONDS = 0.25  # between two texts
-_UNITS = {"drawing": "Prior picture", "preparing": "Photo", "learning": "Step"}
+_UNITS = {
+    "drawing": "Prior picture",
+    "composing": "Composite",
+    "preparing": "Photo",
+    "learning": "Step",
+}
 _CURVE_SECONDS = 5.0  # between two loss curves, as long as there is no sample
 
 

@@ -13,12 +13,13 @@ from bank_samples import BASE, LAYERS, OTHER_BASE, contents, flip, make_concept,
 from PIL import Image
 
 from cidm_core.bank import Bank, MissingConceptError
+from cidm_core.concept import Subject
 from cidm_core.errors import BankError, CidmError, ConceptError, FamilyError
 from cidm_core.families import FAMILIES, PROJECTIONS
 from cidm_core.storage import names, tensor_file
 from cidm_core.storage.compatibility import check_fit
 from cidm_core.storage.concept_file import concept_to_bytes
-from cidm_core.storage.names import default_name
+from cidm_core.storage.names import default_name, name_of_subjects
 from cidm_core.storage.record import preview_path
 from cidm_core.updates import FullRank, LowRank, ValueResidual
 
@@ -487,6 +488,25 @@ def test_paths_may_be_text_and_relative(tmp_path, monkeypatch):
 )
 def test_default_name(words, class_words, expected):
     assert default_name(words, class_words) == expected
+
+
+@pytest.mark.parametrize(
+    ("subjects", "expected"),
+    [
+        ([("<pur1> <pur2>", "cat"), ("<tea1> <tea2>", "cat")], "pur and tea"),
+        ([("<rex>", "dog"), ("<tom>", "cat")], "rex and tom"),
+        ([("<new1>", "dog"), ("<new2>", "cat")], "dog and cat"),
+        ([("<new1>", "cat"), ("<new2>", "cat")], "cat"),
+        ([("<rex>", "dog"), ("", "cat")], "rex and cat"),
+        ([("<a1>", "x"), ("<b1>", "y"), ("<c1>", "z")], "a, b and c"),
+        ([(f"<{name}1>", "fox") for name in "abcd"], "a, b and 2 more"),
+        ([("<dog1> <dog2>", "puppy")], "dog"),
+        ([("", "toy cat")], "toy cat"),
+    ],
+)
+def test_name_of_subjects(subjects, expected):
+    held = [Subject(tuple(words.split()), class_words) for words, class_words in subjects]
+    assert name_of_subjects(held) == expected
 
 
 def test_free_name(bank):

@@ -27,7 +27,7 @@ from cidm_core.commands import flags
 from cidm_core.commands.console import Console
 from cidm_core.commands.flags import own_device
 from cidm_core.commands.progress_bar import ProgressBar
-from cidm_core.commands.train import read_request
+from cidm_core.commands.request import read_request
 from cidm_core.concept import Subject
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import pipeline

@@ -168,7 +168,7 @@ def test_other_inputs_have_folders_of_their_own(tmp_path):
     ]
     folders = [composites(*each, tmp_path)[0].path.parent for each in sets]
     assert len(set(folders)) == len(sets)
-    assert folders[0].name.startswith("r-g-")
+    assert folders[0].name.startswith("r and g-")
     assert composites(*sets[0], tmp_path)[0].path.parent == folders[0]
 
 

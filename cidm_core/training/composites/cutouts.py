@@ -82,6 +82,26 @@ def cut_out(image: Image.Image, mask: NDArray[np.float32]) -> Image.Image | None
     return content
 
 
+def check_masks(subjects: Sequence[TrainingSubject]) -> None:
+    """Make sure that every photo has a mask.
+
+    Raises:
+        PhotoError: Naming those without.
+    """
+    bare = [
+        _where(photo, k)
+        for subject in subjects
+        for k, photo in enumerate(subject.photos, start=1)
+        if not photo.has_mask
+    ]
+    if bare:
+        raise PhotoError(
+            f"Composites need cut-outs of the subject, and there is no mask of {listed(bare)}. "
+            "Paint masks, white on the subject (dog1_mask.png beside dog1.jpg), or have them made "
+            "(--segment)."
+        )
+
+
 def cut_outs(subject: TrainingSubject, number: int) -> list[CutOut]:
     """The subject and its parts as each photo shows them.
 
@@ -95,14 +115,9 @@ def cut_outs(subject: TrainingSubject, number: int) -> list[CutOut]:
     Raises:
         PhotoError: If photos have no mask, or no mask cuts anything out.
     """
+    check_masks([subject])
     names = [_where(photo, k) for k, photo in enumerate(subject.photos, start=1)]
     photos = list(zip(names, subject.photos, strict=True))
-    if bare := [name for name, photo in photos if not photo.has_mask]:
-        raise PhotoError(
-            f"Composites need cut-outs of the subject, and there is no mask of {listed(bare)}. "
-            "Paint masks, white on the subject (dog1_mask.png beside dog1.jpg), or have them made "
-            "(--segment)."
-        )
     named = any(photo.parts for photo in subject.photos)
     found: list[CutOut] = []
     for name, photo in photos:

@@ -17,10 +17,10 @@ from ...errors import PhotoError
 from ...paths import user_path
 from ...pictures.files import save_picture
 from ...storage.atomic import make_folder, sweep, write_atomic
-from ...storage.names import default_name, file_stem
+from ...storage.names import file_stem, name_of_subjects
 from ..data import TrainingSubject
 from .common import fitting
-from .cutouts import CutOut, cut_outs
+from .cutouts import CutOut, check_masks, cut_outs
 from .scenes import Scene, all_scenes, painted, phrases_of
 
 logger = logging.getLogger(__name__)
@@ -78,21 +78,15 @@ def composites(
     Raises:
         PhotoError: If a photo has no mask, common things are missing, or nothing is asked for.
     """
-    _check(subjects, options)
-    things = fitting(common, subjects)
-    if not things and (options.global_pairs or options.region_pairs):
-        raise PhotoError(
-            "Composites need common things that stand beside the subjects, and there are none left."
-            if common
-            else "Composites need common things that stand beside the subjects. Give a folder of "
-            "cut-outs such as chef.png, or ask for none (global_pairs 0, region_pairs 0)."
-        )
+    check(subjects, options)
+    things = beside(common, subjects, options)
     cut = _cut(subjects, options)
     scenes = all_scenes(subjects, cut, things, options)
     if not scenes:
         raise PhotoError("Nothing can be composed of these subjects as the counts are. Raise one.")
     root = make_folder(user_path(folder), error=PhotoError)
-    target = root / f"{_stem(subjects)}-{_digest(subjects, scenes, options)[:12]}"
+    stem = file_stem(name_of_subjects([each.subject for each in subjects]))
+    target = root / f"{stem}-{_digest(subjects, scenes, options)[:12]}"
     sweep(make_folder(target, error=PhotoError))
     found = [_composite(scene, target) for scene in scenes]
     for number, (scene, each) in enumerate(zip(scenes, found, strict=True), start=1):
@@ -104,25 +98,57 @@ def composites(
     return found
 
 
-def _check(subjects: Sequence[TrainingSubject], options: CompositeOptions) -> None:
+def check(subjects: Sequence[TrainingSubject], options: CompositeOptions) -> None:
+    """Whether composites can be made of subjects, as far as it is told without opening a photo.
+
+    Raises:
+        PhotoError: If a photo has no mask, two subjects are called the same, or nothing is asked
+            for.
+    """
     if not subjects or not all(each.photos for each in subjects):
         raise PhotoError("Composites need subjects, and photos of each. Give them.")
     asked = [kind for kind, count in options.counts().items() if count]
     if not asked:
         raise PhotoError("Composites of no kind are asked for. Raise one of the counts above 0.")
     if "meeting" in asked and len(subjects) == 1:
-        if asked == ["meeting"]:
+        if not options.beside_common:
             raise PhotoError(
                 "Composites of two subjects are all that is asked for, and there is one subject. "
-                "Give another, or ask for other kinds."
+                "Give another, or ask for other kinds (global_pairs, region_pairs)."
             )
         logger.info("There is one subject, so there are no composites of two.")
+    phrases_of(subjects)
+    if _are_cut(subjects, options):
+        check_masks(subjects)
+
+
+def beside(
+    common: Sequence[CutOut], subjects: Sequence[TrainingSubject], options: CompositeOptions
+) -> list[CutOut]:
+    """The common things that can stand beside the subjects.
+
+    Raises:
+        PhotoError: If none can, and some are to.
+    """
+    things = fitting(common, subjects)
+    if not things and options.beside_common:
+        raise PhotoError(
+            "Composites need common things that stand beside the subjects, and there are none left."
+            if common
+            else "Composites need common things that stand beside the subjects. Give a folder of "
+            "cut-outs such as chef.png, or ask for none (global_pairs 0, region_pairs 0)."
+        )
+    return things
+
+
+def _are_cut(subjects: Sequence[TrainingSubject], options: CompositeOptions) -> bool:
+    """Whether anything is composed of cut-outs, and not photos alone."""
+    return options.beside_common or (options.meeting_pairs > 0 and len(subjects) > 1)
 
 
 def _cut(subjects: Sequence[TrainingSubject], options: CompositeOptions) -> list[CutOut]:
     """Cut-outs of all subjects, if anything is to be composed of them."""
-    meets = options.meeting_pairs and len(subjects) > 1
-    if not (options.global_pairs or options.region_pairs or meets):
+    if not _are_cut(subjects, options):
         return []
     return [each for number, subject in enumerate(subjects) for each in cut_outs(subject, number)]
 
@@ -138,11 +164,6 @@ def _describe(target: Path, found: Sequence[Composite]) -> None:
     data = "".join(json.dumps(each.row) + "\n" for each in found).encode()
     if not path.exists() or path.read_bytes() != data:
         write_atomic(path, data, error=PhotoError)
-
-
-def _stem(subjects: Sequence[TrainingSubject]) -> str:
-    names = [default_name(s.words, s.class_words) if s.words else s.class_words for s in subjects]
-    return file_stem("-".join(names))
 
 
 def _digest(
