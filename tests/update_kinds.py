@@ -81,6 +81,16 @@ def _keyed(make, layers):
     return _value(make, layers) | keys
 
 
+def _attentions(make, layers):
+    """Low rank on all of self- and cross-attention, as CLIF has it."""
+    found = {}
+    for layer in layers:
+        for attention in (layer.replace("attn2", "attn1"), layer):
+            for projection in ("to_q", "to_k", "to_v", "to_out.0"):
+                found |= make.low(f"{attention}.{projection}", 2)
+    return found
+
+
 # name: (updates, subjects as (words, class words), layers of its rows)
 KINDS = {
     "low": (_low, [("<k1> <l1>", "dog")], None),
@@ -95,6 +105,9 @@ KINDS = {
 INFUSED = {
     "infused": (_value, [("", "white cat")], None, (True, True)),
     "keyed": (_keyed, [("", "old lamp")], None, (False, False)),
+}
+CLIF = {
+    "clif": (_attentions, [("<pur1> <pur2>", "cat"), ("<tea1> <tea2>", "cat")], 1),
 }
 NAMED = {
     "low": "<k1> <l1>",
@@ -113,7 +126,7 @@ def concepts(model, part=importlib.import_module, kinds=KINDS):
 
 
 def _concept(model, part, kind):
-    core, every = part("cidm_core.concept"), {**KINDS, **INFUSED}
+    core, every = part("cidm_core.concept"), {**KINDS, **INFUSED, **CLIF}
     updates, about, copies, *infused = every[kind]
     make = _Maker(model, part, seed=list(every).index(kind))
     layers = tuple(layer.path for layer in model.layers)

@@ -29,6 +29,7 @@ examples:
   cidm bank import embeddings/toy.pt --bank bank --class-words toy --model sd15.safetensors
   cidm bank import edlora_model-latest.pth --bank bank --class-words dog --model sd15.safetensors
   cidm bank import delta.bin --bank bank --class-words cat+dog --model sd15.safetensors
+  cidm bank import exp/lora --bank bank --class-words dog+cat --model sdxl.safetensors
   cidm bank merge dog cat --bank bank --as pets --model sd15.safetensors      into bank-merged
   cidm bank compress pets --bank bank-merged --energy 0.6
 """
@@ -83,15 +84,16 @@ def _add_import(actions: Any) -> None:
     parser = add_action(
         actions,
         "import",
-        "a concept file, one of CIFC, Mix-of-Show, Custom Diffusion or Infusion, or a textual "
-        "inversion",
+        "a concept file, one of CIFC, Mix-of-Show, Custom Diffusion, Infusion or CLIF, or a "
+        "textual inversion",
         import_file,
     )
     parser.add_argument(
         "file",
         metavar="FILE",
         help=".safetensors, .pth, .pt, .bin or .ckpt, or the folder that diffusers' Custom "
-        "Diffusion script wrote.",
+        "Diffusion script wrote, or CLIF's: its LoRA, with OUT_full_model beside it, or the text "
+        "encoders of its earlier stages.",
     )
     parser.add_argument(
         "--model",

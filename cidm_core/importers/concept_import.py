@@ -18,6 +18,7 @@ from ..storage.compatibility import BaseWeights, Named, check_fit
 from ..storage.concept_file import file_tensors, read_concept
 from ..storage.tensor_file import SUFFIX, is_ours
 from . import (
+    clif_release,
     compvis_delta,
     custom_diffusion,
     delta_bin,
@@ -54,8 +55,8 @@ def import_concept(
 
     Args:
         path: A concept file of ours, a `.pth` file of CIFC or Mix-of-Show, a textual inversion, a
-            checkpoint of Infusion, or what a program for Custom Diffusion wrote (diffusers': the
-            file or its folder).
+            checkpoint of Infusion, what a program for Custom Diffusion wrote (diffusers': the file
+            or its folder), or the folder that CLIF's script wrote.
         bank: Where it goes.
         config: What is said of it.
         model: For files of other programs: the model they were learned on. By default that of the
@@ -67,9 +68,13 @@ def import_concept(
     Raises:
         CidmError: If the file or what is said of it cannot be used.
     """
-    path = diffusers_delta.weights_file(path) if path.is_dir() else path
-    check_class_words(path, config.class_words)
-    foreign = None if is_ours(path) else _foreign(path, bank, config, model)
+    release = clif_release.release_in(path) if path.is_dir() else None
+    if release is not None:
+        foreign = _clif(release, bank, config, model)
+    else:
+        path = diffusers_delta.weights_file(path) if path.is_dir() else path
+        check_class_words(path, config.class_words)
+        foreign = None if is_ours(path) else _foreign(path, bank, config, model)
     concept = foreign or read_concept(path)
     if config.name.strip():
         concept = replace(concept, name=config.name.strip())
@@ -101,6 +106,10 @@ def _foreign(
         return custom_diffusion.concept_of(artifact, path.name, model, told)
     if isinstance(table, Mapping) and infusion_checkpoint.matches(table):
         return _infusion(table, path, bank, config, model)
+    if isinstance(table, Mapping) and clif_release.matches(table):
+        beside = clif_release.release_in(path.parent)
+        release = clif_release.Release(path, beside and beside.encoders)
+        return _clif(release, bank, config, model)
     if (vectors := textual_inversion.vectors_of(table)) is not None:
         what = f"{path.name} is a textual inversion; it"
         if not class_words:
@@ -130,6 +139,19 @@ def _infusion(
     family, base, layers = _model(model, bank, what)
     told = {"class_words": config.class_words.strip(), "kind": config.kind, "family": family}
     concept = infusion_checkpoint.concept_of(table, path.name, **told, base=base, layers=layers)
+    if model is not None:
+        check_fit([concept], model)
+    return concept
+
+
+def _clif(
+    release: clif_release.Release, bank: Bank, config: ImportConfig, model: BaseWeights | None
+) -> Concept:
+    what = f"{release.origin} is of CLIF; it"
+    if not config.class_words.strip():
+        raise BankError(_UNSAID.format(what))
+    told = Told(config.class_words, config.kind, config.words.split(), config.allow_other_base)
+    concept = clif_release.concept_of(release, told, *_model(model, bank, what))
     if model is not None:
         check_fit([concept], model)
     return concept

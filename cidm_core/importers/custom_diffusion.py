@@ -61,7 +61,7 @@ def concept_of(artifact: Artifact, origin: str, model: BaseWeights, told: Told) 
         BankError: If it does not fit the model, or what is told does not fit it.
     """
     encoders = model.family.encoders
-    names, vectors = _chosen(artifact.rows, told.words, origin)
+    names, vectors = chosen(artifact.rows, told.words, origin)
     for name, each in zip(names, vectors, strict=True):
         if [tuple(row.shape) for row in each] != [(row.dim,) for row in encoders]:
             found = " and ".join(str(row.shape[-1]) for row in each)
@@ -132,7 +132,7 @@ def matrix(value: object, name: str, origin: str) -> Tensor | tuple[Tensor, Tens
     return u, v
 
 
-def _chosen(
+def chosen(
     rows: Mapping[str, tuple[Tensor, ...]], words: Sequence[str], origin: str
 ) -> tuple[tuple[str, ...], list[tuple[Tensor, ...]]]:
     """Words and their embeddings: all of the file's, those asked for, or all under new names."""

@@ -20,7 +20,7 @@ class ImportConfig(Settings):
     class_words: str = setting(
         "",
         "For files of other programs: what the concept is in plain words, such as 'dog'; 'cat+dog' "
-        "where a file of Custom Diffusion has two words.",
+        "where a file of Custom Diffusion has two words, or one of CLIF two subjects.",
         advanced=False,
     )
     kind: str = setting(
@@ -31,8 +31,8 @@ class ImportConfig(Settings):
     )
     words: str = setting(
         "",
-        "For files of other programs: which of their words to take; by default all. For Custom "
-        "Diffusion and textual inversions also: new words, one for each of theirs.",
+        "For files of other programs: which of their words to take; by default all. For CLIF, "
+        "Custom Diffusion and textual inversions also: new words, one for each of theirs.",
     )
     scale: float = setting(
         1.0, "For .pth files: their alpha; 1.0 is as trained.", low=0.01, high=100.0
