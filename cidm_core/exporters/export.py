@@ -14,7 +14,7 @@ from ..storage.names import file_stem
 from ..storage.stock_lora import lora_bytes, lora_metadata, lora_tensors
 from ..storage.tensor_file import SUFFIX, pack
 from . import custom_diffusion, whole
-from .formats import COMPVIS, DIFFUSERS, FILE_ENDINGS, LORA, WEBUI
+from .formats import COMPVIS, DIFFUSERS, FILE_ENDINGS, LORA, PIVOTAL, WEBUI
 
 
 def export_concept(
@@ -58,6 +58,10 @@ def contents(
         files = {f"embeddings/{path}": data for path, data in whole.word_files(concept).items()}
         weights = pack(lora_tensors(concept), lora_metadata(concept))
         return {f"loras/{stem}{SUFFIX}": weights} | files
+    if file_format == PIVOTAL:
+        whole.check_weights(concept)
+        files = {f"embeddings/{path}": data for path, data in whole.subject_files(concept).items()}
+        return {f"loras/{stem}{SUFFIX}": lora_bytes(concept)} | files
     if model is None:
         raise BankError(
             f"Files of format {file_format} hold whole matrices, {concept.name!r} their change. "

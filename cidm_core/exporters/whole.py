@@ -15,11 +15,12 @@ from torch import Tensor
 from ..concept import Concept
 from ..errors import BankError
 from ..storage.compatibility import BaseWeights
-from ..storage.names import file_stem
+from ..storage.names import default_name, file_stem
 from ..updates import FullRank, LowRank
 
 CLIPS = ("clip_l", "clip_g")  # what files of words call the two text encoders of SDXL
 KEYS_AND_VALUES = ("to_k", "to_v")
+_PIVOTAL = "_emb"  # what its training script calls a file of words
 _REST = ("to_q.weight", "to_out.0.weight", "to_out.0.bias")
 _INSTEAD = "Export it as lora, without its words."
 
@@ -56,6 +57,28 @@ def word_files(concept: Concept, *, diffusers: bool = False) -> dict[str, bytes]
         files[f"{stem}.safetensors"] = save({key: row.clone() for key, row in table.items()})
     if len({name.casefold() for name in files}) < len(concept.words):
         raise BankError(f"Words of {concept.name!r} would have one file. {_INSTEAD}")
+    return files
+
+
+def subject_files(concept: Concept) -> dict[str, bytes]:
+    """A safetensors file for each subject with words, as diffusers' pivotal tuning has them.
+
+    The words' embeddings stand in it in order, (words, dim), under a name for each text encoder.
+
+    Raises:
+        BankError: As `words_of`.
+    """
+    held, files = words_of(concept), dict[str, bytes]()
+    subjects = [subject for subject in concept.subjects if subject.words]
+    for subject in subjects:
+        rows = zip(*(held[word] for word in subject.words), strict=True)
+        table = {clip: torch.stack(each) for clip, each in zip(CLIPS, rows, strict=False)}
+        stem = file_stem(default_name(subject.words, subject.class_words))
+        files[f"{stem}{_PIVOTAL}.safetensors"] = save(table)
+    if len({name.casefold() for name in files}) < len(subjects):
+        raise BankError(
+            f"Words of {concept.name!r} would have one file. Export it as webui, a file for each."
+        )
     return files
 
 

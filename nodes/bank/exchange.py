@@ -126,8 +126,9 @@ class ExportConcept(io.ComfyNode):
                     default=LORA,
                     optional=True,
                     tooltip="lora: the weights, for models/loras. webui: the exact weights there, "
-                    "and an embedding for each word in models/embeddings. The others are files of "
-                    "Custom Diffusion in output/concepts, for diffusers and the public code.",
+                    "and an embedding for each word in models/embeddings. pivotal-tuning: a LoRA "
+                    "and an embedding for each subject there. The others are files of Custom "
+                    "Diffusion in output/concepts, for diffusers and the public code.",
                 ),
                 io.Model.Input(
                     "model",

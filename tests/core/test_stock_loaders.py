@@ -13,14 +13,18 @@ from make import random_concept
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_format2 import ENCODER, FIRST, KEY, draw, everything
-from update_kinds import concepts
+from update_kinds import CLIF, concepts
 
 from cidm_core.bank import Bank
 from cidm_core.cli import main
+from cidm_core.concept import Subject
 from cidm_core.config import SampleConfig
 from cidm_core.diffusers_host import sampler
 from cidm_core.diffusers_host.pipeline import make_plan
+from cidm_core.errors import BankError
 from cidm_core.exporters.export import export_concept
+from cidm_core.importers.concept_import import import_concept
+from cidm_core.importers.settings import ImportConfig
 from cidm_core.storage.concept_file import concept_to_bytes
 from cidm_core.storage.stock_lora import write_lora
 from cidm_core.updates import FullRank, LowRank, ValueResidual
@@ -221,6 +225,64 @@ def test_diffusers_own_custom_diffusion_loader_draws_what_we_draw(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.std()))
     plain = sampler.sample(base, make_plan(base, {}, "a vase", config=settings), noise, settings)
     assert (plain - expected).abs().max() > 0.1
+
+
+@QUIET
+@pytest.mark.parametrize("family", ["SD15", "SDXL"])
+def test_diffusers_draws_several_subjects_of_clif_as_we_draw_them(
+    tiny_base, xl_base, pipe, tmp_path, family
+):
+    """LoRA of self- and cross-attention, and a file of words for each subject."""
+    base = tiny_base if family == "SD15" else xl_base
+    bank, theirs = Bank(tmp_path / "bank"), pipe() if family == "SD15" else xl_pipe(xl_base)
+    made = bank.add(concepts(base, kinds=CLIF)["clif"])
+    lora, *words = export_concept(bank, "clif", tmp_path / "out", "pivotal-tuning")
+    assert [path.name for path in words] == ["pur_emb.safetensors", "tea_emb.safetensors"]
+    assert lora == tmp_path / "out" / "loras" / "clif.safetensors"
+    theirs.load_lora_weights(str(lora.parent), weight_name=lora.name)
+    parts = [("clip_l", theirs.text_encoder, theirs.tokenizer)]
+    if family == "SDXL":
+        theirs.tokenizer_2.pad_token = "!"  # as SDXL's own folder says
+        parts.append(("clip_g", theirs.text_encoder_2, theirs.tokenizer_2))
+    for path, subject in zip(words, made.subjects, strict=True):
+        rows = load_file(path)
+        assert set(rows) == {clip for clip, *_ in parts}
+        for clip, encoder, tokenizer in parts:
+            theirs.load_textual_inversion(
+                rows[clip], token=list(subject.words), text_encoder=encoder, tokenizer=tokenizer
+            )
+    theirs.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    given = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent", **SMALL}
+    prompt = "a <pur1> <pur2> and a <tea1> <tea2> vase"
+    expected = theirs(prompt, negative_prompt="", latents=noise.clone(), **given).images
+    settings = SampleConfig(
+        steps=3, guidance_scale=4.0, scheduler="ddim", height_px=64, width_px=64
+    )
+    found = sampler.sample(base, make_plan(base, bank, prompt, config=settings), noise, settings)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5 * float(expected.std()))
+    plain = sampler.sample(base, make_plan(base, {}, "a vase", config=settings), noise, settings)
+    assert (plain - expected).abs().max() > 0.1
+
+
+def test_words_of_clif_come_in_as_textual_inversions(xl_base, tmp_path):
+    bank = Bank(tmp_path / "bank")
+    made = bank.add(concepts(xl_base, kinds=CLIF)["clif"])
+    _, *words = export_concept(bank, "clif", tmp_path / "out", "pivotal-tuning")
+    for k, (path, subject) in enumerate(zip(words, made.subjects, strict=True)):
+        told = ImportConfig(class_words="cat", words=" ".join(subject.words))
+        back, _ = import_concept(path, Bank(tmp_path / "words"), told, xl_base)
+        for encoder, rows in back.rows.items():
+            assert torch.equal(rows, made.rows[encoder][2 * k : 2 * k + 2])
+
+
+def test_subjects_whose_words_would_have_one_file_are_refused(xl_base, tmp_path):
+    bank = Bank(tmp_path / "bank")
+    made = concepts(xl_base, kinds=CLIF)["clif"]
+    subjects = tuple(Subject((f"<a{k}>", f"<a{k + 1}>"), "cat") for k in (1, 3))
+    bank.add(replace(made, subjects=subjects))
+    with pytest.raises(BankError, match="would have one file"):
+        export_concept(bank, "clif", tmp_path / "out", "pivotal-tuning")
 
 
 def test_the_command_line_reads_the_models_files_only(tiny_base, tiny_folder, tmp_path, capsys):

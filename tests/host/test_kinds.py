@@ -27,6 +27,11 @@ def test_stock_nodes_draw_an_exported_concept_as_apply_does(found):
     assert "is there already" in found["overwritten"]
 
 
+def test_stock_nodes_draw_several_subjects_of_clif_as_apply_does(found):
+    assert found["stock nodes, clif"]["error"] < 5e-5
+    assert found["stock nodes, clif"]["concept"] > 0.1
+
+
 def test_a_concept_goes_out_to_diffusers_and_comes_back(found):
     assert found["back"].pop("error") < EXACT
     assert found["back"] == {"words": ["<k2>"], "rows": True, "paths": True}

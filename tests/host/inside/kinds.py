@@ -98,6 +98,19 @@ try:
     exchange.ExportConcept.execute(bank, "full", file_format="webui")
 except Exception as error:
     found["overwritten"] = str(error)
+# Several subjects of CLIF: a LoRA of self- and cross-attention, a file of words for each.
+pair = bank_of(*update_kinds.concepts(facts, pack, update_kinds.CLIF).values())
+exchange.ExportConcept.execute(pair, "clif", file_format="pivotal-tuning")
+file = comfy.utils.load_torch_file(str(PLACES["loras"] / "clif.safetensors"), safe_load=True)
+stock = comfy.sd.load_lora_for_models(model, clip, file, 1.0, 1.0)
+stock[1].tokenizer.clip_l.embedding_directory = str(PLACES["embeddings"])
+applied = apply.ApplyConceptBank.execute(model, clip, pair).args
+ours = drawn(*applied, "a <pur1> <pur2> and a <tea1> <tea2>")
+theirs = drawn(*stock, "a embedding:pur_emb and a embedding:tea_emb")
+found["stock nodes, clif"] = {
+    "error": concepts.differ(ours, theirs) / float(ours.std()),
+    "concept": concepts.differ(ours, drawn(model, clip, "a cat and a cat")) / float(ours.std()),
+}
 exchange.ExportConcept.execute(bank, "full", file_format="diffusers-custom-diffusion", model=model)
 weights = "pytorch_custom_diffusion_weights.safetensors"
 given = {"file": weights, "class_words": "vase", "name": "back"}
