@@ -39,10 +39,11 @@ class ImportConcept(io.ComfyNode):
             display_name="Import Concept",
             description="Copies a concept into a bank: one of this pack, an edlora_model-*.pth "
             "that CIFC or Mix-of-Show learned, a delta of Custom Diffusion in any of its layouts, "
-            "a checkpoint of Infusion, or a textual inversion (embedding).",
+            "a checkpoint of Infusion, what CLIF's script wrote, or a textual inversion "
+            "(embedding).",
             search_aliases=[
                 *("textual inversion", "embedding", "Mix-of-Show", "CIFC", "edlora"),
-                *("Custom Diffusion", "delta", "Infusion"),
+                *("Custom Diffusion", "delta", "Infusion", "CLIF"),
             ],
             is_output_node=True,
             inputs=[

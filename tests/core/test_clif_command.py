@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from cidm_core.bank import Bank
 from cidm_core.cli import FAILED, OK, main
+from cidm_core.commands.contrast import CONTRAST_FLAGS
 from cidm_core.diffusers_host import load
 
 FEW = ("--steps", "2", "--word-steps", "2", "--contrast-steps", "2", "--contrast-batch", "8")
@@ -100,9 +101,6 @@ def test_other_methods_contrast_their_words_on_request(tmp_path, capsys):
     assert "contrast" in Bank(tmp_path / "bank")["pur"].facts
 
 
-HELP_FLAGS = ("--clip", "--common", "--composites", "--show-composites")
-
-
 @pytest.mark.parametrize(
     ("method", "offered"), [("clif", True), ("cidm", True), ("infusion", False)]
 )
@@ -110,8 +108,12 @@ def test_only_methods_whose_words_learn_by_contrast_have_its_flags(method, offer
     with pytest.raises(SystemExit):
         main(["train", "--method", method, "--help"])
     said = capsys.readouterr().out
-    assert all((flag in said) == offered for flag in HELP_FLAGS)
+    assert all((flag in said) == offered for flag in CONTRAST_FLAGS)
     assert ("dog1_mask_left_ear.png" in said) == offered
+    if not offered:
+        with pytest.raises(SystemExit):
+            main(["train", "--method", method, "--bank", "b", "--clip", "mini-clip"])
+        assert "--clip is not for the method infusion" in capsys.readouterr().err
 
 
 def bad(tmp_path, cats, case):
