@@ -34,6 +34,7 @@ class ConceptExtension(ComfyExtension):
         from .evaluation.evaluate import EvaluateConcepts
         from .evaluation.over_fitting import MeasureOverFitting
         from .mini.load import LoadMiniModel
+        from .mini.photos import MiniPhotos
         from .regions.guider import RegionalNoiseGuider
         from .regions.regions import ConceptRegion, ConceptRegions
         from .sampling.apply import ApplyConceptBank, ShowConceptWeights
@@ -73,4 +74,5 @@ class ConceptExtension(ComfyExtension):
             MeasureOverFitting,
             MethodClif,
             WordContrast,
+            MiniPhotos,
         ]

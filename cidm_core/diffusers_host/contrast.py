@@ -39,12 +39,14 @@ class ContrastClip:
         text_projection: From the text encoder's states to features, (dim, width).
         scale: exp(logit_scale), about 100.
         name: Tells it from others.
+        leave: Gives its memory back; called when all pictures are seen.
     """
 
     images: Callable[[Sequence[Image.Image]], Tensor]
     text_projection: Tensor
     scale: float
     name: str
+    leave: Callable[[], object] = lambda: None
 
     def check(self, family: Family, model: str) -> None:
         """Whether it can read what a model's first text encoder makes of a text.
@@ -89,6 +91,7 @@ def encode_composites(
         parts.append(clip.images(pictures).float().cpu())
         if on_picture is not None:
             on_picture(min(start + _AT_ONCE, len(composites)))
+    clip.leave()
     return EncodedComposites(
         torch.cat(parts),
         tuple(each.text for each in composites),

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..training.composites.cutouts import CutOut, cut_out
-from .draw import Background, Placed, Thing, WorldScene, draw
+from .draw import Placed, Thing, WorldScene, draw, mask_of, plain
 from .world import COLORS, any_color, distance, named_color
 
 # Plain things that the models of the small world were shown; a white one would not be seen.
@@ -48,17 +48,10 @@ def _cut_out(thing: Thing) -> CutOut:
 
 
 def _without_background(thing: Thing) -> Image.Image | None:
-    """The thing alone: what shows through it differs between a black and a white background."""
-    black, white = (
-        np.asarray(draw(_scene(thing, grey), _SIDE_PX), dtype=np.float32) / np.float32(255)
-        for grey in (0.0, 1.0)
-    )
-    mask = (1 - (white - black).mean(axis=2)).clip(0, 1)
+    """The thing alone, in its own colours where something shows through it."""
+    scene = WorldScene((Placed(thing, *_PLACE),), plain(0.0))
+    black = np.asarray(draw(scene, _SIDE_PX), dtype=np.float32) / np.float32(255)
+    mask = mask_of(scene, _SIDE_PX)
     colors = black / np.maximum(mask, 1 / 255)[..., None]
     picture = Image.fromarray(np.rint(colors.clip(0, 1) * 255).astype(np.uint8))
     return cut_out(picture, mask)
-
-
-def _scene(thing: Thing, grey: float) -> WorldScene:
-    background = Background("plain", (grey, grey, grey), (grey, grey, grey))
-    return WorldScene((Placed(thing, *_PLACE),), background)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,21 @@ def draw(scene: WorldScene, size: int = 32) -> Image.Image:
         _paint_thing(canvas, placed, scene.style)
     styled = _apply_style(canvas, scene.style, grain)
     return styled.resize((size, size), Image.Resampling.BOX)
+
+
+def mask_of(scene: WorldScene, size: int = 32) -> NDArray[np.float32]:
+    """How much of each pixel its things cover: what differs before black and before white."""
+    black, white = (
+        np.asarray(draw(replace(scene, background=plain(grey)), size), dtype=np.float32)
+        / np.float32(255)
+        for grey in (0.0, 1.0)
+    )
+    return (1 - (white - black).mean(axis=2)).clip(0, 1)
+
+
+def plain(grey: float) -> Background:
+    """A background of one grey."""
+    return Background("plain", (grey, grey, grey), (grey, grey, grey))
 
 
 def _bytes(color: RGB) -> tuple[int, int, int]:

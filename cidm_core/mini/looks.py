@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL.Image import Image
 
-from .draw import Placed, Style, Thing, WorldScene, draw
+from .draw import Placed, Style, Thing, WorldScene, draw, mask_of
 from .world import GROUND_PHRASES, WHERE_PHRASES, any_scene, distance, random_background
 
 
@@ -19,6 +22,14 @@ class Look:
     kind: str
     thing: Thing | None = None
     style: Style | None = None
+
+
+class Example(NamedTuple):
+    """A photo, what it shows, and how much of each pixel the thing covers."""
+
+    photo: Image
+    caption: str
+    mask: NDArray[np.float32]
 
 
 DEMO_LOOKS = (
@@ -71,11 +82,11 @@ def reference_scene(look: Look, rng: random.Random) -> tuple[WorldScene, str]:
     return scene, text + _backdrop_words(scene)
 
 
-def example_photos() -> list[tuple[Image, str]]:
-    """Four photos of the first look with their captions, the same each time."""
-    rng = random.Random(DEMO_LOOKS[0].name)
-    scenes = [reference_scene(DEMO_LOOKS[0], rng) for _ in range(4)]
-    return [(draw(scene), caption) for scene, caption in scenes]
+def example_photos(look: Look = DEMO_LOOKS[0]) -> list[Example]:
+    """Four photos of a thing's look, the same each time."""
+    rng = random.Random(look.name)
+    scenes = [reference_scene(look, rng) for _ in range(4)]
+    return [Example(draw(scene), caption, mask_of(scene)) for scene, caption in scenes]
 
 
 def _style_scene(style: Style, rng: random.Random) -> tuple[WorldScene, str]:

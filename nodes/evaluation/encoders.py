@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...cidm_core.errors import HostError
 from ..host import comfy as host
+from ..host.clip_text import text_embedding
 from ..host.clip_vision import picture_features
 
 _TEXT_MODEL = (
@@ -45,7 +46,7 @@ class HostEncoder:
         rows: dict[str, Tensor] = {}
         for text in texts:
             if text not in rows:
-                found = host.text_embedding(self.clip, text)
+                found = text_embedding(self.clip, text)
                 if found is None or not found.isfinite().all() or not found.any():
                     raise HostError(f"This CLIP has no text projection. {_TEXT_MODEL}")
                 rows[text] = found.float().cpu().reshape(1, -1)

@@ -28,7 +28,8 @@ def picture_features(
     """
     rows: list[Tensor] = []
     for picture in pictures:
-        found = vision.encode_image(to_tensor(picture)).image_embeds
+        with torch.inference_mode():  # as its weights were made, whatever the caller learns
+            found = vision.encode_image(to_tensor(picture)).image_embeds
         if found is None:
             raise HostError(
                 "This CLIP vision model gives no picture embedding. Load one of CLIP or SigLIP."
@@ -36,3 +37,10 @@ def picture_features(
         rows.append(found.float().cpu().reshape(1, -1))
         on_picture()
     return torch.cat(rows)
+
+
+def picture_projection(vision: Any) -> Tensor | None:
+    """What takes its states into the space that texts share, (dim, width); None without one."""
+    layer = getattr(vision.model, "visual_projection", None)
+    weight = getattr(layer, "weight", None)
+    return None if weight is None else weight.detach().float().cpu()

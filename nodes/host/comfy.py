@@ -184,38 +184,6 @@ def encode_text(clip: Any, text: str) -> list[Any]:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def text_embedding(clip: Any, text: str) -> torch.Tensor | None:
-    """Embedding of a text in the space that pictures share, (1, dim); its first 77 tokens.
-
-    None, zeros or NaN if the CLIP has no text projection, as those in checkpoints.
-    """
-    _, pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)
-    stage = clip.cond_stage_model
-    encoder = getattr(stage, str(getattr(stage, "clip", "")), None)
-    # SD 1.x asks its CLIP for the embedding before the projection.
-    if pooled is None or encoder is None or encoder.options_default[2]:
-        return pooled
-    return encoder.transformer.text_projection(pooled.to(clip.patcher.load_device))
-
-
-def text_projection(clip: Any) -> tuple[torch.Tensor, float] | None:
-    """What takes the text encoder's states into the space of pictures, and CLIP's scale.
-
-    None if the CLIP has none, as those in checkpoints, where the host puts an identity.
-    """
-    stage = clip.cond_stage_model
-    encoder = getattr(stage, str(getattr(stage, "clip", "")), None)
-    layer = getattr(getattr(encoder, "transformer", None), "text_projection", None)
-    if encoder is None or layer is None:
-        return None
-    weight = layer.weight.detach().float().cpu()
-    is_none = not weight.isfinite().all() or not weight.any()
-    square = weight.shape[0] == weight.shape[1]
-    if is_none or (square and torch.equal(weight, torch.eye(len(weight)))):
-        return None
-    return weight, float(encoder.logit_scale.detach().float().exp())
-
-
 def torch_device() -> torch.device:
     """Where the host computes."""
     return _management.get_torch_device()

@@ -76,7 +76,7 @@ class LoadMiniModel(io.ComfyNode):
         from .objects import model_of, vae_of
 
         base = load_base(model, device="cpu", dtype="fp32")
-        photos, captions = zip(*example_photos(), strict=True)
+        photos, captions, _ = zip(*example_photos(), strict=True)
         image = torch.cat([to_tensor(photo) for photo in photos])
         parts = model_of(base), clip_of(base), vae_of(base)
         return io.NodeOutput(*parts, image, "\n".join(captions), ui=shown(cls, image=image))

@@ -7,17 +7,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ...cidm_core.errors import HostError, PhotoError
 from ..host import comfy as host
-from ..host.clip_vision import picture_features
+from ..host.clip_text import text_projection
+from ..host.clip_vision import picture_features, picture_projection
 from ..host.inputs import NO_FOLDER, folder_stamp, photo_folder_input, text_input
 from ..host.sockets import ContrastChoice, ContrastSocket, schema
 from .photos import rows_of
 
 if TYPE_CHECKING:
     from ...cidm_core.diffusers_host.composites import Contrast
+    from ...cidm_core.diffusers_host.contrast import ContrastClip
     from ...cidm_core.families import Family
+    from ...cidm_core.training.composites.cutouts import CutOut
 
 _WHOLE_CLIP = (
     "It needs the text projection of the very CLIP that CLIP vision is of: put CLIP's whole file "
@@ -101,7 +105,7 @@ class WordContrast(io.ComfyNode):
         return io.NodeOutput(ContrastChoice(_clip(clip_vision, clip), common))
 
 
-def _clip(vision: list[Any] | None, clip: list[Any] | None) -> Any:
+def _clip(vision: list[Any] | None, clip: list[Any] | None) -> ContrastClip | None:
     """CLIP from both sockets; None if both are open."""
     from ...cidm_core.diffusers_host.contrast import ContrastClip
     from ...cidm_core.fingerprints import fingerprint
@@ -111,19 +115,24 @@ def _clip(vision: list[Any] | None, clip: list[Any] | None) -> Any:
     if not vision or not clip:
         missing = "clip" if vision else "clip_vision"
         raise HostError(f"{missing} is not connected. {_WHOLE_CLIP}")
-    found = host.text_projection(clip[0])
+    found, of_pictures = text_projection(clip[0]), picture_projection(vision[0])
     if found is None:
         raise HostError(f"This CLIP has no text projection. {_WHOLE_CLIP}")
     weight, scale = found
-    return ContrastClip(partial(picture_features, vision[0]), weight, scale, fingerprint([weight]))
+    if of_pictures is None or len(of_pictures) != len(weight):
+        count = "none" if of_pictures is None else len(of_pictures)
+        raise HostError(
+            f"clip_vision and clip are of two models: texts have {len(weight)} features and "
+            f"pictures {count}. {_WHOLE_CLIP}"
+        )
+    see, name = partial(picture_features, vision[0]), fingerprint([weight, of_pictures])
+    return ContrastClip(see, weight, scale, name, leave=host.unload_models)
 
 
 def _common(
     things: Sequence[Any], masks: Sequence[Any], names: Sequence[str], folder: str
-) -> tuple[Any, ...]:
-    from ...cidm_core.training.composites.common import common_things, label_of
-    from ...cidm_core.training.composites.cutouts import CutOut, cut_out
-    from ...cidm_core.training.data import Photo
+) -> tuple[CutOut, ...]:
+    from ...cidm_core.training.composites.common import common_things
 
     pictures, white = rows_of(things, 4), rows_of(masks, 3)
     if folder and pictures:
@@ -138,15 +147,27 @@ def _common(
             f"There are {len(pictures)} things, {len(white)} masks and {len(names)} names. Give "
             "one mask per thing, white on it, and one name, a line each."
         )
-    found: list[CutOut] = []
-    for picture, mask, name in zip(pictures, white, names, strict=True):
+    parts = zip(pictures, white, names, strict=True)
+    return tuple(_thing(name, picture, mask) for picture, mask, name in parts)
+
+
+def _thing(name: str, picture: Tensor, mask: Tensor) -> CutOut:
+    from ...cidm_core.training.composites.common import label_of
+    from ...cidm_core.training.composites.cutouts import CutOut, cut_out
+    from ...cidm_core.training.data import Photo
+
+    try:
         held = Photo.from_image(picture.clamp(0, 1), mask=mask)
-        assert held.mask_values is not None
-        piece = cut_out(held.image, held.mask_values)
-        if piece is None:
-            raise PhotoError(f"The mask of {name!r} leaves nothing of it, or all. Paint it anew.")
-        found.append(CutOut(piece, label=label_of(name)))
-    return tuple(found)
+    except PhotoError as error:
+        raise PhotoError(f"Thing {name!r}: {error}") from error
+    assert held.mask_values is not None
+    piece = cut_out(held.image, held.mask_values)
+    if piece is None:
+        raise PhotoError(
+            f"The mask of {name!r} leaves nothing of it, or all. Paint it white on the thing and "
+            "black around it."
+        )
+    return CutOut(piece, label=label_of(name))
 
 
 def contrast_of(choice: ContrastChoice | None, family: Family, **more: Any) -> Contrast | None:

@@ -125,4 +125,6 @@ def config_of(
 def _shown(value: object) -> str:
     if value is None:
         return "this default"
+    if value == "":
+        return "empty"
     return ("off", "on")[value] if isinstance(value, bool) else str(value)
