@@ -93,10 +93,10 @@ def list_files(kinds: Sequence[str], endings: Sequence[str]) -> list[str]:
     return sorted({name for name in found if name.lower().endswith(tuple(endings))})
 
 
-def file_stamps(folder: Path) -> list[tuple[str, int, int]]:
+def file_stamps(folder: Path, nested: bool = False) -> list[tuple[str, int, int]]:
     """Name, time and size of the visible files of a folder, to see whether one has changed."""
     found: list[tuple[str, int, int]] = []
-    for path in sorted(folder.glob("[!.]*")):
+    for path in sorted(folder.glob("**/[!.]*" if nested else "[!.]*")):
         with contextlib.suppress(OSError):  # gone meanwhile
             facts = path.stat()
             found.append((path.name, facts.st_mtime_ns, facts.st_size))

@@ -94,13 +94,13 @@ def photo_folder_input(tooltip: str) -> io.Input:
     )
 
 
-def folder_stamp(photo_folder: Any) -> str:
+def folder_stamp(photo_folder: Any, *, nested: bool = False) -> str:
     """What changes with the files of a photo folder, for `fingerprint_inputs`."""
     name = first_of(photo_folder)
     if not name:
         return ""
     try:
-        return repr(host.file_stamps(host.input_folder(str(name))))
+        return repr(host.file_stamps(host.input_folder(str(name)), nested))
     except CidmError:
         return "missing"
 

@@ -50,7 +50,8 @@ class WordContrast(io.ComfyNode):
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="From Load CLIP Vision: ViT-L/14 of OpenAI for SD 1.5 and SDXL.",
+                    tooltip="From Load CLIP Vision: the CLIP that the model's first text encoder "
+                    "is of, OpenAI's ViT-L/14 for SD 1.5 and SDXL.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -72,8 +73,8 @@ class WordContrast(io.ComfyNode):
                     multiline=True,
                 ),
                 photo_folder_input(
-                    "Instead of things: a sub-folder of the input directory with cut-outs such as "
-                    "chef.png, or chef.jpg with chef_mask.png."
+                    "Instead of things: a sub-folder of the input directory with cut-outs, such as "
+                    "chef.png without a background, or chef.jpg with chef_mask.png."
                 ),
             ],
             outputs=[ContrastSocket.Output("contrast", tooltip="For Train Concept.")],
@@ -81,8 +82,8 @@ class WordContrast(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, photo_folder: Any = None, **_: Any) -> str:
-        """Changes with the files of the folder."""
-        return folder_stamp(photo_folder)
+        """Changes with the files of the folder, and of those in it."""
+        return folder_stamp(photo_folder, nested=True)
 
     @classmethod
     def execute(

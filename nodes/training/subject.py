@@ -32,9 +32,12 @@ class MoreSubjects(io.ComfyNode):
             description=(
                 "One more subject for Train Concept, to be learned together with its own: with "
                 "photos, words and class words. Chain several. The method must teach several at "
-                "once, as Custom Diffusion does."
+                "once, as Custom Diffusion and CLIF do."
             ),
-            search_aliases=["joint training", "two concepts", "multi concept", "second subject"],
+            search_aliases=[
+                *("joint training", "two concepts", "multi concept", "second subject"),
+                "look-alikes",
+            ],
             is_input_list=True,
             inputs=[
                 images_input(),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cidm_core.mini.draw import STYLES, TEXTURES, Background, Placed, Style, Thing, WorldScene, draw
-from cidm_core.mini.looks import DEMO_LOOKS, reference_scene
+from cidm_core.mini.looks import DEMO_LOOKS, example_photos, reference_scene
 from cidm_core.mini.shapes import THING_KINDS
 from cidm_core.mini.world import COLORS, any_scene
 from lab.mini.looks import CONCEPTS
@@ -77,3 +77,13 @@ def test_the_demo_teaches_two_look_alikes_and_a_style() -> None:
     assert first.kind == second.kind
     assert first.thing != second.thing
     assert style.style is not None
+
+
+def test_masks_of_example_photos_are_white_on_the_cat_and_black_around_it() -> None:
+    for look in DEMO_LOOKS[:2]:
+        for photo, caption, mask in example_photos(look):
+            assert caption.startswith("a cat ")
+            assert mask.shape == photo.size[::-1]
+            assert 0.1 < mask.mean() < 0.6
+            assert ((mask == 0) | (mask > 0.99)).mean() > 0.85  # the rest is the outline
+            assert not mask[0].any()

@@ -34,6 +34,7 @@ def inputs():
     latest.io = types.SimpleNamespace(Input=Stub, **kinds)
     before = dict(sys.modules)
     sys.modules |= {"pack x": pack, "comfy_api": host, "comfy_api.latest": latest}
+    sys.modules["pack x.nodes.host.comfy"] = types.ModuleType("comfy")  # asked for folders only
     try:
         yield importlib.import_module("pack x.nodes.host.inputs")
     finally:

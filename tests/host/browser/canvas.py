@@ -40,14 +40,20 @@ _BUILD = """async ({ api, stacks, notes, subgraphs, extra, name }) => {
     if (look.collapsed) found.flags.collapsed = true;
     if (look.models) found.properties.models = look.models;
   }
-  for (const [key, { title, inside, shown, width }] of Object.entries(subgraphs)) {
+  for (const [key, { title, inside, shown, width, height }] of Object.entries(subgraphs)) {
     const items = new Set(inside.map((id) => nodes.get(id)));
     const { subgraph, node } = graph.convertToSubgraph(items);
     subgraph.name = node.title = title;
     const widgets = node.inputs.filter((slot) => slot.widget).map((slot) => slot.name);
     subgraph.inputs.filter(({ name }) => widgets.includes(name) && !shown.includes(name))
       .forEach((input) => subgraph.removeInput(input));
-    node.size = [width, node.computeSize()[1]];
+    for (const name of shown.filter((each) => !widgets.includes(each))) {  // not by themselves
+      const isIt = (slot) => slot.widget?.name === name;
+      const target = subgraph.nodes.find((each) => each.inputs.some(isIt));
+      const slot = target.inputs.find(isIt), input = subgraph.addInput(name, slot.type);
+      subgraph.inputNode.slots.find((each) => each.id === input.id).connect(slot, target);
+    }
+    node.size = [width, Math.max(node.computeSize()[1], height ?? 0)];
     nodes.set(key, node);
   }
   let left = 0;

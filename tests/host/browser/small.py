@@ -21,6 +21,8 @@ _VALUES: dict[str, dict[str, Any]] = {
 }
 _METHOD = {"batch_size": 1, "variants": 1, "save_every": 0, "preview_every": 0}
 _VALUES["CIDM_MethodCustomDiffusion"] = {**_METHOD, "batch_size": 4, "prior_images": 2}
+_VALUES["CIDM_MethodClif"] = {**_METHOD, "contrast_steps": 2, "word_steps": 2, "global_pairs": 4}
+_VALUES["CIDM_MethodClif"] |= {"region_pairs": 2, "meeting_pairs": 2, "accumulation": 1}
 _VALUES["CIDM_MethodInfusion"] = {**_METHOD, "accumulation": 1}
 
 

@@ -1,5 +1,6 @@
 """What the shipped workflows are made of; `make_workflows.py` turns it into files."""
 
+from .clif import alike
 from .custom import merge, together
 from .drawing import app_mode, inpaint, scenes, style
 from .infusion import look, looks
@@ -9,6 +10,6 @@ from .regions import INSIDE, SHOWN, blueprint, several, several_xl
 
 ALL = (
     *(trial, first, second, scenes, several, style, inpaint, check, app_mode),
-    *(first_xl, several_xl, together, merge, look, looks),
+    *(first_xl, several_xl, together, merge, look, looks, alike),
 )
 __all__ = ["ALL", "INSIDE", "SHOWN", "Workflow", "blueprint"]

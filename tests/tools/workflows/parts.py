@@ -36,7 +36,7 @@ class Workflow:
         stacks: From left to right, groups one below the other: (title, colour, columns of keys).
         note: What to do and what to change, as Markdown.
         note_size: Width and height of the note.
-        subgraphs: Key -> {"title", "inside": node keys, "shown": names of widgets, "width"}.
+        subgraphs: Key -> {"title", "inside": node keys, "shown": names of widgets, "width", "height"}.
         extra: For the file's "extra".
     """
 
