@@ -119,9 +119,9 @@ def _measured(
 
     host.unload_models()
     with base_of(*sockets, usual_precision()) as base:
-        check_fit(concepts, base)
-        base.unet.register_forward_pre_hook(_leave_if_cancelled)
         config = SampleConfig.for_family(base.family.sampling, **sampling)
+        check_fit(concepts, base, allow_other_base=config.allow_other_base)
+        base.unet.register_forward_pre_hook(_leave_if_cancelled)
         fitting = OverFittings(base, encoder, pictures, config)
         tell = _teller(cls, fitting.work(concepts))
         return [fitting.of(each, photos.get(each.name, ()), tell) for each in concepts]
@@ -224,6 +224,7 @@ def _settings() -> list[io.Input]:
         ),
         _usual_number("width_px", "Width of the pictures.", 8192, step=8),
         _usual_number("height_px", "Height of the pictures.", 8192, step=8),
+        *inputs_of(SampleConfig, ("allow_other_base",)),
     ]
 
 

@@ -28,7 +28,8 @@ LABELS: Mapping[str, str] = {
     "Balanced": "balanced",
     "Best": "best",
 }
-_HOST_DECIDES = frozenset({"preview_every", "precision"})
+# Steps are shown by the training node, where 0 means the usual number of whatever method.
+_HOST_DECIDES = frozenset({"preview_every", "precision", "steps"})
 
 
 class MethodInputs:
@@ -98,7 +99,7 @@ class MethodInputs:
         held = self._presets
         decided |= {k: held[v][name] for k, v in LABELS.items() if name in held[v]}
         others = ", ".join(f"{label}: {_shown(value)}" for label, value in decided.items())
-        return f"{word} means {usual} ({others})."
+        return f"{word} means {usual} ({others})." if others else f"{word} means {usual}."
 
 
 def precision_of(settings: Mapping[str, object]) -> str:

@@ -20,6 +20,10 @@ def test_two_look_alikes_are_learned_with_all_sockets_open(found):
     assert mini["one"].startswith("Learned '<pur1> <pur2>'")
 
 
+def test_no_steps_on_the_node_are_those_of_the_method(found):
+    assert found["mini"]["asked"] == {}
+
+
 def test_both_hosts_learn_the_same(found):
     # Adam makes whole steps of the smallest gradients too, and the VAE is the host's own.
     assert found["mini"]["apart"] < 2e-3

@@ -86,6 +86,8 @@ def test_photos_of_a_folder_are_looked_at_again_when_they_change(found):
         ("few", "cannot be told from 7 pictures"),
         ("empty", "holds no concept yet"),
         ("size", "33"),
+        ("base", "was learned on another MINI model"),
+        ("base allowed", "accepted"),
     ],
 )
 def test_what_is_wrong_is_said(found, case, said):

@@ -153,6 +153,7 @@ def on_mini():
         "kept": kept,
         "went on": bool(torch.equal(rows(bank), rows(stopped))),
         "stages": stages(bank),
+        "asked": inside.pack("nodes.training.inputs").MethodInputs("clif").asked({"steps": 0}),
         "apart": float((rows(bank) - other).abs().mean() / other.abs().mean()),
         "one": learn(Bank(folder / "one"), sockets, pair[0], None).ui["text"][0],
     }

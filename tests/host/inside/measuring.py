@@ -110,6 +110,8 @@ except memory.InterruptProcessingException:
 host.is_interrupted = kept_check
 
 other = concepts.bank(facts, count=0)
+strange = concepts.bank(facts, count=0)
+strange.add(replace(bank["c1"], base=bank["c1"].base.replace(":", ":9")))
 found["single"] = measure(
     photo_folder="", references=photo, concepts="<v11> <v12>", width_px=64, height_px=32
 ).args[0]
@@ -122,6 +124,10 @@ found["wrong"] = {
     "few": error_of(pictures=7),
     "empty": error_of(bank=other),
     "size": error_of(width_px=33),
+    "base": error_of(bank=strange, photo_folder="", references=photo),
+    "base allowed": error_of(
+        bank=strange, photo_folder="", references=photo, allow_other_base=True
+    ),
 }
 before = Node.fingerprint_inputs(photo_folder=["photos"])
 picture.save(folder / "input" / "photos" / "c1" / "2.png")
