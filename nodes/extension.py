@@ -41,12 +41,7 @@ class ConceptExtension(ComfyExtension):
         from .sampling.bake import BakeConcepts
         from .sampling.merge import MergeConcepts
         from .training.contrast import WordContrast
-        from .training.methods import (
-            MethodCidm,
-            MethodClif,
-            MethodCustomDiffusion,
-            MethodInfusion,
-        )
+        from .training.methods import MethodCidm, MethodClif, MethodCustomDiffusion, MethodInfusion
         from .training.subject import MoreSubjects
         from .training.train import TrainConcept
 

@@ -50,7 +50,7 @@ class Reporter:
         self.show(preview(made))
 
     def on_progress(self, event: Progress) -> None:
-        """Show a step, or a photo or prior picture that is ready."""
+        """Show a step, or a photo, composite or prior picture that is ready."""
         from ...cidm_core.training.progress import details
 
         self.last = event
@@ -61,9 +61,9 @@ class Reporter:
         host.show_progress(event.step, event.steps, self._curve(now), self._node_id)
         if now - self._texted >= _TEXT_SECONDS or event.step == event.steps:
             self._texted = now
-            self.say(
-                f"{_UNITS[event.phase]} {event.step} of {event.steps}  {details(event)}".rstrip()
-            )
+            stage = f" ({event.stage})" if event.stage_steps not in (0, event.steps) else ""
+            far = f"{_UNITS[event.phase]} {event.step} of {event.steps}{stage}"
+            self.say(f"{far}  {details(event)}".rstrip())
 
     def on_preview(self, step: int, pictures: Sequence[Image]) -> None:
         """Show a sample, which then stays until the next one."""

@@ -15,7 +15,7 @@ def found(in_host, small_checkpoint, tmp_path_factory):
 
 def test_two_look_alikes_are_learned_with_all_sockets_open(found):
     mini = found["mini"]
-    assert mini["text"].startswith("Learned '<pur1> <pur2> and <tea1> <tea2>' as 'cat and cat'")
+    assert mini["text"].startswith("Learned '<pur1> <pur2> and <tea1> <tea2>' as 'pur and tea'")
     assert mini["stages"] == STAGES
     assert mini["one"].startswith("Learned '<pur1> <pur2>'")
 
@@ -34,6 +34,8 @@ def test_masks_then_composites_then_the_loss_are_shown(found):
     assert composites[0] > 900  # five composites beside each other
     assert composites != masks
     assert losses
+    assert any(text.startswith("Composite ") for text in found["mini"]["said"])
+    assert any(" of 8 (weights)" in text for text in found["mini"]["said"])
 
 
 def test_a_second_run_finds_it_learned_and_an_open_node_changes_nothing(found):

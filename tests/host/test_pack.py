@@ -25,13 +25,16 @@ IDS = {
         "MeasureOverFitting",
         "MergeConcepts",
         "MethodCidm",
+        "MethodClif",
         "MethodCustomDiffusion",
         "MethodInfusion",
+        "MiniPhotos",
         "RegionalNoiseGuider",
         "RemoveConcept",
         "ShowConceptWeights",
         "Subject",
         "TrainConcept",
+        "WordContrast",
     )
 }
 LANGUAGES = ("en", "zh")

@@ -127,6 +127,7 @@ def on_mini():
     shown = []
     show = comfy_host.show_progress
     comfy_host.show_progress = lambda done, of, picture, _: shown.append((done, of, picture))
+    said, comfy_host.say_on_node = [], lambda text, _: said.append(text)
     bank, stopped = Bank(folder / "host"), Bank(folder / "stopped")
     text = learn(bank, sockets, *pair).ui["text"][0]
     pictures = [picture.size for *_, picture in shown if picture is not None]
@@ -147,6 +148,7 @@ def on_mini():
     return {
         "text": text,
         "pictures": pictures,
+        "said": said,
         "again": again,
         "open node": by_node,
         "ended": ended,
@@ -241,7 +243,7 @@ def with_clip():
 
     with heard(watch):
         learned = learn(bank, sockets, *pair, contrast, **size).ui["text"][0]
-    left = ("preparing", True) in held and ("learning", True) not in held
+    left = ("composing", True) in held and ("learning", True) not in held
 
     def wrong(**given):
         return ask(node, **{"thing_names": [""], **given})
