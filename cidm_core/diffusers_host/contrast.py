@@ -76,7 +76,10 @@ def load_contrast_clip(path: str | Path, device: str | torch.device | None = Non
     if not (torch.isfinite(projection).all() and math.isfinite(scale)):
         raise HostError(f"CLIP in '{path}' holds NaN or infinite weights. Get it again.")
     name = fingerprint([projection, model.visual_projection.weight.detach()])
-    return ContrastClip(encoder.images, projection, scale, name)
+    # Only its picture side is large, and that looks once: a small card needs the room afterwards.
+    return ContrastClip(
+        encoder.images, projection.cpu(), scale, name, leave=lambda: model.to("cpu")
+    )
 
 
 def encode_composites(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -258,6 +259,17 @@ def test_one_subject_learns_without_meetings(tmp_path):
         contrast=Contrast(clip_for(small_base())),
     )
     assert len(both.subjects) == 2
+
+
+def test_clip_leaves_once_all_composites_are_seen(tmp_path):
+    left = []
+    clip = replace(clip_for(small_base()), leave=lambda: left.append(len(list(seen_at(tmp_path)))))
+    learn(tmp_path, {"stages": "contrast"}, contrast=Contrast(clip, things()))
+    assert left == [len(list(seen_at(tmp_path)))]
+
+
+def seen_at(folder):
+    return folder.glob(".composites/*/*.png")
 
 
 def test_the_report_waits_for_the_end_of_the_contrast(tmp_path, monkeypatch):
