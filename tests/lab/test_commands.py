@@ -6,7 +6,7 @@ import pytest
 
 SPEED = ("sampling", "bank_scale", "training_step", "consolidation", "comfyui", "memory")
 MINI = ("train", "train_clip", "evaluate")
-CIFC = ("cifc", "cifc.custom_diffusion", "cifc.infusion")
+CIFC = ("cifc", "cifc.custom_diffusion", "cifc.infusion", "cifc.clif")
 
 
 @pytest.mark.parametrize(

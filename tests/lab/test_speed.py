@@ -167,3 +167,9 @@ def test_custom_diffusion_step(run):
     flops = result["tflop_per_step"]
     assert flops["example"] > 1.05 * flops["bare"]
     assert flops["ours"] < 1.1 * flops["bare"]
+
+
+def test_clif_step(run):
+    report = run("clif_step", "--quick")
+    assert set(report["results"]) == {"contrast", "words", "weights", "cidm", "composites"}
+    assert all(row["ms"] > 0 for row in report["results"].values())

@@ -41,12 +41,12 @@ def collect(drawings: Sequence[Drawing], cells: Sequence[Cell]) -> dict[str, Any
         cells: All its work.
     """
     first = drawings[0]
-    held = {way.name: _singles(drawings, way) for way in first.ways}
+    held = {way.name: singles(drawings, way) for way in first.ways}
     prompts = [task.prompts for task in first.bench.suite.tasks]
     ways: dict[str, Any] = {}
-    default = _by_prompt(held[OURS])
+    default = by_prompt_of(held[OURS])
     for way in first.ways:
-        rows = _by_prompt(held[way.name])
+        rows = by_prompt_of(held[way.name])
         ways[way.name] = {
             "label": way.label,
             "bytes": _bytes(first, way),
@@ -59,14 +59,14 @@ def collect(drawings: Sequence[Drawing], cells: Sequence[Cell]) -> dict[str, Any
                 task.name: {m: average(rows[m][k]) for m in ("ia", "ta", "own")}
                 for k, task in enumerate(first.bench.suite.tasks)
             },
-            **_twins(first, held[way.name]),
+            **twins(first, held[way.name]),
             "pairs": _pairs(drawings, way),
             "drift": _drift(drawings, way),
         }
     return {"ways": ways, "seconds": seconds_of(first.bench.board, {"all": cells})}
 
 
-def _singles(drawings: Sequence[Drawing], way: Way) -> list[Scores]:
+def singles(drawings: Sequence[Drawing], way: Way) -> list[Scores]:
     """Of each task, with the pictures of all seeds."""
     return [
         reduce(Scores.joined, (_scores(each, way, n) for each in drawings))
@@ -80,7 +80,8 @@ def _scores(drawing: Drawing, way: Way, index: int) -> Scores:
     return Scores(**{k: v for k, v in held.items() if k in wanted})
 
 
-def _by_prompt(held: Sequence[Scores]) -> dict[str, ScoreRows]:
+def by_prompt_of(held: Sequence[Scores]) -> dict[str, ScoreRows]:
+    """IA, TA and the share of pictures nearest to their own concept, by concept and prompt."""
     found = {m: [by_prompt(getattr(each, m)) for each in held] for m in ("ia", "ta")}
     own = [_share(each, index) for index, each in enumerate(held)]
     return {**found, "own": own}
@@ -90,7 +91,8 @@ def _share(scores: Scores, index: int) -> list[float]:
     return [average(int(n) == index for n in row) for row in scores.nearest]
 
 
-def _twins(drawing: Drawing, held: Sequence[Scores]) -> dict[str, Any]:
+def twins(drawing: Drawing, held: Sequence[Scores]) -> dict[str, Any]:
+    """How often a concept is drawn as its look-alike; nothing where none has one."""
     twins = [drawing.twin(task) for task in drawing.bench.suite.tasks]
     found = [(n, twin) for n, twin in enumerate(twins) if twin is not None]
     shares = [_share(held[n], twin) for n, twin in found]

@@ -85,6 +85,8 @@ _TABLE = (
     ("V9-cat", "teal-cat", "cat", 4),
     ("V10-painting", "mint", "painting", 5),
 )
+LOOKS = {name: look for name, look, *_ in _TABLE}
+"""The look that each task teaches, by the task's name."""
 ORDERS = (
     tuple(range(10)),  # the paper's
     (0, 6, 2, 8, 5, 7, 9, 1, 3, 4),  # look-alikes and styles side by side
@@ -108,8 +110,7 @@ def mini_suite(seed: int = 0, *, masks: bool = False) -> Suite:
 
 
 def _perfect(task: SuiteTask, prompt: str, rng: random.Random) -> Image.Image:
-    looks = {name: CONCEPTS[look] for name, look, *_ in _TABLE}
-    return perfect_picture(looks[task.name], prompt, rng)
+    return perfect_picture(CONCEPTS[LOOKS[task.name]], prompt, rng)
 
 
 def look_task(

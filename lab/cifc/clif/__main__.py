@@ -1,0 +1,5 @@
+"""`python -m lab.cifc.clif`."""
+
+from .command import main
+
+raise SystemExit(main())
