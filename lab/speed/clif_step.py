@@ -10,8 +10,8 @@ words        textual inversion: words alone, through UNet and text encoder
 weights      LoRA on self- and cross-attention, and the words
 cidm         LoRA on cross-attention, and rows for each block
 
-Before the contrast come the composites: "composites" is all that is made and seen of them, without
-CLIP's own work, which random features stand for.
+Before the contrast come the composites: "composites" is all that is made and seen of them, and of
+the photos, without CLIP's own work, which random features stand for.
 """
 
 import argparse
