@@ -17,6 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
@@ -30,6 +31,9 @@ MINI_CLIP = "mini-clip"
 _MINI_FOLDER = Path(__file__).parent.parent / "mini" / "clip"
 _MINI_TOKENIZER = _MINI_FOLDER.parent / "sd" / "tokenizer"  # one vocabulary for both
 _BATCH = 32
+_FEWEST = 256  # tokens of a real vocabulary: each byte is one
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+"""What transformers raises over a folder that holds no model, or a damaged one."""
 _ADVICE = (
     "Fetch it once with `hf download openai/clip-vit-base-patch32`, give a folder, or, for "
     f"pictures of mini-sd, {MINI_CLIP!r}."
@@ -101,7 +105,7 @@ def load_clip(
         tokenizer: Folder with vocab.json and merges.txt. Default: the model's own.
 
     Raises:
-        HostError: If it is not there or no CLIP model.
+        HostError: If it is not there, no CLIP model, damaged, or only a part of one.
     """
     if str(path) == MINI_CLIP:
         path, tokenizer = _MINI_FOLDER, tokenizer or _MINI_TOKENIZER
@@ -109,14 +113,26 @@ def load_clip(
             raise HostError(f"This installation lacks {path}. Install the package again.")
     folder = local_folder(path, "CLIP", _ADVICE)
     try:
-        model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        loaded: Any = CLIPModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
         splitter = CLIPTokenizer.from_pretrained(tokenizer or folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise HostError(
             f"'{path}' is no CLIP model of transformers ({reason}). Give a folder with "
             "config.json, model.safetensors, vocab.json and merges.txt."
         ) from error
+    model, told = loaded
+    if missing := sorted(told["missing_keys"]):  # they would be random
+        raise HostError(
+            f"CLIP in '{path}' lacks {len(missing)} weights, such as {missing[0]}. Get all of it "
+            "again; a text encoder alone will not do."
+        )
+    if len(splitter) < _FEWEST:  # transformers makes one up
+        raise HostError(
+            f"CLIP in '{path}' lacks its tokenizer. Put its vocab.json and merges.txt there."
+        )
     return ClipEncoder(model.to(choose_device(device)), splitter, preparation(folder))
 
 

@@ -23,11 +23,16 @@ from ..images import read_image
 from ..training.composites.folder import Composite
 from ..training.contrast import EncodedComposites
 from .base import Base
-from .clip import load_clip
+from .clip import MINI_CLIP, load_clip, local_folder
 from .encode import run_encoder
 from .tokens import tokenise
 
 _AT_ONCE = 32
+_MOST_LOGIT = 100.0  # CLIP's own is below 5
+_ADVICE = (
+    "Fetch the one that SD 1.5 and SDXL have with `hf download openai/clip-vit-large-patch14`, or "
+    f"give a folder; mini-sdxl has {MINI_CLIP!r}."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +74,15 @@ def load_contrast_clip(path: str | Path, device: str | torch.device | None = Non
     Raises:
         HostError: If it is not there, no CLIP model, or damaged.
     """
-    encoder = load_clip(path, device)
+    encoder = load_clip(
+        path if str(path) == MINI_CLIP else local_folder(path, "CLIP", _ADVICE), device
+    )
     model = encoder.model
     projection: Tensor = model.text_projection.weight.detach().float()
-    scale = math.exp(float(model.logit_scale.detach()))
-    if not (torch.isfinite(projection).all() and math.isfinite(scale)):
+    logit = float(model.logit_scale.detach())
+    scale = math.exp(logit) if logit < _MOST_LOGIT else math.inf
+    used = [projection, model.visual_projection.weight, *model.vision_model.parameters()]
+    if not (math.isfinite(scale) and all(bool(each.isfinite().all()) for each in used)):
         raise HostError(f"CLIP in '{path}' holds NaN or infinite weights. Get it again.")
     name = fingerprint([projection, model.visual_projection.weight.detach()])
     # Only its picture side is large, and that looks once: a small card needs the room afterwards.

@@ -32,7 +32,7 @@ from ..storage.atomic import make_folder, write_atomic
 from ..storage.names import file_stem
 from ..training.caption_files import clean
 from ..training.data import Photo
-from .clip import cropped, local_folder, preparation
+from .clip import LOADING_ERRORS, cropped, local_folder, preparation
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def load_segmenter(path: str | Path, device: str | torch.device | None = None) -
             folder, local_files_only=True, output_loading_info=True
         )
         splitter = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise HostError(f"CLIPSeg in '{path}' cannot be loaded ({reason}). {_ADVICE}") from error
     model, told = loaded

@@ -155,6 +155,9 @@ def test_what_cannot_be_masked(segmenter, clip_folder, clipseg_folder, tmp_path)
     save_file(kept, half / "model.safetensors", {"format": "pt"})
     with pytest.raises(HostError, match=r"lacks 2 weights, such as decoder\.film_mul"):
         load_segmenter(half)
+    (half / "model.safetensors").write_bytes(b"")
+    with pytest.raises(HostError, match="cannot be loaded"):
+        load_segmenter(half)
 
 
 def test_the_command_masks_shows_and_learns(
