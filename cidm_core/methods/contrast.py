@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..concept import Concept
+from ..families import FAMILIES
 from ..ops.contrast import contrastive_loss
 from .base import Host, Stage, Task
 from .batches import CompositeBatches, ContrastBatch
@@ -42,7 +43,8 @@ class WordContrast:
         groups: Mapping[str, Group],
     ) -> None:
         self._task, self._config, self._host = task, config, host
-        self._encoder, self._group = next(iter(groups.items()))
+        self._encoder = FAMILIES[task.family].encoders[0].name
+        self._group = groups[self._encoder]
         self._taught = _Taught(old, self._encoder, host.device)
         self._rows = self._group.tensors["rows"]
         self.before = self._rows.detach().cpu().clone()

@@ -157,9 +157,10 @@ def _take_values(tensors: dict[str, Tensor]) -> dict[str, Update]:
 
 
 def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Tensors stored as a pair with zeros, by the rest of their name."""
+    """Tensors stored as a pair with zeros, by the rest of their name, in order."""
     found: dict[str, Tensor] = {}
-    for key in [key for key in tensors if key.startswith(prefix) and key.endswith(DOWN)]:
+    # safetensors gives them in another order in each process.
+    for key in [key for key in sorted(tensors) if key.startswith(prefix) and key.endswith(DOWN)]:
         name = key[len(prefix) : -len(DOWN)]
         rows = tensors.pop(key)
         if tensors.pop(f"{prefix}{name}{UP}", None) is None or rows.ndim != 2:

@@ -9,6 +9,7 @@ import torch
 from contrasted import clip_for, contrast_for, settings, things
 from learning_samples import config as cidm_settings
 from learning_samples import photos, same_concept, same_weights, small_base, weights
+from safetensors.torch import load
 
 from cidm_core.bank import Bank
 from cidm_core.config import SampleConfig
@@ -20,6 +21,7 @@ from cidm_core.diffusers_host.train import train_concept
 from cidm_core.errors import ConceptError, FamilyError, PhotoError, TrainingError
 from cidm_core.methods.contrast import WordContrast
 from cidm_core.methods.custom_diffusion import CustomDiffusionConfig
+from cidm_core.storage import tensor_file
 from cidm_core.training.data import TrainingSubject
 from cidm_core.training.loop import Stopped
 from cidm_core.updates import LowRank
@@ -276,3 +278,14 @@ def test_the_report_waits_for_the_end_of_the_contrast(tmp_path, monkeypatch):
     """A run whose contrast was skipped says nothing of it."""
     monkeypatch.setattr(WordContrast, "_finish", lambda _self: None)
     assert "contrast" not in learn(tmp_path).facts
+
+
+def test_going_on_contrasts_the_words_of_the_first_of_two_encoders(tmp_path, xl_base, monkeypatch):
+    """In whatever order the file gives the rows: safetensors has another in each process."""
+    monkeypatch.setattr(tensor_file, "load", lambda data: dict(sorted(load(data).items())[::-1]))
+    given = {"stages": "contrast", "resolution_px": 64}
+    first = learn(tmp_path, given, base=xl_base)
+    assert list(Bank(tmp_path)[first.name].rows) == ["text_encoder", "text_encoder_2"]
+    after = learn(tmp_path, given, base=xl_base, again="go_on")
+    assert torch.equal(first.rows["text_encoder_2"], after.rows["text_encoder_2"])
+    assert not torch.equal(first.rows["text_encoder"], after.rows["text_encoder"])
