@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import math
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CidmError
 from .console import Console
 from .flags import own_device
+from .idle import told_of_idle
 from .progress_bar import ProgressBar
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ..training.composites.cutouts import CutOut
     from ..training.composites.folder import Composite
     from ..training.data import TrainingSubject
+
+logger = logging.getLogger(__name__)
 
 CONTRAST_FLAGS = ("--clip", "--common", "--composites", "--show-composites")
 _COUNTS = ("global_pairs", "region_pairs", "meeting_pairs")
@@ -150,6 +153,8 @@ def contrasted(
     if not may_contrast(method_called(args.method)):
         return None
     config, family = _config(args, settings)
+    if idle := told_of_idle(config, settings, len(subjects)):
+        logger.warning("%s", idle)
     if not config.contrasts or family is None:
         _refuse_idle(args)
         return None
@@ -221,6 +226,11 @@ def _common(
     options = config.composite_options(family.resolution_px)
     check(subjects, options)
     if not options.beside_common:
+        if args.common:
+            raise CidmError(
+                "--common is for composites beside common things, and with --global-pairs 0 and "
+                "--region-pairs 0 there are none. Raise one of them, or leave it out."
+            )
         return ()
     if args.common:
         return beside(common_things(args.common), subjects, options)
@@ -263,15 +273,15 @@ def contrast_told(concept: Concept, bank: Bank) -> str:
         return ""
     before, after = facts["before"], facts["after"]
     shares = [
-        f"{name} in {_percent(after[key])} (before {_percent(before[key])})"
+        f"{name} in {after[key]:.0%} (before {before[key]:.0%})"
         for key, name in (("retrieval", "their caption"), ("right_name", "the right name"))
+        if after[key] is not None
     ]
+    found = f"Of composites that were held out CLIP finds {' and '.join(shares)}"
+    if not shares:
+        found = "There were too few composites to hold any out, every tenth of a kind"
+    alike = f"; names are alike by {after['cosine']:.2f} (before {before['cosine']:.2f})"
     return (
-        f"Of composites that were held out CLIP finds {' and '.join(shares)}; names are alike by "
-        f"{after['cosine']:.2f} (before {before['cosine']:.2f}): "
+        f"{found}{'' if after['cosine'] is None else alike}: "
         f"{folder_of(bank, concept.name) / 'contrast.png'}"
     )
-
-
-def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{share:.0%}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..as_text import jsonable
-from ..errors import TrainingError
+from ..errors import PromptError, TrainingError
 from ..methods.base import Method
 from ..methods.contrast import WordContrast
 from ..ops.contrast import cosines, mean_off_diagonal, retrieval
@@ -24,7 +25,7 @@ from ..training.composites.cutouts import CutOut
 from ..training.composites.folder import COMPOSITES, Composite, composites
 from ..training.contrast import EncodedComposites
 from ..words import replace as replaced
-from .contrast import ContrastClip, encode_composites
+from .contrast import ContrastClip, check_words, encode_composites
 from .job import Job
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,9 @@ class Contrast:
     def facts(self) -> Mapping[str, object]:
         """What of it decides the result."""
         things = [(each.label, _digest(each.picture.tobytes())) for each in self.common]
-        given = [(each.text, _digest(each.path.read_bytes())) for each in self.composites]
+        given = [
+            (each.text, each.held_out, _digest(each.path.read_bytes())) for each in self.composites
+        ]
         return {"clip": self.clip.name, "common": things, "composites": given}
 
 
@@ -65,6 +68,7 @@ def encoded(job: Job, contrast: Contrast, tell: Callable[[int, int], None]) -> E
 
     Raises:
         PhotoError: If none can be made of the photos.
+        PromptError: If a caption is too long for its words to be read.
         TrainingError: If too few are left to learn from.
     """
     side = min(_MOST_PX, 2 * job.base.family.resolution_px)
@@ -80,6 +84,9 @@ def encoded(job: Job, contrast: Contrast, tell: Callable[[int, int], None]) -> E
         raise TrainingError(
             "A contrast needs two composites at least. Give more photos, or raise global_pairs."
         )
+    words, captions = job.task.words, dict.fromkeys(each.text for each in held)
+    for caption in captions:
+        check_words(job.base, caption, words)
     if contrast.on_made is not None and job.processes.rank == 0:
         contrast.on_made(held)
     count = len(held)
@@ -125,6 +132,8 @@ class ContrastReport:
         write_atomic(folder / "contrast.json", data.encode(), error=TrainingError)
         lines = [
             f"right caption {self.retrieval[k]:.0%}, right name {self.right_name[k]:.0%}"
+            if math.isfinite(self.retrieval[k])
+            else ""
             for k in range(2)
         ]
         picture = distances_picture(self.names, before, after, lines=lines)
@@ -175,7 +184,11 @@ def contrast_facts(
 ) -> Mapping[str, object]:
     """What the contrast did to the words; its picture lies beside the loss."""
     words = getattr(method, "contrast", None)
-    found = report(job, words, seen) if words is not None and seen is not None else None
+    try:
+        found = report(job, words, seen) if words is not None and seen is not None else None
+    except PromptError as error:  # by a longer name a caption can grow too long
+        logger.warning("How well the words were told apart is not measured. %s", error)
+        found = None
     if found is None:
         return {}
     if job.folder.writes:

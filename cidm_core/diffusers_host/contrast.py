@@ -153,6 +153,17 @@ def text_features(
     return features[torch.tensor([numbers[text] for text in prompts], device=features.device)]
 
 
+def check_words(base: Base, caption: str, words: Sequence[str]) -> None:
+    """Make sure that the first text encoder reads all words of a caption.
+
+    Raises:
+        PromptError: If one lies beyond the token limit.
+    """
+    row = base.family.encoders[0]
+    names = [(word,) for word in words]
+    tokenise(base.tokenizers[0], caption, names, row.max_tokens, pad_id=row.pad_id, quiet=True)
+
+
 def _place(words: Sequence[tuple[int, str]], order: Mapping[str, int], end: int) -> int:
     """Where a text is read: at its end, or at the word that was added last."""
     known = [(-order[word], place) for place, word in words if word in order]

@@ -74,6 +74,8 @@ def prepare(
     refuse_ordinary_words(base, [word for each in lesson.subjects for word in each.subject.words])
     taught = taught_before(bank, lesson, name, again)
     others = Others(bank, taught and taught.name)
+    for path, error in bank.broken():
+        logger.warning("Learning goes on without '%s' of the bank. %s", path.name, error)
     task = _task(base, bank, others, lesson, name, taught)
     photos, prior = lesson.photo_sets()
     for photo in lesson.templated([*photos, *prior]):

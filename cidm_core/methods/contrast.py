@@ -21,6 +21,8 @@ from .batches import CompositeBatches, ContrastBatch
 from .group import Group
 from .shared import CompositesConfig
 
+_AT_ONCE = 256  # a bank of many concepts has thousands of captions with other names
+
 
 class WordContrast:
     """The stage, and the rows before and after it.
@@ -100,8 +102,10 @@ class WordContrast:
     def features(self, rows: Tensor, prompts: Collection[str]) -> Tensor:
         """CLIP's features of texts with these rows for the words, (prompts, dim), on the CPU."""
         words = self._words(rows.to(self._host.device))
+        texts = list(prompts)
+        parts = [texts[start : start + _AT_ONCE] for start in range(0, len(texts), _AT_ONCE)]
         with torch.no_grad():
-            return self._host.text_features(list(prompts), words).float().cpu()
+            return torch.cat([self._host.text_features(p, words).float().cpu() for p in parts])
 
     def state(self) -> dict[str, Tensor]:
         return {} if self.after is None else {"contrast.after": self.after}

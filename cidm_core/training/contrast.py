@@ -81,7 +81,8 @@ class CompositeSource:
             prompts.append(self._wrapped(caption, source))
             if other := self._other(caption, source):
                 same = torch.Generator().set_state(state)  # in the same template
-                negatives.append(self._wrapped(other, same))
+                wrong = self._wrapped(other, same)
+                negatives += [wrong] if self._fits(wrong) else []
         at = torch.tensor(drawn)
         return ContrastBatch(
             images=self._composites.images[at].to(self._device),

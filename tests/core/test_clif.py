@@ -18,7 +18,7 @@ from cidm_core.diffusers_host.contrast import load_contrast_clip, text_features
 from cidm_core.diffusers_host.learning import LearningHost
 from cidm_core.diffusers_host.pipeline import generate
 from cidm_core.diffusers_host.train import train_concept
-from cidm_core.errors import ConceptError, FamilyError, PhotoError, TrainingError
+from cidm_core.errors import ConceptError, FamilyError, PhotoError, PromptError, TrainingError
 from cidm_core.methods.contrast import WordContrast
 from cidm_core.methods.custom_diffusion import CustomDiffusionConfig
 from cidm_core.storage import tensor_file
@@ -238,6 +238,19 @@ def test_bad_input_is_told_before_anything_is_learned(tmp_path, case):
         learn(tmp_path, given, **options)
     assert not list(tmp_path.glob("*.safetensors"))
     assert not any(tmp_path.rglob("log.jsonl"))
+
+
+def test_words_that_no_encoder_reads_are_told_before_photos_are_encoded(tmp_path):
+    base, heard = small_base(), []
+    far = [replace(each, label=" ".join(["very"] * 70)) for each in things()]
+    with pytest.raises(PromptError, match=r"Concept word .* Move it nearer to the start"):
+        learn(
+            tmp_path,
+            contrast=Contrast(clip_for(base), far),
+            base=base,
+            on_progress=lambda p: heard.append(p.phase),
+        )
+    assert set(heard) == {"composing"}
 
 
 def test_a_clip_of_another_width_is_refused(tmp_path):

@@ -147,6 +147,10 @@ def bad(tmp_path, cats, case):
             ("--stages", "words", "--clip", "mini-clip"),
             "--clip is for words that learn by contrast, .* Let stages hold contrast, or leave it",
         ),
+        "no common": (
+            (*("--global-pairs", "0", "--region-pairs", "0"), "--common", own),
+            "--common is for composites beside common things",
+        ),
         "sheet": (("--show-composites", "sheet.txt"), "does not end in a picture format"),
         "stage": (("--stages", "colour"), "Join some of contrast, words, weights"),
     }[case]
@@ -156,7 +160,7 @@ def bad(tmp_path, cats, case):
     "case",
     [
         *("no masks", "no words", "one for M", "no side", "both", "counts", "no contrast"),
-        *("sheet", "stage"),
+        *("sheet", "stage", "no common"),
     ],
 )
 def test_bad_input_is_told_before_the_model_is_loaded(tmp_path, cats, case, monkeypatch, capsys):
@@ -172,6 +176,44 @@ def test_bad_input_is_told_before_the_model_is_loaded(tmp_path, cats, case, monk
     assert main(words) == FAILED
     assert re.search(says, capsys.readouterr().err)
     assert not (tmp_path / "bank" / ".runs").exists()
+
+
+def test_three_composites_of_the_users_are_enough(tmp_path, cats, capsys):
+    """Too few to hold any out; their order decides who is left and right, not the subjects'."""
+    own = tmp_path / "own"
+    own.mkdir()
+    rows = [BOTH, "<pur1> <pur2>", "<tea1> <tea2>"]
+    for k, text in enumerate(rows):
+        pixels = np.random.default_rng(k).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(own / f"{k}.png")
+        rows[k] = json.dumps({"file_name": f"{k}.png", "text": text})
+    (own / "metadata.jsonl").write_text("\n".join(rows))
+    words = clif(tmp_path, cats, "--composites", str(own))
+    at = words.index("--global-pairs")
+    del words[at : at + 6]
+    assert main(words) == OK
+    said = capsys.readouterr()
+    assert "There were too few composites to hold any out" in said.out
+    assert "names are alike by" in said.out
+    picture = tmp_path / "bank" / ".runs" / "pur and tea" / "contrast.png"
+    assert Image.open(picture).width > 300
+
+
+def test_settings_that_change_nothing_are_told_of(tmp_path, cats, capsys):
+    assert main(clif(tmp_path, cats, "--stages", "weights")) == OK
+    said = capsys.readouterr().err
+    for flag in ("--contrast-steps", "--contrast-batch", "--global-pairs", "--word-steps"):
+        assert flag in said.split("these change nothing: ")[1].splitlines()[0]
+    assert "--steps" not in said.split("these change nothing: ")[1].splitlines()[0].split(", ")
+    photos = drawn(tmp_path / "zen", "purple")
+    words = ["train", "--bank", str(tmp_path / "bank"), "--model", "mini-sdxl", "--photos"]
+    words += [str(photos), "--words", "<zen1> <zen2>", "--class-words", "cat", "--steps", "1"]
+    words += [*QUICK, "--lr-contrast", "1e-3", "--device", "cpu"]
+    (tmp_path / "bank" / "ruin.safetensors").write_bytes(b"")
+    assert main(words) == OK
+    said = capsys.readouterr().err
+    assert "Without --contrast these change nothing: --lr-contrast." in said
+    assert "Learning goes on without 'ruin.safetensors' of the bank" in said
 
 
 @pytest.mark.parametrize(

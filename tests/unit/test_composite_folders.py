@@ -17,6 +17,8 @@ from cidm_core.training.composites.reading import read_composites
 
 LEFT = "A photo of <r1> <r2> on the left and chef on the right."
 
+BOTH = "a photo of <r1> <r2> on the left and <g1> <g2> on the right"
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -29,6 +31,7 @@ def folder(tmp_path):
         picture.save(tmp_path / name)
     picture.paste("white", (32, 0, 64, 64))
     picture.save(tmp_path / "blank.png")
+    (tmp_path / "empty.png").touch()
     return tmp_path
 
 
@@ -88,6 +91,7 @@ def test_without_subjects_nobody_is_looked_for(folder):
         (row("../1.png"), "Line 2 of .* lies elsewhere"),
         (row("/etc/passwd"), "Line 2 of .* lies elsewhere"),
         (row("./1.png"), "Line 2 of .* a second time"),
+        (row("empty.png", "<r1> <r2>"), "empty.png' is empty"),
         (row("blank.png"), "Line 2 of .* on the right, and 'blank.png' shows nothing there"),
         (
             row("train/2.png", "<r1> <r2> on the left and chef on the left"),
@@ -97,7 +101,6 @@ def test_without_subjects_nobody_is_looked_for(folder):
         (row("train/2.png", kind="global", subjects=0, held_out=False), "a list of numbers"),
         (row("train/2.png", kind="global", subjects=[True], held_out=False), "a list of numbers"),
         (row("train/2.png", kind="global", subjects=[0], held_out=1), "true or false"),
-        (row("train/2.png", kind="global", subjects=[2], held_out=False), "there are 2, counted"),
     ],
 )
 def test_damaged_lines_are_named_by_number(folder, line, words):
@@ -107,9 +110,13 @@ def test_damaged_lines_are_named_by_number(folder, line, words):
 
 
 def test_captions_that_name_no_subject(folder, caplog):
-    write(folder, row(), row("train/2.png", "a chef on the left"))
+    write(folder, row(text=BOTH), row("train/2.png", "a chef on the left"))
     assert read_composites(folder, SUBJECTS)[1].subjects == ()
     assert "name no subject teach nothing: 2.png" in caplog.text
+    assert "No composite shows" not in caplog.text
+    write(folder, row())
+    read_composites(folder, SUBJECTS)
+    assert "No composite shows '<g1> <g2>': its words are not told apart" in caplog.text
     write(folder, row("train/2.png", "a <r1> cat"))
     with pytest.raises(PhotoError, match=r"No caption .* names '<r1> <r2>' or '<g1> <g2>'"):
         read_composites(folder, SUBJECTS)
@@ -117,14 +124,19 @@ def test_captions_that_name_no_subject(folder, caplog):
     with pytest.raises(PhotoError, match="names no composite"):
         read_composites(folder, SUBJECTS)
     (folder / "metadata.jsonl").unlink()
-    with pytest.raises(PhotoError, match=r"Metadata '.*metadata\.jsonl' cannot be read"):
+    with pytest.raises(PhotoError, match=r"There is no '.*metadata\.jsonl', which says what"):
         read_composites(folder, SUBJECTS)
 
 
 def test_what_was_made_for_other_subjects_is_refused(tmp_path):
     found = composites(SUBJECTS, COMMON, FEW, tmp_path)
-    with pytest.raises(PhotoError, match="there are 1, counted from 0"):
-        read_composites(found[0].path.parent, SUBJECTS[:1])
+    place = found[0].path.parent
+    with pytest.raises(PhotoError, match=r"is of other subjects: .* names 0 as they are to be"):
+        read_composites(place, SUBJECTS[:1])
+    others = [subject(RED, "<q1> <q2>"), SUBJECTS[1]]
+    with pytest.raises(PhotoError, match=r"is of other subjects: .* names 0 as they are to be"):
+        read_composites(place, others)
+    assert read_composites(place, SUBJECTS[::-1])[0].subjects == (1,)
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_singles_are_the_photos_scaled_to_the_canvas_at_most(tmp_path):
         ({}, SUBJECTS, COMMON, "no kind are asked for"),
         ({"meeting_pairs": 2}, SUBJECTS[:1], COMMON, "there is one subject"),
         ({"global_pairs": 2}, SUBJECTS, (), "Give a folder of cut-outs such as chef.png"),
-        ({"region_pairs": 2}, SUBJECTS, [thing(GOLD, "a toy")], "there are none left"),
+        ({"region_pairs": 2}, SUBJECTS, [thing(GOLD, "a toy")], "none left: all are called"),
         ({"global_pairs": 2}, (), COMMON, "need subjects"),
         ({"singles": True}, [replace(SUBJECTS[0], photos=[])], COMMON, "and photos of each"),
         ({"singles": True}, SUBJECTS[:1] * 2, COMMON, "Two subjects are called '<r1> <r2>'"),

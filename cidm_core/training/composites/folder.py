@@ -133,7 +133,8 @@ def beside(
     things = fitting(common, subjects)
     if not things and options.beside_common:
         raise PhotoError(
-            "Composites need common things that stand beside the subjects, and there are none left."
+            "Composites need common things that stand beside the subjects, and there are none "
+            "left: all are called as the subjects are. Give others."
             if common
             else "Composites need common things that stand beside the subjects. Give a folder of "
             "cut-outs such as chef.png, or ask for none (global_pairs 0, region_pairs 0)."

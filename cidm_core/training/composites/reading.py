@@ -59,7 +59,7 @@ def read_composites(
         path, text = _picture(folder, row, where), _text(row, where)
         if path in paths:
             raise PhotoError(f"{where} names '{path.name}' a second time. Keep one of the lines.")
-        composite = _own(path, text, row, where, len(subjects)) if "kind" in row else None
+        composite = _own(path, text, row, where, subjects) if "kind" in row else None
         if composite is None:
             _check_sides(path, text, where)
             shown = _shown(text, subjects)
@@ -76,6 +76,11 @@ def read_composites(
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    if not path.is_file():
+        raise PhotoError(
+            f"There is no '{path}', which says what composites show. Write one with a line for "
+            f"each picture, {_EXAMPLE}, or leave the folder out to have composites made."
+        )
     lines = read_text(path, _MAX_BYTES, "Metadata").replace("\r\n", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -113,7 +118,13 @@ def _text(row: Mapping[str, object], where: str) -> str:
     return cleaned
 
 
-def _own(path: Path, text: str, row: Mapping[str, object], where: str, known: int) -> Composite:
+def _own(
+    path: Path,
+    text: str,
+    row: Mapping[str, object],
+    where: str,
+    subjects: Sequence[TrainingSubject],
+) -> Composite:
     """A composite whose line says what `composites` writes."""
     kind, numbers, held_out = row["kind"], row.get("subjects"), row.get("held_out")
     is_list = isinstance(numbers, list)
@@ -125,12 +136,16 @@ def _own(path: Path, text: str, row: Mapping[str, object], where: str, known: in
             f"{', '.join(KINDS)}, subjects a list of numbers, held_out true or false; or leave all "
             "three out."
         )
-    if known and any(not 0 <= each < known for each in shown):
+    named = _shown(text, subjects) if subjects else shown
+    if len(named) < len(shown):
+        names = " or ".join(repr(each.subject.phrase) for each in subjects)
         raise PhotoError(
-            f"{where} shows subjects {list(shown)}, and there are {known}, counted from 0. These "
-            "composites were made of other subjects."
+            f"{where} is of other subjects: of the {len(shown)} it shows, '{text[:120]}' names "
+            f"{len(named)} as they are to be taught, {names}. Have composites made anew, or teach "
+            "the words that these have."
         )
-    return Composite(path, text, kind, shown, bool(held_out))
+    # Subjects may be given in another order than composites were made in.
+    return Composite(path, text, kind, named, bool(held_out))
 
 
 def _check_sides(path: Path, text: str, where: str) -> None:
@@ -138,7 +153,7 @@ def _check_sides(path: Path, text: str, where: str) -> None:
     named = named_sides(text)
     if len(set(named)) < len(named):
         raise PhotoError(f"{where} names one side twice: '{text[:120]}'. Name each side once.")
-    halves = _halves(read_image(path)) if named else {}
+    halves = _halves(read_image(path))
     for side in named:
         if np.ptp(np.asarray(halves[side].convert("L"), dtype=np.int16)) <= _BLANK:
             raise PhotoError(
@@ -180,6 +195,11 @@ def _check_subjects(
         raise PhotoError(
             f"No caption in '{folder / METADATA}' names {names}. Write the words as they are to be "
             "taught."
+        )
+    shown = {number for each in found for number in each.subjects}
+    for subject in (each for k, each in enumerate(subjects) if k not in shown and each.words):
+        logger.warning(
+            "No composite shows %r: its words are not told apart.", subject.subject.phrase
         )
     if bare:
         names = listed([each.path.name for each in bare])
