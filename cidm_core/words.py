@@ -67,7 +67,8 @@ def new_words(words: str | Sequence[str]) -> tuple[str, ...]:
     found = parse_words(words)
     for word in found:
         if _SYNTAX.search(word[1:-1] if bracketed(word) else word):
-            parts = re.findall(r"<[^<>]+>", word) or _SYNTAX.sub(" ", word).split()
+            inside = [_SYNTAX.sub("", part) for part in re.findall(r"<([^<>]+)>", word)]
+            parts = [f"<{part}>" for part in inside if part] or _SYNTAX.sub(" ", word).split()
             raise ConceptError(
                 f"{word!r} cannot be a concept word: prompts use such signs for other things. Did "
                 f"you mean {' '.join(parts)!r}?"

@@ -44,6 +44,12 @@ def test_captions_say_both_sides_and_are_understood_again(left):
     assert named_sides(text) == ["left", "right"]
 
 
+@pytest.mark.parametrize("name", ["<x1> <x2>'s ear on the left", "a box on the right"])
+def test_a_name_that_names_a_side_is_refused(name):
+    with pytest.raises(PhotoError, match="names a side itself"):
+        side_caption("chef", name)
+
+
 @pytest.mark.parametrize(
     ("text", "sides"),
     [

@@ -10,6 +10,7 @@ from cidm_core.words import (
     MAX_WORD_LENGTH,
     canonical,
     contains,
+    new_words,
     overlap,
     parse_words,
     pattern,
@@ -187,3 +188,12 @@ def test_special_characters_of_patterns_are_plain():
     for word in (r"a.b", r"(a)", r"a|b", r"[a]", r"a\d", "a+", "^a$"):
         assert contains(f"x {word} y", word), word
         assert re.fullmatch(pattern([word]), word)
+
+
+@pytest.mark.parametrize(
+    ("word", "better"), [("<(cat)>", "<cat>"), ("<a><b:1>", "<a> <b1>"), ("cat(1)", "cat 1")]
+)
+def test_a_word_that_prompts_use_otherwise_is_answered_by_one_that_can_be_used(word, better):
+    with pytest.raises(ConceptError, match=re.escape(f"Did you mean {better!r}?")):
+        new_words(word)
+    assert new_words(better)

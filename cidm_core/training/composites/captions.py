@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ...errors import PhotoError
 from ...words import canonical
 
 SIDES = ("left", "right")
@@ -20,8 +21,17 @@ def side_caption(left: str, right: str) -> str:
 
     The paper's sentence (Lin et al. 2024, method figure) as CLIP's tokenizers see it, in lower
     case; prompts end without a full stop, and so does this. It is one that mini-sd knows, too.
+
+    Raises:
+        PhotoError: If one of them names a side itself.
     """
-    return canonical(f"a photo of {left} on the left and {right} on the right")
+    text = canonical(f"a photo of {left} on the left and {right} on the right")
+    if named := [name for name in (left, right) if named_sides(name)]:
+        raise PhotoError(
+            f"{named[0]!r} names a side itself, and captions say what is left and right: {text!r}. "
+            "Call the common thing, or the part in its mask's name, something else."
+        )
+    return text
 
 
 def sides_of(caption: str) -> tuple[str, str] | None:
