@@ -7,12 +7,14 @@ and the scale are needed.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -27,7 +29,10 @@ from .clip import MINI_CLIP, load_clip, local_folder
 from .encode import run_encoder
 from .tokens import tokenise
 
+logger = logging.getLogger(__name__)
+
 _AT_ONCE = 32
+_ALIKE = 0.5  # cosine
 _MOST_LOGIT = 100.0  # CLIP's own is below 5
 _ADVICE = (
     "Fetch the one that SD 1.5 and SDXL have with `hf download openai/clip-vit-large-patch14`, or "
@@ -45,6 +50,7 @@ class ContrastClip:
         scale: exp(logit_scale), about 100.
         name: Tells it from others.
         leave: Gives its memory back; called when all pictures are seen.
+        entries: Some of its token embeddings, from `sampled`; None if they are not at hand.
     """
 
     images: Callable[[Sequence[Image.Image]], Tensor]
@@ -52,6 +58,7 @@ class ContrastClip:
     scale: float
     name: str
     leave: Callable[[], object] = lambda: None
+    entries: Tensor | None = None
 
     def check(self, family: Family, model: str) -> None:
         """Whether it can read what a model's first text encoder makes of a text.
@@ -66,6 +73,29 @@ class ContrastClip:
                 f"({family.name}) has {row.dim}. Give the CLIP it comes from: ViT-L/14 of OpenAI "
                 "for SD 1.5 and SDXL, mini-clip for mini-sdxl."
             )
+
+    def tell_if_other(self, base: Base) -> None:
+        """Warn where the base's first text encoder does not come from this CLIP.
+
+        Fine-tuned text encoders still resemble CLIP's; those of another training (LAION's ViT-L/14,
+        say) have nothing in common with it, and its projection would make noise of their texts.
+        """
+        own = sampled(base.text_encoders[0].get_input_embeddings().weight)
+        if self.entries is None or self.entries.shape != own.shape:
+            return
+        alike = float(F.cosine_similarity(own, self.entries, dim=-1).mean())
+        if alike < _ALIKE:
+            logger.warning(
+                "The first text encoder of %s does not come from this CLIP: their vocabularies are "
+                "alike by %.2f, and would be by nearly 1. Words will not be told apart. Give "
+                "OpenAI's ViT-L/14, or the CLIP that this model was made with.",
+                *(base.name, alike),
+            )
+
+
+def sampled(table: Tensor) -> Tensor:
+    """Every hundredth row of a token embedding, float32 on the CPU."""
+    return table.detach()[::100].float().cpu()
 
 
 def load_contrast_clip(path: str | Path, device: str | torch.device | None = None) -> ContrastClip:
@@ -86,9 +116,9 @@ def load_contrast_clip(path: str | Path, device: str | torch.device | None = Non
         raise HostError(f"CLIP in '{path}' holds NaN or infinite weights. Get it again.")
     name = fingerprint([projection, model.visual_projection.weight.detach()])
     # Only its picture side is large, and that looks once: a small card needs the room afterwards.
-    return ContrastClip(
-        encoder.images, projection.cpu(), scale, name, leave=lambda: model.to("cpu")
-    )
+    entries = sampled(model.text_model.get_input_embeddings().weight)
+    see, leave = encoder.images, lambda: model.to("cpu")
+    return ContrastClip(see, projection.cpu(), scale, name, leave, entries)
 
 
 def encode_composites(

@@ -115,6 +115,7 @@ def train_concept(
     lesson = Lesson.of((first, *subjects), method, config, make, facts)
     if contrast is not None and lesson.contrasts:
         contrast.clip.check(base.family, base.name)
+        contrast.clip.tell_if_other(base)
     job = prepare(base, bank, lesson, name, again, processes)
     render = preview or default_render(base, bank, job.config)
     hooks = Hooks(on_progress, should_stop) if processes.rank == 0 else Hooks()

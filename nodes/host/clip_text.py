@@ -41,6 +41,11 @@ def text_projection(clip: Any) -> tuple[Tensor, float] | None:
     return held, float(_encoder(clip).logit_scale.detach().float().exp())
 
 
+def token_table(clip: Any) -> Tensor:
+    """The token embeddings of a CLIP that has a text projection, (entries, width)."""
+    return _encoder(clip).transformer.get_input_embeddings().weight
+
+
 def _encoder(clip: Any) -> Any:
     """The one text encoder; None of a CLIP with several."""
     stage = clip.cond_stage_model

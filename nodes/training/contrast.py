@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ...cidm_core.errors import HostError, PhotoError
 from ..host import comfy as host
-from ..host.clip_text import text_projection
+from ..host.clip_text import text_projection, token_table
 from ..host.clip_vision import picture_features, picture_projection
 from ..host.inputs import NO_FOLDER, folder_stamp, photo_folder_input, text_input
 from ..host.sockets import ContrastChoice, ContrastSocket, schema
@@ -108,7 +109,7 @@ class WordContrast(io.ComfyNode):
 
 def _clip(vision: list[Any] | None, clip: list[Any] | None) -> ContrastClip | None:
     """CLIP from both sockets; None if both are open."""
-    from ...cidm_core.diffusers_host.contrast import ContrastClip
+    from ...cidm_core.diffusers_host.contrast import ContrastClip, sampled
     from ...cidm_core.fingerprints import fingerprint
 
     if not vision and not clip:
@@ -127,7 +128,9 @@ def _clip(vision: list[Any] | None, clip: list[Any] | None) -> ContrastClip | No
             f"pictures {count}. {_WHOLE_CLIP}"
         )
     see, name = partial(picture_features, vision[0]), fingerprint([weight, of_pictures])
-    return ContrastClip(see, weight, scale, name, leave=host.unload_models)
+    with torch.inference_mode(False):
+        entries = sampled(token_table(clip[0])).clone()
+    return ContrastClip(see, weight, scale, name, host.unload_models, entries)
 
 
 def _common(

@@ -13,9 +13,11 @@ from safetensors.torch import load
 
 from cidm_core.bank import Bank
 from cidm_core.config import SampleConfig
+from cidm_core.diffusers_host.clip import load_clip
 from cidm_core.diffusers_host.composites import Contrast, named_otherwise
 from cidm_core.diffusers_host.contrast import load_contrast_clip, text_features
 from cidm_core.diffusers_host.learning import LearningHost
+from cidm_core.diffusers_host.load import load_base
 from cidm_core.diffusers_host.pipeline import generate
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.errors import ConceptError, FamilyError, PhotoError, PromptError, TrainingError
@@ -187,12 +189,22 @@ def test_texts_are_read_at_their_end_or_at_the_last_added_word():
 
 
 def test_a_base_reads_texts_as_its_own_clip_does():
-    from cidm_core.diffusers_host.clip import load_clip
-    from cidm_core.diffusers_host.load import load_base
-
     texts = ["a photo of a cat on the left and a boat on the right", "a red car"]
     found = text_features(load_base("mini-sdxl"), load_contrast_clip("mini-clip"), texts, {})
     assert torch.allclose(found, load_clip("mini-clip").texts(texts), atol=1e-4)
+
+
+def test_a_clip_of_another_training_is_told(caplog):
+    """Of the right width, as LAION's ViT-L/14 beside OpenAI's."""
+    base = load_base("mini-sdxl")
+    own = load_contrast_clip("mini-clip")
+    shaken = own.entries + 0.3 * own.entries.std() * torch.randn(own.entries.shape)
+    for entries in (own.entries, shaken, None):
+        replace(own, entries=entries).tell_if_other(base)
+    assert not caplog.text
+    other = own.entries[torch.randperm(len(own.entries), generator=torch.Generator())]
+    replace(own, entries=other).tell_if_other(base)
+    assert "does not come from this CLIP: their vocabularies are alike by 0." in caplog.text
 
 
 def test_a_caption_with_other_names():
