@@ -87,9 +87,9 @@ class ContrastClip:
         if alike < _ALIKE:
             logger.warning(
                 "The first text encoder of %s does not come from this CLIP: their vocabularies are "
-                "alike by %.2f, and would be by nearly 1. Words will not be told apart. Give "
+                "alike by %s, and would be by nearly 1. Words will not be told apart. Give "
                 "OpenAI's ViT-L/14, or the CLIP that this model was made with.",
-                *(base.name, alike),
+                *(base.name, f"{alike:.2f}"),
             )
 
 
