@@ -85,12 +85,12 @@ class ContrastClip:
             return
         alike = float(F.cosine_similarity(own, self.entries, dim=-1).mean())
         if alike < _ALIKE:
-            logger.warning(
-                "The first text encoder of %s does not come from this CLIP: their vocabularies are "
-                "alike by %s, and would be by nearly 1. Words will not be told apart. Give "
-                "OpenAI's ViT-L/14, or the CLIP that this model was made with.",
-                *(base.name, f"{alike:.2f}"),
+            told = (
+                f"The first text encoder of {base.name} does not come from this CLIP: their "
+                f"vocabularies are alike by {alike:.2f}, and would be by nearly 1. Words will not "
+                "be told apart. Give OpenAI's ViT-L/14, or the CLIP that this model was made with."
             )
+            logger.warning("%s", told)
 
 
 def sampled(table: Tensor) -> Tensor:
