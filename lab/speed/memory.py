@@ -129,14 +129,16 @@ def count_memory(
     learned, made = Learned(kept, weights), METHODS[method].Config
     # Prior pictures of the model's own would be drawn first; they come like any photo.
     settings = {"variants": 1, "accumulation": 1, "save_every": 0, "prior_images": 0, "steps": 2}
-    settings |= {"resolution_px": size_px, "initializers": "1+2"}
+    # Of several stages the last holds most.
+    settings |= {"resolution_px": size_px, "initializers": "1+2", "stages": "weights"}
     values = {**presets_of(made)[preset], **settings, "precision": precision}
     names = {field.name for field in fields(made)}
     known = {key: value for key, value in values.items() if key in names}
     config = made(**known)
     picture = Image.effect_noise((size_px, size_px), 60).convert("RGB")
     photos = [Photo.from_image(picture, "a photo of a dog in a house")] * 2
-    subject = {"words": "<d1> <d2>", "class_words": "dog"}
+    plain = getattr(METHODS[method], "on_request", False)
+    subject = {"words": "" if plain else "<d1> <d2>", "class_words": "dog"}
     with tempfile.TemporaryDirectory() as folder, counted(kept):
         train_concept(base, Bank(folder), photos, method=method, config=config, **subject)
     learned.remove()
