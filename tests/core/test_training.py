@@ -747,7 +747,7 @@ class TestUpFront:
             ("<b1>+<b2>", "<b1> <b2>"),
             ("<b1><b2>", "<b1> <b2>"),
             ("(dog)", "dog"),
-            ("<a:b>", "<a:b>"),
+            ("<a:b>", "<ab>"),
         ],
     )
     def test_words_joined_or_with_syntax(self, tmp_path, words, right):
