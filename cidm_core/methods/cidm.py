@@ -27,8 +27,7 @@ from ..updates import LowRank
 from .base import Demand, Host, Stage, Task
 from .batches import Batch
 from .contrast import WordContrast
-from .group import Group
-from .initial_values import initial_factors, initial_tokens
+from .initial_values import initial_factors, initial_tokens, live_factors
 from .shared import ContrastConfig
 from .word_rows import WordRows, can_share
 
@@ -147,17 +146,11 @@ class Cidm:
         begin, spread = self._first_tokens, config.token_init_std
         self._rows = WordRows(task, host, config.token_layers, spread, config.seed, begin)
         self.contrast = WordContrast.asked(task, config, old, host, self._rows.groups)
-        held: dict[str, Tensor] = {}
         factors = dict(self._first_factors(generator(config.seed, "lora")))
         if task.start is not None:
             factors |= {path: (pair.down, pair.up) for path, pair in task.start.low_rank.items()}
-        for path, (down, up) in factors.items():
-            held |= {f"{path}.down": down.to(host.device), f"{path}.up": up.to(host.device)}
-        self._lora = Group("lora", held)
-        live = self._lora.tensors
-        self.updates: Mapping[str, LowRank] = {
-            path: LowRank(live[f"{path}.down"], live[f"{path}.up"], self._alpha) for path in factors
-        }
+        self.updates: Mapping[str, LowRank]
+        self._lora, self.updates = live_factors(factors, self._alpha, host.device)
         self._ups = {key: pair.up for key, pair in self.updates.items()}
         self._r1: Orthogonality | None = None
         self._r2: CommonSubspace | None = None

@@ -28,7 +28,7 @@ from .base import Demand, Host, Stage, Task
 from .batches import Batch, PhotoBatches
 from .contrast import WordContrast
 from .group import Group
-from .initial_values import initial_factors
+from .initial_values import entry_rows, initial_factors, live_factors
 from .shared import CompositesConfig, ContrastReading
 
 STAGES = ("contrast", "words", "weights")
@@ -170,14 +170,8 @@ class Clif:
         self.contrast = WordContrast.asked(task, config, old, host, self._rows)
         factors = initial_factors(_layers(task), config.rank, generator(config.seed, "lora"))
         factors |= {p: (u.down, u.up) for p, u in (start.low_rank if start else {}).items()}
-        held: dict[str, Tensor] = {}
-        for path, (down, up) in factors.items():
-            held |= {f"{path}.down": down.to(host.device), f"{path}.up": up.to(host.device)}
-        self._lora = Group("lora", held)
-        alpha, live = _alpha(config), self._lora.tensors
-        self.updates: Mapping[str, LowRank] = {
-            path: LowRank(live[f"{path}.down"], live[f"{path}.up"], alpha) for path in factors
-        }
+        self.updates: Mapping[str, LowRank]
+        self._lora, self.updates = live_factors(factors, _alpha(config), host.device)
 
     @staticmethod
     def check(task: Task, config: ClifConfig, host: Host) -> None:
@@ -282,10 +276,8 @@ def _layers(task: Task) -> list[CrossAttention]:
 
 def _first_rows(task: Task, config: ClifConfig, host: Host) -> dict[str, Tensor]:
     """What each word begins as: encoder -> (words, 1, dim)."""
-    names = [name.strip() for name in config.initializers.split("+") if name.strip()]
-    if names:
-        found = host.entries([names[i % len(names)] for i in range(len(task.words))])
-        return {encoder: rows[:, None].clone() for encoder, rows in found.items()}
+    if named := entry_rows(host, config.initializers, len(task.words)):
+        return named
     parts: dict[str, list[Tensor]] = {}
     for subject in task.subjects:
         for encoder, rows in host.embeddings(subject.class_words).items():

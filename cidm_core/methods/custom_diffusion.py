@@ -25,6 +25,7 @@ from .base import Demand, Host, Stage, Task
 from .batches import Batch, PhotoBatches
 from .contrast import WordContrast
 from .group import Group
+from .initial_values import entry_rows
 from .shared import ContrastConfig, PriorConfig
 
 _BIAS = ".bias"
@@ -220,14 +221,13 @@ def _first_rows(task: Task, config: CustomDiffusionConfig, host: Host) -> dict[s
     """What each word begins as: encoder -> (words, 1, dim); nothing without words."""
     if not task.words:
         return {}
-    names = [name.strip() for name in config.initializers.split("+") if name.strip()]
-    if not names:
+    found = entry_rows(host, config.initializers, len(task.words))
+    if not found:
         raise ConceptError(
             "Nothing is said of what the words begin as. Leave initializers out, or give numbers "
             "of vocabulary entries or plain words, joined by +."
         )
-    found = host.entries([names[i % len(names)] for i in range(len(task.words))])
-    return {encoder: rows[:, None].clone() for encoder, rows in found.items()}
+    return found
 
 
 def _zeros(task: Task, trained: str) -> dict[str, Tensor]:

@@ -1,15 +1,18 @@
-"""Where learning starts: the first tokens and the first low-rank weights."""
+"""Where learning starts: the first rows of words and the first low-rank weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from ..errors import ConceptError
 from ..families import PROJECTIONS, CrossAttention
+from ..updates import LowRank
+from .base import Host
+from .group import Group
 
 
 def initial_tokens(
@@ -41,6 +44,25 @@ def initial_tokens(
     return rows[:, None].repeat(1, versions, 1)
 
 
+def entry_rows(host: Host, names: str, words: int) -> dict[str, Tensor]:
+    """Rows of words that begin as entries of the vocabulary, encoder -> (words, 1, dim).
+
+    Args:
+        host: The model.
+        names: Plain words of one token or numbers of entries, joined by +, taken in turn; of none
+            there is nothing.
+        words: How many rows.
+
+    Raises:
+        ConceptError: If one is neither.
+    """
+    named = [name.strip() for name in names.split("+") if name.strip()]
+    if not named:
+        return {}
+    found = host.entries([named[i % len(named)] for i in range(words)])
+    return {encoder: rows[:, None].clone() for encoder, rows in found.items()}
+
+
 def initial_factors(
     layers: Iterable[CrossAttention], rank: int, source: torch.Generator
 ) -> dict[str, tuple[Tensor, Tensor]]:
@@ -55,3 +77,16 @@ def initial_factors(
             down = (2 * torch.rand(rank, width, generator=source) - 1) / math.sqrt(width)
             factors[f"{layer.path}.{projection}"] = (down, torch.zeros(out, rank))
     return factors
+
+
+def live_factors(
+    factors: Mapping[str, tuple[Tensor, Tensor]], alpha: float, device: torch.device
+) -> tuple[Group, dict[str, LowRank]]:
+    """Factors as they learn: in one group, and as the updates whose tensors are its views."""
+    held: dict[str, Tensor] = {}
+    for path, (down, up) in factors.items():
+        held |= {f"{path}.down": down.to(device), f"{path}.up": up.to(device)}
+    group = Group("lora", held)
+    live = group.tensors
+    pairs = {path: LowRank(live[f"{path}.down"], live[f"{path}.up"], alpha) for path in factors}
+    return group, pairs
