@@ -115,8 +115,8 @@ def load_contrast_clip(path: str | Path, device: str | torch.device | None = Non
     if not (math.isfinite(scale) and all(bool(each.isfinite().all()) for each in used)):
         raise HostError(f"CLIP in '{path}' holds NaN or infinite weights. Get it again.")
     name = fingerprint([projection, model.visual_projection.weight.detach()])
-    # Only its picture side is large, and that looks once: a small card needs the room afterwards.
     entries = sampled(model.text_model.get_input_embeddings().weight)
+    # Only its picture side is large, and that looks once: a small card needs the room afterwards.
     see, leave = encoder.images, lambda: model.to("cpu")
     return ContrastClip(see, projection.cpu(), scale, name, leave, entries)
 

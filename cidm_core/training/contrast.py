@@ -69,6 +69,7 @@ class CompositeSource:
         self._device, self._fits = device, fits
         self._kept = composites.part(held_out=False)
         self._size = min(wanted.size, len(self._kept))
+        self._order: tuple[int, list[int]] = (-1, [])  # of the round under way
 
     def batch(self, index: int) -> ContrastBatch:
         """The batch with this number, counted over the whole run."""
@@ -94,8 +95,11 @@ class CompositeSource:
 
     def _place(self, draw: int) -> int:
         turn, place = divmod(draw, len(self._kept))
-        source = generator(self._seed, "contrast", "order", turn)
-        return self._kept[int(torch.randperm(len(self._kept), generator=source)[place])]
+        if self._order[0] != turn:
+            source = generator(self._seed, "contrast", "order", turn)
+            order = torch.randperm(len(self._kept), generator=source).tolist()
+            self._order = (turn, order)
+        return self._kept[self._order[1][place]]
 
     def _wrapped(self, caption: str, source: torch.Generator) -> str:
         variant = caption_variant(caption, "object", source)
