@@ -33,6 +33,11 @@ def _cell(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def with_article(name: str) -> str:
+    """A name behind "a" or, before a vowel, "an"."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def listed(names: Sequence[str], most: int = 3) -> str:
     """The first of many names, for messages; "" if there are none."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ..as_text import with_article
 from ..errors import PhotoError
 from ..paths import user_path
 from ..training.composites.common import label_of
@@ -79,7 +80,7 @@ def draw_common_things(
             label,
             "object",
             count=each,
-            prompt=_PROMPT.format(_with_article(label)),
+            prompt=_PROMPT.format(with_article(label)),
             on_progress=_of_all(on_progress, number * each, len(labels) * each),
             should_stop=should_stop,
             **sampling,
@@ -92,10 +93,6 @@ def draw_common_things(
             f"'{root}', or give a folder of cut-outs such as chef.png."
         )
     return found
-
-
-def _with_article(label: str) -> str:
-    return f"{'an' if label[0] in 'aeiou' else 'a'} {label}"
 
 
 def _of_all(tell: OnProgress | None, done: int, total: int) -> OnProgress | None:

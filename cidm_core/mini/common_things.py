@@ -7,6 +7,7 @@ import random
 import numpy as np
 from PIL import Image
 
+from ..as_text import with_article
 from ..training.composites.cutouts import CutOut, cut_out
 from .draw import Placed, Thing, WorldScene, draw, mask_of, plain
 from .world import COLORS, any_color, distance, named_color
@@ -43,8 +44,7 @@ def _thing(color: str, kind: str) -> Thing:
 def _cut_out(thing: Thing) -> CutOut:
     picture = _without_background(thing)
     assert picture is not None, "the thing is smaller than the picture"
-    article = "an" if thing.color_word[0] in "aeiou" else "a"
-    return CutOut(picture, label=f"{article} {thing.color_word} {thing.kind}")
+    return CutOut(picture, label=with_article(f"{thing.color_word} {thing.kind}"))
 
 
 def _without_background(thing: Thing) -> Image.Image | None:

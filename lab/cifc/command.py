@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cidm_core import cli
 from cidm_core.commands.console import Console
 from cidm_core.commands.flags import CommandParser, add_model, add_output, chosen_base, own_device
 from cidm_core.errors import CidmError
 from cidm_core.families import FAMILIES
 from cidm_core.paths import user_path
+
+from .started import started
 
 if TYPE_CHECKING:
     from cidm_core.commands.progress_bar import ProgressBar
@@ -90,10 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code, as `cidm` does."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(given)
-    args.typed = shlex.join(["python", "-m", "lab.cifc", *given])
-    return cli.run(args)
+    return started(build_parser(), argv)
 
 
 def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cidm_core import cli
 from cidm_core.commands.console import Console
 from cidm_core.commands.flags import CommandParser, add_output
 from cidm_core.paths import user_path
+
+from ..started import started
 
 if TYPE_CHECKING:
     from ..sizes import Sizes
@@ -56,10 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code, as `cidm` does."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(given)
-    args.typed = shlex.join(["python", "-m", "lab.cifc.custom_diffusion", *given])
-    return cli.run(args)
+    return started(build_parser(), argv)
 
 
 def sizes_of(args: argparse.Namespace) -> Sizes:
