@@ -175,7 +175,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
 
     from ..bank import Bank
     from ..diffusers_host.train import train_concept
-    from ..sampling.infuse import quoted
+    from ..sampling.parts import quoted
     from ..training.progress import duration
     from .progress_bar import ProgressBar
 

@@ -13,7 +13,7 @@ from ..bank import Bank
 from ..catalogue import picture_beside
 from ..concept import Concept
 from ..errors import BankError
-from ..sampling.infuse import quoted
+from ..sampling.parts import quoted
 from ..storage.compatibility import BaseWeights, Named, check_fit
 from ..storage.concept_file import file_tensors, read_concept
 from ..storage.tensor_file import SUFFIX, is_ours

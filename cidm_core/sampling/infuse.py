@@ -11,17 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..calls import Name, as_written, find_calls, name_of
-from ..catalogue import nearest
 from ..concept import Concept, Subject
 from ..config import SampleConfig
 from ..errors import ConceptError, PromptError
 from ..text import TextContext
-from .concept_weights import known_in, unreadable
+from .concept_weights import known_in
+from .parts import QUOTED, bare, parts_of, quoted, unknown
 
-_QUOTED = r'"(?:[^"]|"")*"'
-_PART = re.compile(rf"(?:{_QUOTED}|[^,;\n])+")
-_REQUEST = re.compile(rf'(?:(.*)=)?\s*({_QUOTED}|[^="]+)')
-_SIGNS = re.compile(r'[,;="]')
+_REQUEST = re.compile(rf'(?:(.*)=)?\s*({QUOTED}|[^="]+)')
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,10 @@ class Requests:
         known = known_in(bank)
         taken = {call: name for name, each in known.items() for call in each.names}
         callers: dict[Name, str] = {}
-        for part in _parts(text):
+        for part in parts_of(text):
             phrase, name = _sides(part)
             if name not in known:
-                raise PromptError(_unknown(name, bank))
+                raise PromptError(unknown("infuse", name, bank))
             class_words = known[name].subjects[0].class_words
             call = name_of((), class_words if phrase is None else phrase)
             if not any(character.isalnum() for character in call[0]):
@@ -138,19 +135,10 @@ def asking_for(config: SampleConfig, concept: Concept) -> SampleConfig:
 
     What the settings ask for otherwise, for other prompts, is left out.
     """
-    own = [part for part in _parts(config.infuse) if _sides(part)[1] == concept.name]
+    own = [part for part in parts_of(config.infuse) if _sides(part)[1] == concept.name]
     if not own and concept.on_request:
         own = [quoted(concept.name)]
     return replace(config, infuse=", ".join(own))
-
-
-def quoted(name: str) -> str:
-    """A concept's name as `SampleConfig.infuse` has it: in quotes where it holds its signs."""
-    return '"' + name.replace('"', '""') + '"' if _SIGNS.search(name) else name
-
-
-def _parts(text: str) -> list[str]:
-    return [part for found in _PART.findall(text) if (part := found.strip())]
 
 
 def _sides(part: str) -> tuple[str | None, str]:
@@ -162,8 +150,8 @@ def _sides(part: str) -> tuple[str | None, str]:
     match = _REQUEST.fullmatch(part)
     if match is None:
         raise _malformed(part)
-    phrase = match[1] and _bare(match[1])
-    return phrase, _bare(match[2])
+    phrase = match[1] and bare(match[1])
+    return phrase, bare(match[2])
 
 
 def _malformed(part: str) -> PromptError:
@@ -171,22 +159,3 @@ def _malformed(part: str) -> PromptError:
         f"infuse has {part!r}. Write PHRASE=CONCEPT, or CONCEPT alone; in double quotes what holds "
         "a comma, a semicolon or an equals sign itself."
     )
-
-
-def _bare(side: str) -> str:
-    """One side of a request without its quotes."""
-    side = side.strip()
-    return side[1:-1].replace('""', '"') if re.fullmatch(_QUOTED, side) else side
-
-
-def _unknown(name: str, bank: Mapping[str, Concept]) -> str:
-    names = list(bank)
-    near = nearest(name, names)
-    if meant := [each for each in names if each != quoted(each) and name in each]:
-        hint = f"Do you mean {meant[0]!r}? Write {quoted(meant[0])}, in its quotes."
-    elif near:
-        hint = f"Do you mean {near!r}?"
-    else:
-        hint = f"It has {', '.join(names) or 'none yet'}."
-    told = f"infuse asks for the concept {name!r}, which the bank does not have. {hint}"
-    return f"{told} {unreadable(bank)}".strip()

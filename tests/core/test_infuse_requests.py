@@ -10,7 +10,8 @@ from learning_samples import small_base
 from cidm_core.bank import Bank
 from cidm_core.errors import PromptError
 from cidm_core.families import is_in_part
-from cidm_core.sampling.infuse import Requests, asking_for, quoted
+from cidm_core.sampling.infuse import Requests, asking_for
+from cidm_core.sampling.parts import quoted
 
 
 @pytest.fixture(scope="module")
