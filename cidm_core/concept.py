@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .calls import Name, as_written, name_of
 from .config import KINDS as KINDS
+from .config import MOST_STRENGTH
 from .errors import ConceptError
 from .updates import BIASED, TEXT_ENCODERS, TEXT_SIDE, FullRank, LowRank, Update, ValueResidual
 from .words import parse_words
@@ -77,6 +78,7 @@ class Concept:
         two_streams: Whether a row that calls it attends with the queries of a row beside it that
             knows nothing of it, and so with the base model's attention maps (Infusion).
         last_piece: Whether its value residuals act at the last token of a name only.
+        strength: Factor on all that its updates change, in drawing; no file has it.
     """
 
     name: str
@@ -93,10 +95,12 @@ class Concept:
     facts: Mapping[str, object] = field(default_factory=dict[str, object])
     two_streams: bool = False
     last_piece: bool = False
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.subjects:
             raise ConceptError(f"{self.name!r} has no subject. Say what it is about.")
+        check_strength(self.name, self.strength)
         if self.words:
             parse_words(self.words)
         for encoder, rows in self.rows.items():
@@ -166,6 +170,18 @@ class Concept:
     def low_rank(self) -> dict[str, LowRank]:
         """Its low-rank updates by path."""
         return {path: u for path, u in self.updates.items() if isinstance(u, LowRank)}
+
+
+def check_strength(name: str, strength: float) -> None:
+    """Whether a concept can be drawn at a strength.
+
+    Raises:
+        ConceptError: If it is out of its limits.
+    """
+    if not 0 <= strength <= MOST_STRENGTH:
+        raise ConceptError(
+            f"The strength of {name!r} is {strength:g}; allowed is 0 to {MOST_STRENGTH:g}."
+        )
 
 
 def _problem(path: str, update: Update) -> str:

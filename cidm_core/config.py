@@ -10,6 +10,8 @@ from .settings import Settings, recipe_setting, setting
 
 _MOST_SEED = 2**53
 _MOST_PX = 8192
+MOST_STRENGTH = 4.0
+"""Of a concept, and of all together."""
 KINDS = ("object", "style", "human")
 """What a concept can be."""
 UNET_PARTS = ("all", "no_mid", "down", "mid", "up")
@@ -203,7 +205,17 @@ class SampleConfig(Settings):
         "prompt, as the released code does (joint).",
         choices=("per_task", "joint"),
     )
-    strength: float = setting(1.0, "Factor on the weights of all concepts.", low=0.0, high=4.0)
+    strength: float = setting(
+        1.0, "Factor on the weights of all concepts.", low=0.0, high=MOST_STRENGTH
+    )
+    strengths: str = setting(
+        "",
+        "Factors for single concepts beside that for all: CONCEPT=NUMBER, such as dog=0.8; several "
+        "with commas. Numbers from 0, which leaves a concept's words without effect on the model, "
+        "to 4. Names that hold a comma or an equals sign stand in double quotes.",
+        advanced=False,
+        several=True,
+    )
     residual_share: float = setting(
         1.0,
         "For how much of the way from noise to the picture, from its beginning, value residuals "

@@ -31,6 +31,7 @@ class ConceptExtension(ComfyExtension):
         from .bank.banks import ConceptInfo, LoadConceptBank, RemoveConcept
         from .bank.compress import CompressConcept
         from .bank.exchange import ExportConcept, ImportConcept
+        from .bank.strengths import ConceptStrengths
         from .evaluation.evaluate import EvaluateConcepts
         from .evaluation.over_fitting import MeasureOverFitting
         from .mini.load import LoadMiniModel
@@ -49,6 +50,7 @@ class ConceptExtension(ComfyExtension):
             LoadConceptBank,
             TrainConcept,
             MethodCidm,
+            ConceptStrengths,
             ApplyConceptBank,
             ConceptRegion,
             ConceptRegions,

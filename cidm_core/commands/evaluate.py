@@ -128,16 +128,18 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     Raises:
         CidmError: Anything the user can mend.
     """
-    SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
+    asked = SampleConfig.from_dict(given(args))  # a wrong number is told before the model is loaded
     from ..bank import Bank
     from ..diffusers_host.clip import load_clip
     from ..evaluation.evaluate import evaluate
     from ..pictures.files import picture_path, save_picture
+    from ..sampling.strengths import at_strengths
     from .progress_bar import ProgressBar
 
     bank = Bank(args.bank)
     if not len(bank):
         raise BankError(f"Bank '{bank.path}' holds no concept. Train one with `cidm train` first.")
+    at_strengths(bank, asked.strengths)  # likewise
     photos, prompts = _read_photos(args.photos, bank), _read_prompts(args.prompts)
     _check_measures(args, photos)
     plot = picture_path(args.plot) if args.plot else None

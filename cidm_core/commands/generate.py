@@ -17,6 +17,7 @@ from .flags import add_model, add_output, add_settings, chosen_base, given
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..bank import Bank
     from ..regions import Region
     from ..sampling.plan import Plan
 
@@ -26,6 +27,8 @@ examples:
   cidm generate --bank bank --prompt "a <dog1> <dog2> and a <cat1> <cat2> in a bedroom" \\
       --region "0.05,0.3,0.45,0.95:a <dog1> <dog2> on the bed" \\
       --region "0.55,0.3,0.95,0.95:a <cat1> <cat2>" --out both.png --show-layout layout.png
+  cidm generate --bank bank --prompt "a <dog1> <dog2> and a <cat1> <cat2>" \\
+      --strengths dog=0.8 --strengths cat=1.2          less of one concept, more of the other
   cidm generate --bank bank --prompt "a house in <ink1> <ink2> style" --image photo.jpg \\
       --denoise 0.6 --out painted.png                                         style transfer
   cidm generate --bank bank --prompt "a <dog1> <dog2> on a sofa" --image sofa.jpg \\
@@ -101,7 +104,7 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     image, mask = _read_start(args)
     files, weights_file, layout_file = _outputs(args, asked.num_images)
 
-    bank = open_bank(args) if args.bank else None
+    bank = _bank(args, asked.strengths)
 
     from ..diffusers_host.pipeline import draw_plan, make_plan
     from ..diffusers_host.start import settle
@@ -138,6 +141,23 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
         shown = layout_picture(regions, *pictures[0].size, pictures[0])
         save_picture(shown, layout_file)
     return {**facts, "settings": config.to_dict(), "files": files, "weights": _weights(plan)}
+
+
+def _bank(args: argparse.Namespace, strengths: str) -> Bank | None:
+    """The bank, if one is given; what is wrong with the strengths is told before a model is loaded.
+
+    Raises:
+        CidmError: If strengths are malformed, or for concepts that the bank does not have.
+    """
+    from ..sampling.strengths import at_strengths
+
+    if args.bank:
+        bank = open_bank(args)
+        at_strengths(bank, strengths)
+        return bank
+    if strengths:
+        raise CidmError("--strengths names concepts of a bank. Give the bank with --bank.")
+    return None
 
 
 def _outputs(args: argparse.Namespace, count: int) -> tuple[list[Path], Path | None, Path | None]:
@@ -183,10 +203,13 @@ def _weights_picture(plan: Plan) -> Image.Image:
     """One weights picture per prompt of the plan, below one another."""
     from ..pictures.sheets import stack
     from ..pictures.weights import weights_picture
+    from ..sampling.strengths import acting_weights, name_with_strength
 
-    names = [concept.name for concept in plan.concepts]
+    names = [name_with_strength(concept) for concept in plan.concepts]
     drawn = [
-        weights_picture(names, plan.layers, slot.weights.tolist(), slot.prompt)
+        weights_picture(
+            names, plan.layers, acting_weights(plan.concepts, slot.weights).tolist(), slot.prompt
+        )
         for slot in plan.slots
         if slot.prompt
     ]
@@ -194,15 +217,15 @@ def _weights_picture(plan: Plan) -> Image.Image:
 
 
 def _weights(plan: Plan) -> list[dict[str, object]]:
-    """Mean weight of each concept over the layers, per prompt."""
+    """Mean weight of each concept over the layers, as it acts, per prompt."""
+    from ..sampling.strengths import acting_weights
+
     names = [concept.name for concept in plan.concepts]
+    shown = [slot for slot in plan.slots if slot.prompt]
+    means = [acting_weights(plan.concepts, slot.weights).mean(0).tolist() for slot in shown]
     return [
-        {
-            "prompt": slot.prompt,
-            "weights": dict(zip(names, slot.weights.mean(0).tolist(), strict=True)),
-        }
-        for slot in plan.slots
-        if slot.prompt
+        {"prompt": slot.prompt, "weights": dict(zip(names, each, strict=True))}
+        for slot, each in zip(shown, means, strict=True)
     ]
 
 

@@ -19,6 +19,7 @@ from ..diffusers_host.pipeline import generate
 from ..errors import CidmError
 from ..images import picture_of
 from ..sampling.infuse import asking_for
+from ..sampling.strengths import at_strengths
 from ..training.data import Photo
 from .alignment import image_alignment, pair_similarity, text_alignment
 from .drift import ClassDrift
@@ -71,6 +72,7 @@ def evaluate(
     photos = photos or {}
     _check(bank, clip, photos, alone, class_drift or over_fitting)
     config = config or SampleConfig.for_family(base.family.sampling)
+    bank, config = at_strengths(bank, config.strengths), replace(config, strengths="")
     every = alone or bool(class_drift or over_fitting)
     concepts = {name: bank[name] for name in bank if every or photos.get(name)}
     asked = {name: prompts_for(concept, prompts) for name, concept in concepts.items()}

@@ -27,7 +27,7 @@ def encoder_deltas(concepts: Sequence[Concept], strength: float = 1.0) -> dict[s
     """The changes of the text encoders' weights, by path, (out, in).
 
     Before a prompt is encoded there is no relevance to weigh by: the concepts count alike, by the
-    gate of Eq. 3 (one concept 1, n of them 1/sqrt(n) each).
+    gate of Eq. 3 (one concept 1, n of them 1/sqrt(n) each), each times its own strength.
     """
     if not concepts:
         return {}
@@ -37,6 +37,6 @@ def encoder_deltas(concepts: Sequence[Concept], strength: float = 1.0) -> dict[s
     for concept, weight in zip(concepts, weights, strict=True):
         for path, update in concept.updates.items():
             if path.startswith(TEXT_ENCODERS) and isinstance(update, LowRank | FullRank):
-                delta = weight * strength * update.delta.float()
+                delta = weight * strength * concept.strength * update.delta.float()
                 total[path] = total[path] + delta if path in total else delta
     return total

@@ -21,6 +21,7 @@ from ..ops import aggregation, routing
 from ..updates import TEXT_ENCODERS, TEXT_SIDE, FullRank, LowRank, ValueResidual
 from .residuals import act_in, acting, owners_of
 from .slots import Slot
+from .strengths import acting_weights
 
 _Moved = TypeVar("_Moved", bound="Part | Biases")
 
@@ -134,11 +135,13 @@ def layer_updates(
         layers: diffusers paths of the attn2 modules in execution order.
         device: Where the updates will run.
         dtype: In which type.
-        config: `strength` scales everything; with `key_value_routing` by token, keys and values of
-            a concept's own tokens take its update alone (`ops.routing`).
+        config: `strength` scales everything, beside the strengths that concepts have; with
+            `key_value_routing` by token, keys and values of a concept's own tokens take its update
+            alone (`ops.routing`).
     """
     # (slots, layers, concepts)
-    weights = torch.stack([slot.weights for slot in slots]) * config.strength
+    weights = acting_weights(concepts, torch.stack([slot.weights for slot in slots]))
+    weights = weights * config.strength
     tokens = _Tokens(concepts, slots, config.strength)
     if not bool((weights != 0).any()) and not bool(tokens.residuals.any()):
         return {}
@@ -230,21 +233,21 @@ class _Tokens:
     """Whose tokens the slots' prompts hold; prompts are repeated to one common length."""
 
     def __init__(self, concepts: Sequence[Concept], slots: Sequence[Slot], strength: float) -> None:
-        self._slots, self._strength = slots, strength
+        self._concepts, self._slots, self._strength = concepts, slots, strength
         lengths = [slot.text.states.shape[1] for slot in slots if slot.text is not None]
         self._length = math.lcm(*lengths) if lengths else 1
         self._owners = [_owners(concepts, slot) for slot in slots]
         # How strongly value residuals act, (slots, tokens, concepts)
-        self.residuals = strength * torch.stack(
-            [self._repeated(acting(concepts, slot)) for slot in slots]
-        )
+        at = torch.stack([self._repeated(acting(concepts, slot)) for slot in slots])
+        self.residuals = strength * acting_weights(concepts, at)
 
     def routed(self, layer: int | None) -> Tensor:
         """Weights of keys and values of every token, (slots, tokens, concepts)."""
         at = 0 if layer is None else layer
         pairs = zip(self._slots, self._owners, strict=True)
         each = [routing.token_weights(slot.weights[at], owners) for slot, owners in pairs]
-        return torch.stack([self._repeated(weights) for weights in each]) * self._strength
+        whole = torch.stack([self._repeated(weights) for weights in each])
+        return acting_weights(self._concepts, whole) * self._strength
 
     def _repeated(self, weights: Tensor) -> Tensor:
         return weights.repeat(self._length // len(weights), 1)

@@ -34,6 +34,7 @@ from .infuse import Requests
 from .layout import RegionTexts, Scene, guide, layout
 from .slots import Slot
 from .streams import Phase, Streams, streams_of
+from .strengths import acting_weights, at_strengths, read_strengths, strength_note, unheard
 
 logger = logging.getLogger(__name__)
 
@@ -109,15 +110,16 @@ class Plan:
 
 
 def weights_in_words(concepts: Sequence[Concept], weights: Tensor) -> str:
-    """Names of concepts and the mean over layers of their weights, largest first.
+    """Names of concepts and the mean over layers of their weights as they act, largest first.
 
     Args:
         concepts: The concepts.
         weights: psi(M) of a prompt, (layers, concepts).
     """
-    means = weights.mean(0)
+    means = acting_weights(concepts, weights).mean(0)
     order = means.argsort(descending=True).tolist()
-    shares = ", ".join(f"{concepts[i].name} {means[i]:.2f}" for i in order)
+    held = ((concepts[i], means[i]) for i in order)
+    shares = ", ".join(f"{each.name} {mean:.2f}{strength_note(each)}" for each, mean in held)
     return shares or "the base model draws alone"
 
 
@@ -143,8 +145,8 @@ def build_plan(
 
     Raises:
         FamilyError: If a concept does not fit the model.
-        PromptError: If a prompt names a concept word no concept has, or several prompts come with
-            regions.
+        PromptError: If a prompt names a concept word no concept has, several prompts come with
+            regions, or settings name a concept that the bank does not have.
         RegionError: If a region is outside the picture or too small.
     """
     if regions and len(prompts) != 1:
@@ -152,6 +154,7 @@ def build_plan(
     texts = [config.negative_prompt, *prompts, *(r.prompt for r in regions)]
     texts += [r.negative for r in regions if r.negative is not None]
     texts = list(dict.fromkeys(texts))
+    bank = at_strengths(bank, config.strengths)
     requests = Requests.of(config.infuse, bank)
     requests.check_kinds(bank)
     drawn = [*prompts, *(region.prompt for region in regions)]
@@ -169,7 +172,8 @@ def build_plan(
         layout(prompt, config.negative_prompt, pairs, config, slots.slot) for prompt in prompts
     )
     streams = streams_of(concepts, slots.found, config)
-    for told in streams.unheard:
+    idle = unheard(read_strengths(config.strengths), concepts)
+    for told in filter(None, (*streams.unheard, idle)):
         logger.warning("%s", told)
     return Plan(
         concepts=concepts,

@@ -13,7 +13,7 @@ from ..concept import Concept
 from ..text import TextContext
 
 ConceptId = tuple[str, ...]
-"""What tells a concept from all others: bank, name, when it was stored, phrases that ask for it."""
+"""What tells a concept from all others: bank, name, time, strength, phrases that ask for it."""
 Concepts = Mapping[ConceptId, Concept]
 ConceptWeights = Mapping[ConceptId, Tensor]  # (layers,) for each concept
 

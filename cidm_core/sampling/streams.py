@@ -122,7 +122,8 @@ def phase_at(noise: float, config: SampleConfig) -> Phase:
 
 
 def _acts(concept: Concept, config: SampleConfig) -> bool:
-    return config.strength > 0 and any(act_in(path, config) for path in concept.residuals)
+    acts = config.strength > 0 and concept.strength > 0
+    return acts and any(act_in(path, config) for path in concept.residuals)
 
 
 def _unheard(concept: Concept, config: SampleConfig) -> str:

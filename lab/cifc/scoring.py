@@ -32,6 +32,7 @@ _GONE = {"residual_routing": "row"}
 _LATER: dict[str, object] = {
     "eta": 0,
     "infuse": "",
+    "strengths": "",
     "residual_share": 1,
     "second_stream": 1,
     "residual_layers": "all",

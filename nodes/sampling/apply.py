@@ -13,6 +13,11 @@ from ...cidm_core.config import SampleConfig
 from ...cidm_core.pictures.sheets import stack
 from ...cidm_core.pictures.weights import weights_picture
 from ...cidm_core.sampling.plan import weights_in_words
+from ...cidm_core.sampling.strengths import (
+    acting_weights,
+    name_with_strength,
+    own_strengths,
+)
 from ..host.inputs import inputs_of, settings_from
 from ..host.model import facts_of_pair
 from ..host.pictures import shown, to_tensor
@@ -67,7 +72,7 @@ class ApplyConceptBank(io.ComfyNode):
         facts = facts_of_pair(model, clip)
         bank.check(facts, allow_other_base=config.allow_other_base)
         text = ConceptText(bank, facts, config)
-        hooked = attach_hooks(model, facts, config, text.requests)
+        hooked = attach_hooks(model, facts, config, text.requests, own_strengths(bank))
         return io.NodeOutput(hooked, teach(clip, text))
 
 
@@ -118,6 +123,8 @@ def _described(title: str, prompt: ConceptPrompt | None) -> str:
 
 
 def _drawn(title: str, prompt: ConceptPrompt) -> Any:
-    names = [concept.name for concept in prompt.concepts.values()]
+    concepts = tuple(prompt.concepts.values())
+    names = [name_with_strength(concept) for concept in concepts]
     heading = f"{title}: {prompt.named}" if prompt.named else title
-    return weights_picture(names, prompt.layers, prompt.weights.numpy(), heading)
+    weights = acting_weights(concepts, prompt.weights)
+    return weights_picture(names, prompt.layers, weights.numpy(), heading)

@@ -7,7 +7,7 @@ chosen. The model is called around a compiled UNet, which would otherwise compil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ...cidm_core.config import SampleConfig
 from ...cidm_core.regions import masks_at
 from ...cidm_core.sampling.infuse import Requests
+from ...cidm_core.sampling.strengths import unheard
 from ..host import comfy as host
 from ..host.model import ModelFacts
 from .attend import Session
@@ -29,7 +30,11 @@ _FACTS = "cidm_facts"
 
 
 def attach_hooks(
-    model: Any, facts: ModelFacts, config: SampleConfig, requests: Requests | None = None
+    model: Any,
+    facts: ModelFacts,
+    config: SampleConfig,
+    requests: Requests | None = None,
+    strengths: Collection[str] = (),
 ) -> Any:
     """A copy of a MODEL that reads what concept prompts carry. Again attached: replaced.
 
@@ -38,6 +43,7 @@ def attach_hooks(
         facts: What it is.
         config: How the bank is applied.
         requests: The phrases that `config.infuse` asks for; one that no prompt holds is told of.
+        strengths: Concepts with a strength of their own; one that takes no part is told of.
     """
     taught = model.clone()
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.APPLY_MODEL):
@@ -54,7 +60,7 @@ def attach_hooks(
         rows = rows_of(guider.conds, facts, config)
         if requests is not None and (told := requests.unsaid(rows.said, "any prompt")):
             host.warn(told)
-        for told in rows.streams.unheard:
+        for told in filter(None, (*rows.streams.unheard, unheard(strengths, rows.concepts))):
             host.warn(told)
         session = Session(facts, rows, config, _masks(guider, noise))
         guider.model_options["transformer_options"][KEY] = session

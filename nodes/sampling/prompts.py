@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -88,7 +88,8 @@ def concept_id(bank: Bank, concept: Concept, asked: Iterable[str] = ()) -> Conce
         concept: As it takes part.
         asked: The phrases that were asked to call it.
     """
-    found = os.path.abspath(bank.path), concept.name, concept.created, *asked
+    of_bank = os.path.abspath(bank.path), concept.name, concept.created
+    found = *of_bank, repr(concept.strength), *asked
     _known[found] = concept
     return found
 
@@ -97,8 +98,9 @@ def _concept(wanted: ConceptId) -> Concept:
     """A concept; read from its bank for a conditioning that was saved."""
     concept = _known.get(wanted)
     if concept is None:
-        bank, name, created, *asked = wanted
-        concept = Requests({(phrase,): name for phrase in asked}).bind(Bank(bank)[name])
+        bank, name, created, strength, *asked = wanted
+        taught = replace(Bank(bank)[name], strength=float(strength))
+        concept = Requests({(phrase,): name for phrase in asked}).bind(taught)
         if concept.created != created:
             raise PromptError(
                 f"A conditioning was made with concept {name!r} of {created}, which was taught "

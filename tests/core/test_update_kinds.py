@@ -19,6 +19,7 @@ from cidm_core.regions import Region
 from cidm_core.updates import FullRank, LowRank, ValueResidual
 
 MANY = "a <k1> <l1>, a <k2> and a <k3> <l3> in a <k4>, teddy bear, <k5> <l5>, <k7> <l7>"
+STRENGTHS = "low=0.5, full=1.5, value=0.3, around=0, encoder=2, two=1.2"
 PROMPTS = {**{kind: f"a photo of a {words}" for kind, words in NAMED.items()}, "many": MANY}
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -60,7 +61,8 @@ def merged_by_hand(unet, plan, slot):
             if isinstance(update, ValueResidual):
                 places = [p for t in concept.triggers for p in slot.text.spans.triggers.get(t, ())]
                 at = torch.zeros(len(context), 1, dtype=torch.float64)
-                at[places] = plan.config.strength  # whatever the other concepts weigh
+                # whatever the other concepts weigh
+                at[places] = plan.config.strength * concept.strength
                 grown = grown + at * update.vector.double()
         unet.get_submodule(layer).processor = ByHand(context, grown)
     for k, concept in enumerate(plan.concepts):
@@ -73,7 +75,8 @@ def merged_by_hand(unet, plan, slot):
                 delta = update.alpha / len(update.down) * update.up.double() @ update.down.double()
             else:
                 delta = update.delta.double()
-            share, linear = plan.config.strength * weight, unet.get_submodule(path)
+            share = plan.config.strength * concept.strength * weight
+            linear = unet.get_submodule(path)
             linear.weight.data += share * delta
             if getattr(update, "bias", None) is not None:
                 linear.bias.data += share * update.bias.double()
@@ -101,11 +104,13 @@ def x():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("prompt", [*PROMPTS, "at strengths"])
 def test_a_step_equals_merging_by_hand(tiny_base, bank, x, prompt):
-    given = {"strength": 0.7} if prompt == "many" else {}
-    plan = make_plan(tiny_base, bank, PROMPTS[prompt], config=config(**given))
-    assert {c.name for c in plan.concepts} == (set(KINDS) if prompt == "many" else {prompt})
+    given = {} if prompt in KINDS else {"strength": 0.7}
+    given |= {"strengths": STRENGTHS} if prompt == "at strengths" else {}
+    text = PROMPTS.get(prompt, MANY)
+    plan = make_plan(tiny_base, bank, text, config=config(**given))
+    assert {c.name for c in plan.concepts} == ({prompt} if prompt in KINDS else set(KINDS))
     before = {k: v.clone() for k, v in tiny_base.unet.state_dict().items()}
     hooks = [m for m in tiny_base.unet.modules() if m._forward_hooks]
     expected = by_hand(tiny_base, plan, x, 500)
@@ -172,7 +177,7 @@ def added_to_transformers(base, named, text, layer):
                 inner = path.removeprefix("text_encoder.")
                 names = {n.removeprefix("text_model."): m for n, m in encoder.named_modules()}
                 linear = names[inner.removeprefix("text_model.")]
-                linear.weight.data += update.delta / math.sqrt(len(changing))
+                linear.weight.data += concept.strength * update.delta / math.sqrt(len(changing))
     tokenizer.add_tokens([word for c in named for word in c.words])
     encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     table = encoder.get_input_embeddings().weight.data
@@ -186,8 +191,9 @@ def added_to_transformers(base, named, text, layer):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("strengths", ["", "encoder=0.6"])
 @pytest.mark.parametrize("prompt", ["encoder", "many", "two encoders"])
-def test_text_equals_that_of_a_changed_encoder(tiny_base, bank, prompt):
+def test_text_equals_that_of_a_changed_encoder(tiny_base, bank, prompt, strengths):
     other = replace(
         bank["encoder"],
         name="other",
@@ -196,7 +202,7 @@ def test_text_equals_that_of_a_changed_encoder(tiny_base, bank, prompt):
     )
     held = {**bank, "other": other}
     text = {**PROMPTS, "two encoders": "a <k5> <l5> and a <k8> <l8>"}[prompt]
-    plan = make_plan(tiny_base, held, text, config=config())
+    plan = make_plan(tiny_base, held, text, config=config(strengths=strengths))
     states = plan.slots[1].text.states
     for layer in (0, len(plan.layers) - 1):
         expected = added_to_transformers(tiny_base, plan.concepts, text, layer)

@@ -17,6 +17,7 @@ IDS = {
         "ConceptInfo",
         "ConceptRegion",
         "ConceptRegions",
+        "ConceptStrengths",
         "EvaluateConcepts",
         "ExportConcept",
         "ImportConcept",

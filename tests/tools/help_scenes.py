@@ -15,6 +15,8 @@ TALL |= {"CIDM_ImportConcept": 330, "CIDM_RemoveConcept": 200, "CIDM_EvaluateCon
 WIDE |= {"CIDM_MergeConcepts": 460, "CIDM_CompressConcept": 420, "CIDM_MeasureOverFitting": 640}
 TALL |= {"CIDM_MergeConcepts": 560, "CIDM_CompressConcept": 360, "CIDM_MeasureOverFitting": 780}
 TALL |= {"CIDM_ConceptInfo": 620, "CIDM_TrainConcept": 640, "CIDM_MiniPhotos": 330}
+WIDE |= {"CIDM_ConceptStrengths": 300}
+TALL |= {"CIDM_ConceptStrengths": 260}
 CATS = "a <pip1> <pip2> and a <tia1> <tia2>, green background"
 LINES = """0.02,0.1,0.48,0.9: a <pip1> <pip2> on the left
 0.52,0.1,0.98,0.9: a <tia1> <tia2> on the right"""
@@ -155,6 +157,19 @@ SCENES: dict[str, list[Any]] = {
                 {"bank": "bank.0", "name": "purple-cat", "energy": 0.9},
             )
         },
+    ],
+    "CIDM_ConceptStrengths": [
+        ({"mini": MINI},),
+        {"bank": BANK},
+        {
+            "less": (
+                "CIDM_ConceptStrengths",
+                {"bank": "bank.0", "strengths": "purple-cat = 0.5\nteal-cat = 1.2"},
+            )
+        },
+        {"apply": (APPLY[0], {**APPLY[1], "bank": "less.0"})},
+        {"yes": text("apply.1", CATS)},
+        {"show": ("CIDM_ShowConceptWeights", {"conditioning": "yes.0"})},
     ],
     "CIDM_ShowConceptWeights": [
         ({"mini": MINI, "bank": BANK, "apply": APPLY},),

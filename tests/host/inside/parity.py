@@ -39,6 +39,7 @@ patches, sampler = (
 )
 pipeline = pack("cidm_core.diffusers_host.pipeline")
 prompts = pack("nodes.sampling.prompts")
+ConceptStrengths = pack("nodes.bank.strengths").ConceptStrengths
 
 PX, SIGMAS, SCALE = 64, (10.0, 0.0), 5.0
 
@@ -59,14 +60,15 @@ def region(prompt, mask=None, **rest):
     return Region(prompt, mask=mask and torch.linspace(0, 1, 24).repeat(32, 1), **rest)
 
 
-Remembering = remembering(pipeline.DiffusersEncoder, identity=lambda concept: concept.name)
+Remembering = remembering(pipeline.DiffusersEncoder, identity=lambda c: (c.name, c.strength))
 pipeline.DiffusersEncoder = Remembering
 
 
 @cache
-def applied(bare, text, *settings):
+def applied(bare, text, strengths, *settings):
     names = dict(zip(apply._SETTINGS, settings, strict=True))
-    return apply.ApplyConceptBank.execute(bare, text, bank, **names).args
+    held = ConceptStrengths.execute(bank, strengths).args[0]
+    return apply.ApplyConceptBank.execute(bare, text, held, **names).args
 
 
 @cache
@@ -84,7 +86,7 @@ def told_sizes(config):
 
 
 def comfy_latents(prompt, regions, config, noise, bare=model, text=clip, sigmas=SIGMAS):
-    settings = [getattr(config, name) for name in apply._SETTINGS]
+    settings = [getattr(config, name) for name in ("strengths", *apply._SETTINGS)]
     taught, words = applied(bare, clip, *settings)[0], applied(model, text, *settings)[1]
     texts = prompt, config.negative_prompt
     positive, negative = (
@@ -157,7 +159,7 @@ def with_lora():
 
 def text_difference(prompt, config):
     """Of what both sides read for a prompt, per layer and pooled."""
-    settings = [getattr(config, name) for name in apply._SETTINGS]
+    settings = [getattr(config, name) for name in ("strengths", *apply._SETTINGS)]
     ((_, options),) = encode(applied(model, clip, *settings)[1], prompt)
     ours = prompts.prompt_in(options).text
     (theirs,) = (text for key, text in Remembering.known.items() if key[0] == prompt)

@@ -17,6 +17,7 @@ HALVES = (
     {"prompt": "a <k2> and a <k3> <l3>", "box": (0.4, 0.2, 1.0, 1.0), "negative": "old boat"},
     {"prompt": "a <k5> <l5>", "box": (0.2, 0.0, 0.8, 0.5)},
 )
+EACH = "low=0.5, full=1.5, value=0.3, around=0, encoder=2, two=1.2"
 CAT = {"infuse": "infused"}
 CATS = ({"prompt": "a white cat", "box": (0.0, 0.0, 0.5, 1.0)}, OWN)
 SIZES = {
@@ -31,6 +32,7 @@ CASES = {
     "weighted": (r"a (<v11> <v12>:1.3) in a (garden:0.6), ((red)) \(house\)", (), {}),
     "joined": ("two <k2>s, a<k4> and a (<v11>:1.2) <v12>", (), {"negative_prompt": "(ugly:1.4)"}),
     "strength": (TWO, BOTH, {"strength": 0.5}),
+    "strengths": (TWO, BOTH, {"strengths": "c1=0.5, c2=1.5"}),
     # Whose weights, and how many.
     "dense": (ONE, (), {"weights": "paper"}),
     "dense as released": (TWO, (), {"weights": "released"}),
@@ -66,6 +68,8 @@ CASES = {
     "all kinds, dense": (MANY, (), {"weights": "paper"}),
     "all kinds in regions": ("a <k1> <l1> and a <k6>", HALVES, {}),
     "attention of all kinds": ("a <k1> <l1> and a <k6>", HALVES, {"noise_estimation": False}),
+    "all kinds at strengths": (MANY, HALVES, {"strengths": EACH, "strength": 0.7}),
+    "routed at strengths": (MANY, (), {"strengths": EACH, "key_value_routing": "token"}),
     # Concepts that are asked for.
     "infused": ("a white cat, not a cat", (), {**CAT, "negative_prompt": "an old white cat"}),
     "by another phrase": ("a Kitten and an old lamp", (), {"infuse": "kitten=infused, keyed"}),
@@ -74,6 +78,8 @@ CASES = {
     "in a part": ("a white cat", (), {**CAT, "residual_layers": "up"}),
     "values alone": ("an old lamp", (), {"infuse": "keyed", "key_residuals": False}),
     "infused among others": (f"a white cat, {MANY}", (), {**CAT, "strength": 0.8}),
+    "infused at a strength": (f"a white cat and {ONE}", CATS, {**CAT, "strengths": "infused=0.5"}),
+    "infused at none": (f"a white cat and {ONE}", (), {**CAT, "strengths": "infused=0"}),
     "infused in regions": (f"a white cat and {ONE}", CATS, CAT),
     "attention of infused regions": ("a garden", CATS, {**CAT, "noise_estimation": False}),
     "infused regions, one weight": ("a garden", CATS, {**CAT, "region_weights": "global"}),
@@ -84,7 +90,7 @@ OF_FAMILY = {
     "SD15": [name for name in CASES if name != "sizes"],
     "SDXL": [
         *("one", "weighted", "regions", "own negative", "sizes", "encoder"),
-        *("infused", "infused in regions"),
+        *("infused", "infused in regions", "all kinds at strengths", "infused at a strength"),
     ],
 }
 
