@@ -2,15 +2,14 @@
 
 Listing reads headers only. Writers take a lock and put whole files in place, so that two of them,
 a crash or a full disk lose nothing; a bank is copied with `cp` and a concept removed with `rm`.
-One broken file never hides the others.
+One broken file never hides the others. What is replaced stays as a version (`storage.kept`), what
+is removed goes to the trash (`storage.trash`); `upkeep` brings both back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -20,24 +19,27 @@ from typing import TYPE_CHECKING
 from .as_text import listed
 from .calls import Name
 from .concept import Concept
-from .errors import BankError, CidmError
+from .errors import BankError
 from .paths import user_path
-from .storage.atomic import explain, make_folder, sweep, sync_folder, write_atomic
+from .storage.atomic import make_folder, sweep
 from .storage.compatibility import BaseModel, check_fit, check_new
-from .storage.concept_file import concept_from_bytes, concept_to_bytes, read_concept
+from .storage.concept_file import read_concept
 from .storage.listing import Listing
 from .storage.locks import locked
+from .storage.moves import finish_moves
 from .storage.names import clean_name, file_stem, same_key
-from .storage.record import Entry, preview_path, read_entry
+from .storage.placing import place_concept
+from .storage.previews import as_preview
+from .storage.record import Entry, concept_in
 from .storage.stock_lora import write_lora
 from .storage.tensor_file import SUFFIX
+from .storage.trash import Removed, discard
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 LOCK_NAME = ".bank.lock"
 LOCK_SECONDS = 60.0
-PREVIEW_PX = 512
 
 
 class MissingConceptError(BankError, KeyError):
@@ -101,7 +103,7 @@ class Bank(Mapping[str, Concept]):
         Raises:
             BankError: If its file is damaged; a `MissingConceptError` if there is none.
         """
-        path, error = self._find(name)
+        path, error = self.find(name)
         try:
             if error is not None:
                 raise error
@@ -126,7 +128,7 @@ class Bank(Mapping[str, Concept]):
             preview: A picture to put beside it.
             allow_other_base: Accept a concept of another model of the same family.
             replaces: The concept whose place in the order and whose file it takes, in one step;
-                until then the old file is whole. If it was removed meanwhile, there is no loss.
+                that one is kept as a version. If it was removed meanwhile, there is no loss.
 
         Returns:
             The concept as a later look-up gives it.
@@ -136,9 +138,9 @@ class Bank(Mapping[str, Concept]):
                 the values cannot be stored, or the system refuses to write.
             FamilyError: If it does not fit the bank's other concepts.
         """
-        picture = None if preview is None else _png(preview)
+        picture = None if preview is None else as_preview(preview)
         concept = replace(concept, name=clean_name(concept.name))
-        with self._locked():
+        with self.writing():
             entries = self.entries()
             old = _still(replaces, entries) if replaces else None
             entries = [entry for entry in entries if entry is not old]
@@ -148,28 +150,23 @@ class Bank(Mapping[str, Concept]):
             last = max((entry.index for entry in entries), default=-1)
             index = old.index if old else last + 1
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            data = concept_to_bytes(replace(concept, index=index, created=created))
-            # Nothing is written that could not be read.
-            stored = concept_from_bytes(data, target.name)
-            write_atomic(target, data, error=BankError)
-            if picture is not None:
-                _write_preview(preview_path(target), picture)
-        return stored
+            return place_concept(replace(concept, index=index, created=created), target, picture)
 
-    def remove(self, name: str) -> None:
-        """Delete a concept's file and picture; also of one too damaged to be listed.
+    def remove(self, name: str) -> Removed:
+        """Put a concept's file, picture and versions into the bank's trash.
+
+        Args:
+            name: The concept's; of a file too damaged to be listed its own, without the ending.
+
+        Returns:
+            What went there, for `upkeep.trash.restore`.
 
         Raises:
             BankError: If there is none of that name, or the system refuses.
         """
-        with self._locked():
-            path, _ = self._find(name)
-            try:
-                path.unlink()
-                preview_path(path).unlink(missing_ok=True)
-            except OSError as caught:
-                raise BankError(explain(caught, f"remove '{path}'")) from caught
-            sync_folder(self.path)
+        with self.writing():
+            path, _ = self.find(name)
+            return discard(self.path, path)
 
     def export(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write a concept's weights as a plain LoRA, without tokens, outside the bank.
@@ -188,7 +185,7 @@ class Bank(Mapping[str, Concept]):
                 f"'{target}' lies in the bank itself and would be taken for a concept. "
                 "Export to another folder."
             )
-        if there := _concept_in(target):
+        if there := concept_in(target):
             raise BankError(f"'{target}' is the concept {there!r}. Export to another file.")
 
     def check(self, model: BaseModel, *, allow_other_base: bool = False) -> None:
@@ -227,8 +224,12 @@ class Bank(Mapping[str, Concept]):
             name = f"{clean_name(wanted)}-{count}"
         return name
 
-    def _find(self, name: str) -> tuple[Path, BankError | None]:
-        """The file of a concept, and why it cannot be used, if so."""
+    def find(self, name: str) -> tuple[Path, BankError | None]:
+        """The file of a concept, and why it cannot be used, if so.
+
+        Raises:
+            BankError: A `MissingConceptError` if there is none.
+        """
         entries, broken = self._listing.read()
         for entry in entries:
             if entry.name == name:
@@ -251,8 +252,12 @@ class Bank(Mapping[str, Concept]):
         return {}
 
     @contextlib.contextmanager
-    def _locked(self) -> Generator[None]:
-        """Be the only writer; make the folder, and clear what dead writers left."""
+    def writing(self) -> Generator[None]:
+        """Be the only writer; make the folder, and finish or clear what dead writers left.
+
+        Raises:
+            BankError: If another writes for too long, or the system refuses.
+        """
         make_folder(self.path, error=BankError)
         busy = BankError(
             f"Another program has been writing to bank '{self.name}' for {LOCK_SECONDS:.0f} "
@@ -261,29 +266,8 @@ class Bank(Mapping[str, Concept]):
         with locked(self.path / LOCK_NAME, busy, seconds=LOCK_SECONDS):
             with contextlib.suppress(OSError):
                 sweep(self.path)
+            finish_moves(self.path)
             yield
-
-
-def _concept_in(path: Path) -> str:
-    """The name of the concept in a file; "" if there is none."""
-    with contextlib.suppress(BankError):
-        return read_entry(path).name
-    return ""
-
-
-def _png(preview: Image) -> bytes:
-    small = preview.convert("RGB")
-    small.thumbnail((PREVIEW_PX, PREVIEW_PX))
-    buffer = io.BytesIO()
-    small.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _write_preview(path: Path, picture: bytes) -> None:
-    try:
-        write_atomic(path, picture)
-    except CidmError as error:  # The concept is safe; its picture is only decoration.
-        warnings.warn(str(error), stacklevel=3)
 
 
 def _still(wanted: Entry, entries: Sequence[Entry]) -> Entry | None:

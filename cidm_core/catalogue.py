@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .bank import Bank
     from .storage.record import Entry
 
-_UNTOLD = ("base_name", "taught", "inputs", "start")  # told elsewhere, or names for programs
+# Told elsewhere, or for programs.
+_UNTOLD = ("base_name", "taught", "inputs", "start", "losses")
 _FIRST = ("steps", "rank", "lr_tokens", "lr_lora", "seed", "resolution_px", "precision")
 
 

@@ -92,6 +92,38 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def crash_at(step, *also):
+    """Die at the n-th step of writing: before or after a system call, or within a write.
+
+    `also` names further calls of `os` that count.
+    """
+    count = writes = 0
+
+    def strike():
+        nonlocal count
+        count += 1
+        if count == step:
+            die()
+
+    def wrap(name):
+        real = getattr(os, name)
+
+        def call(*args, **rest):
+            nonlocal writes
+            strike()
+            writes += name == "write"
+            if name == "write" and writes == 1:  # the first one is cut short
+                args = args[0], bytes(args[1][: len(args[1]) // 2])
+            result = real(*args, **rest)
+            strike()
+            return result
+
+        return call
+
+    for name in ("open", "write", "fsync", "close", "replace", "unlink", *also):
+        setattr(os, name, wrap(name))
+
+
 # The file format once more, written from its description and not from the code.
 FILE_MARK, HEADER_MARK = b'"cidm.sha256":"', b'"cidm.header_sha256":"'
 

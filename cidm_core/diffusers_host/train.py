@@ -20,7 +20,7 @@ from ..training.lesson import Lesson, settled
 from ..training.loop import Loop
 from ..training.processes import Processes
 from ..training.progress import Hooks, OnProgress
-from ..training.state import RunFolder, final_loss
+from ..training.state import RunFolder, final_loss, loss_curve
 from .base import Base
 from .composites import Contrast, contrast_facts
 from .inputs import drawn_prior, opened, seen_composites
@@ -180,6 +180,7 @@ def _store(
         facts = {
             "steps": loop.step,
             "final_loss": final_loss(job.folder.rows),
+            "losses": loss_curve(job.folder.rows),
             "seconds": round(loop.seconds, 1),
             "skipped": loop.skipped,
             **job.facts,

@@ -46,7 +46,7 @@ class BaseWeights(BaseModel, Protocol):
         ...
 
 
-def check_new(concept: Concept, entries: Sequence[Entry]) -> None:
+def check_new(concept: Concept | Entry, entries: Sequence[Entry]) -> None:
     """A new concept needs a name and words of its own.
 
     Raises:
@@ -70,7 +70,7 @@ def check_new(concept: Concept, entries: Sequence[Entry]) -> None:
 
 def check_fit(
     concepts: Collection[Concept | Entry],
-    other: BaseModel | Concept,
+    other: BaseModel | Concept | Entry,
     *,
     allow_other_base: bool = False,
 ) -> None:
@@ -82,7 +82,7 @@ def check_fit(
     Raises:
         FamilyError: If one does not, naming both sides.
     """
-    if isinstance(other, Concept):
+    if isinstance(other, (Concept, Entry)):
         title, advice = f"concept {other.name!r}", f"Put {other.name!r} into another bank"
         asked = _Asked(title, other.family, other.base, other.layers, advice)
     else:
@@ -91,7 +91,7 @@ def check_fit(
     # Concepts of one bank nearly always agree: compare each different one once.
     for each in {(c.family, c.base, c.layers): c for c in concepts}.values():
         _check_header(each, asked, allow_other_base)
-    if not isinstance(other, Concept):
+    if not isinstance(other, (Concept, Entry)):
         for each in concepts:
             if isinstance(each, Concept):
                 _check_widths(each, other)

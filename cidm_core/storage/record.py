@@ -6,6 +6,7 @@ as well.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -96,6 +97,13 @@ def read_entry(path: Path) -> Entry:
     if size != expected:
         raise unfit(path.name, f"{size} bytes of tensors, where {expected} were written.")
     return Entry(**record, path=path)
+
+
+def concept_in(path: Path) -> str:
+    """The name of the concept in a file; "" if there is none."""
+    with contextlib.suppress(BankError):
+        return read_entry(path).name
+    return ""
 
 
 def record_text(concept: Concept, tensor_bytes: int) -> str:

@@ -27,6 +27,7 @@ FORMAT = "2"
 LOG_NAME = "log.jsonl"
 # No ending of model files: programs that search the folder must not list it as a LoRA.
 _SUFFIX = ".cidm"
+_CURVE_POINTS = 64
 COSMETIC = ("save_every", "preview_every", "preview_prompt")
 LogRow = dict[str, Any]
 
@@ -189,6 +190,21 @@ def final_loss(rows: list[LogRow]) -> float | None:
     tail = rows[-max(1, len(rows) // 20) :]
     losses = [row["loss"] for row in tail if not row["skipped"] and row["loss"] is not None]
     return sum(losses) / len(losses) if losses else None
+
+
+def loss_curve(rows: list[LogRow]) -> list[list[float]]:
+    """The losses of a run for its concept's file: at most 64 points [step, loss].
+
+    Of a longer run each point is the mean of as many steps that follow one another, at the last
+    of them; losses have 4 significant digits. Steps that were skipped are left out.
+    """
+    taken = [
+        (row["step"], row["loss"]) for row in rows if not row["skipped"] and row["loss"] is not None
+    ]
+    width = -(-len(taken) // _CURVE_POINTS)
+    parts = [taken[at : at + width] for at in range(0, len(taken), max(width, 1))]
+    means = [sum(loss for _, loss in part) / len(part) for part in parts]
+    return [[part[-1][0], float(f"{m:.4g}")] for part, m in zip(parts, means, strict=True)]
 
 
 def _line(row: LogRow) -> str:

@@ -20,7 +20,7 @@ from cidm_core.training.data import Photo
 from cidm_core.training.optimiser import LossScale, Optimiser, clip_factor, total_norm
 from cidm_core.training.processes import Alone
 from cidm_core.training.progress import Pace, event
-from cidm_core.training.state import RunFolder, State, final_loss, run_id
+from cidm_core.training.state import RunFolder, State, final_loss, loss_curve, run_id
 
 
 def rows(*values):
@@ -344,6 +344,18 @@ def test_final_loss_is_the_mean_of_the_last_twentieth():
     rows[-1] = {"loss": math.nan, "skipped": True}
     assert final_loss(rows) == 96.5
     assert final_loss([]) is None
+
+
+def test_the_loss_curve_is_thinned_by_means():
+    rows = [{"step": n, "loss": float(n), "skipped": False} for n in range(1, 1001)]
+    curve = loss_curve(rows)
+    assert len(curve) == 63
+    assert curve[0] == [16, 8.5]
+    assert curve[-1] == [1000, 996.5]
+    rows[2] = {"step": 3, "loss": None, "skipped": True}
+    assert loss_curve(rows[:4]) == [[1, 1.0], [2, 2.0], [4, 4.0]]
+    assert loss_curve([{"step": 1, "loss": 0.123456, "skipped": False}]) == [[1, 0.1235]]
+    assert loss_curve([]) == []
 
 
 def test_run_ids_ignore_what_only_decides_what_is_shown():
