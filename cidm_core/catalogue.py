@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .storage.record import Entry
 
 # Told elsewhere, or for programs.
-_UNTOLD = ("base_name", "taught", "inputs", "start", "losses")
+UNTOLD = ("base_name", "taught", "inputs", "start", "losses")
 _FIRST = ("steps", "rank", "lr_tokens", "lr_lora", "seed", "resolution_px", "precision")
 
 
@@ -85,7 +85,7 @@ def described(entry: Entry) -> dict[str, str]:
         "model": f"{entry.facts.get('base_name') or entry.base[:24]} ({entry.family})",
         "method": f"{entry.method}, {len(entry.layers)} layers{rank}",
     }
-    texts |= {key: value for key, value in entry.facts.items() if key not in _UNTOLD}
+    texts |= {key: value for key, value in entry.facts.items() if key not in UNTOLD}
     settings = sorted(entry.config.items(), key=lambda item: item[0] not in _FIRST)
     chosen = [f"{key} {as_words(value)}" for key, value in settings if value not in ("", None)]
     texts["settings"] = ", ".join(chosen) or None

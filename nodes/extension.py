@@ -12,11 +12,13 @@ class ConceptExtension(ComfyExtension):
     """Everything the pack adds to ComfyUI."""
 
     async def on_load(self) -> None:
-        """Register the folder of concept banks; users may add others in extra_model_paths.yaml."""
+        """Register bank folders, to which extra_model_paths.yaml may add, and the tab's routes."""
+        from .gallery.routes import add_routes
         from .host.comfy import BANKS, remember_prompts, say_less_of_rows
 
         remember_prompts()
         say_less_of_rows()
+        add_routes()
         folder = os.path.join(folder_paths.models_dir, BANKS)
         os.makedirs(folder, exist_ok=True)
         folder_paths.add_model_folder_path(BANKS, folder, is_default=True)

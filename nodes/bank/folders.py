@@ -16,7 +16,7 @@ NEW = "(new bank)"
 
 def bank_names() -> list[str]:
     """Names of all bank folders, sorted."""
-    return sorted(_bank_folders())
+    return sorted(bank_folders())
 
 
 def bank_folder(chosen: str, new_name: str = "") -> Path:
@@ -26,7 +26,7 @@ def bank_folder(chosen: str, new_name: str = "") -> Path:
         BankError: If no bank of that name is there, two are named, or the name cannot be a
             folder's.
     """
-    known = _bank_folders()
+    known = bank_folders()
     name = new_name.strip()
     if chosen == NEW:
         if not name:
@@ -58,7 +58,7 @@ def contents(bank: Bank) -> str:
     """What a bank holds; of one without a folder also what name is like it."""
     if bank.path.is_dir():
         return listing(bank)
-    near = nearest(bank.name, _bank_folders())
+    near = nearest(bank.name, bank_folders())
     hint = f" Or do you mean {near!r}?" if near else ""
     return f"There is no bank {bank.name!r} yet; learning or importing a concept makes it.{hint}"
 
@@ -73,7 +73,7 @@ def _safe(name: str) -> str:
     return name
 
 
-def _bank_folders() -> dict[str, Path]:
+def bank_folders() -> dict[str, Path]:
     """Sub-folders of the bank roots; of two with one name the first root's counts."""
     found: dict[str, Path] = {}
     # One of extra_model_paths.yaml may not be there.

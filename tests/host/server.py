@@ -194,7 +194,7 @@ class Server:
             str(name): {"_meta": {"title": node["class_type"]}, **node}
             for name, node in prompt.items()
         }
-        with self._listen(client) as messages:
+        with self.listen(client) as messages:
             code, body = self.post("/prompt", {"prompt": nodes, "client_id": client})
             if code != 200:
                 return Result("rejected", error=body)
@@ -206,7 +206,8 @@ class Server:
         return result
 
     @contextmanager
-    def _listen(self, client: str) -> Iterator[Any]:
+    def listen(self, client: str) -> Iterator[Any]:
+        """A websocket as the page of that name has one; `recv()` gives the host's messages."""
         import websocket
 
         address = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"

@@ -13,11 +13,23 @@ tomllib = pytest.importorskip("tomllib")  # Python 3.11
 ROOT = Path(__file__).parents[2]
 MEGABYTE = 2**20
 NEEDED = ("__init__.py", "LICENSE", "README.md", "pyproject.toml", "requirements.txt")
-ENDINGS = {".jpg", ".js", ".json", ".md", ".png", ".py", ".safetensors", ".toml", ".txt", ".typed"}
+ENDINGS = {
+    ".css",
+    ".jpg",
+    ".js",
+    ".json",
+    ".md",
+    ".png",
+    ".py",
+    ".safetensors",
+    ".toml",
+    ".txt",
+    ".typed",
+}
 # What the host installs for itself (its requirements.txt), and what comes with these.
 OF_THE_HOST = {"PIL", "einops", "numpy", "safetensors", "torch", "tqdm", "transformers", "yaml"}
 OF_THE_HOST |= {"huggingface_hub", "comfy", "comfy_api", "comfy_execution", "folder_paths"}
-OF_THE_HOST |= {"node_helpers", "nodes", "execution", "latent_preview", "server"}
+OF_THE_HOST |= {"aiohttp", "node_helpers", "nodes", "execution", "latent_preview", "server"}
 BANNED_MODULES = {
     *("cffi", "cloudpickle", "code", "ctypes", "dill", "ftplib", "http", "imp", "importlib"),
     *("marshal", "multiprocessing.connection", "pickle", "pip", "pty", "requests", "runpy"),

@@ -59,6 +59,8 @@ const does = {
     return null;
   },
   click: ({ at }) => page.mouse.click(...at).then(() => null),
+  clickOn: ({ selector }) => page.locator(selector).first().click({ timeout: 10000 }).then(() => null),
+  choose: ({ selector, path }) => page.locator(selector).first().setInputFiles(path).then(() => null),
   type: ({ text }) => page.keyboard.type(text).then(() => null),
   press: ({ key }) => page.keyboard.press(key).then(() => null),
   box: ({ selector }) => page.locator(selector).first().boundingBox({ timeout: 5000 }),

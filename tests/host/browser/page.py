@@ -93,6 +93,14 @@ class Page:
     def click(self, at: tuple[float, float]) -> None:
         self._do("click", at=at)
 
+    def click_on(self, selector: str) -> None:
+        """The middle of the first element that fits, once it is there and can be clicked."""
+        self._do("clickOn", selector=selector)
+
+    def choose(self, selector: str, path: Path) -> None:
+        """A file for an input of files, as its dialog gives it."""
+        self._do("choose", selector=selector, path=str(path))
+
     def type(self, text: str) -> None:
         self._do("type", text=text)
 

@@ -1,0 +1,1 @@
+"""The sidebar tab *Concepts*: what its page (web/concepts.js) asks ComfyUI's server for."""
