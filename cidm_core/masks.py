@@ -83,12 +83,8 @@ def fitted(mask: Mask, size: tuple[int, int], where: str) -> Mask:
         raise PhotoError(
             f"{where} is black everywhere. Paint the concept white, or remove the mask."
         )
-    if mask.mean() < _SPECK:
-        warn_once(
-            logger,
-            f"{where} leaves {100 * mask.mean():.3f} % of its photo: next to nothing is learned "
-            "from it. Is it the right mask?",
-        )
+    if told := told_of_speck(mask, where):
+        warn_once(logger, told)
     if not same_shape((width, height), size):
         raise PhotoError(
             f"{where} is {width} x {height} px, its photo {size[0]} x {size[1]} px: another shape. "
@@ -97,6 +93,16 @@ def fitted(mask: Mask, size: tuple[int, int], where: str) -> Mask:
     if (width, height) == size:
         return mask
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
+
+
+def told_of_speck(mask: Mask, where: str) -> str:
+    """What to tell of a mask that is all but black; "" of others."""
+    if mask.mean() >= _SPECK:
+        return ""
+    return (
+        f"{where} leaves {100 * mask.mean():.3f} % of its photo: next to nothing is learned from "
+        "it. Is it the right mask?"
+    )
 
 
 def _values(image: Image.Image, where: str, of_photo: str | None) -> Mask:

@@ -25,6 +25,7 @@ from ..training.processes import Processes, share_of
 from ..training.state import RunFolder, run_id
 from ..words import bracketed
 from .base import Base
+from .reading import Reader
 from .tokens import tokenise
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def prepare(
         CidmError: As `train_concept` documents.
     """
     config = lesson.config
-    side = size_px(config, base)
+    side = size_px(config, base.family)
     share_of(config.batch_size, processes)
     lesson.check()
     _tell_shared_steps(lesson, base)
@@ -187,7 +188,7 @@ def find_taught(
     return None
 
 
-def refuse_ordinary_words(base: Base, words: Sequence[str]) -> None:
+def refuse_ordinary_words(base: Reader, words: Sequence[str]) -> None:
     """Make sure that the words to be taught do not take ordinary ones away.
 
     Raises:
@@ -210,7 +211,7 @@ def refuse_ordinary_words(base: Base, words: Sequence[str]) -> None:
 
 
 def check_caption(
-    base: Base,
+    base: Reader,
     caption: str,
     words: Sequence[str],
     phrases: Sequence[str] = (),

@@ -138,21 +138,23 @@ def _from_file(
     if apart is None:
         compvis.vae_config(name, shapes)
     # Before the gigabytes: a missing tokenizer is the likeliest thing to go wrong.
-    sizes = [config["vocab_size"] for config in _text_configs(name, weights, family)]
-    tokenizers = _tokenizers(path.parent, given, sizes, family)
+    sizes = [config["vocab_size"] for config in text_configs(name, weights, family)]
+    tokenizers = tokenizers_for(path.parent, given, sizes, family)
     schedule = schedule_of_file(path, weights, told)
     vae = vae_apart(apart, family, target) if apart else vae_of_file(weights, family, target)
     return base_from_tensors(path.stem, weights, tokenizers, vae, target, scheduler_config=schedule)
 
 
-def _tokenizers(
+def tokenizers_for(
     folder: Path, given: Path | None, sizes: Sequence[int], family: Family
 ) -> tuple[Any, ...]:
+    """One for each text encoder, from the number of its embeddings; see `load_tokenizer`."""
     rows = zip(sizes, family.encoders, strict=True)
     return tuple(load_tokenizer(folder, given, size, row) for size, row in rows)
 
 
-def _text_configs(name: str, weights: Weights, family: Family) -> list[dict[str, Any]]:
+def text_configs(name: str, weights: Weights, family: Family) -> list[dict[str, Any]]:
+    """The configuration of each text encoder of a checkpoint."""
     weights = with_transformers_names(weights)
     rows = zip(family.encoders, prefixes_of(family), strict=True)
     return [clip_config(name, weights, row, prefix) for row, prefix in rows]
@@ -199,7 +201,7 @@ def base_from_tensors(
     unet = compvis.unet_config(name, shapes)
     unet["attention_head_dim"] = heads or unet["attention_head_dim"]
     family = family_of(name, unet)
-    texts = _text_configs(name, weights, family)
+    texts = text_configs(name, weights, family)
     for config, count in zip(texts, text_heads, strict=False):
         config["num_attention_heads"] = count
     for config, row in zip(texts, family.encoders, strict=True):
@@ -235,7 +237,7 @@ def _from_folder(
     _check_folder(path, texts if apart else ("vae", *texts))
     configs = [json_of(path / text / "config.json") for text in texts]
     sizes = [int(config.get("vocab_size", 49408)) for config in configs]
-    tokenizers = _tokenizers(path, given, sizes, family)
+    tokenizers = tokenizers_for(path, given, sizes, family)
     encoders = tuple(
         build(row.title, config, part_of(path / row.name), text_names, target)
         for row, config in zip(family.encoders, configs, strict=True)

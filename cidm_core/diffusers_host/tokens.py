@@ -101,6 +101,17 @@ def tokenise(
     return Tokens(ended, positions, spans, weights, end=len(ids))
 
 
+def count_tokens(tokenizer: Any, text: str, names: Iterable[Name]) -> int:
+    """How many tokens a text has, start and end left out, with one for each concept word."""
+    pieces = _pieces([(canonical(text), 1.0)], list(names))
+    return sum(
+        len(tokenizer(piece, add_special_tokens=False, verbose=False).input_ids)
+        if call is None
+        else 1
+        for piece, _, call in pieces
+    )
+
+
 def entry_of(tokenizer: Any, name: str, entries: int) -> int:
     """The number of a vocabulary entry from the number itself or a plain word.
 

@@ -96,19 +96,39 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
         PhotoError: If the file is none of these, or a name comes twice or without a caption.
     """
     path = user_path(path)
+    if path.suffix.lower() not in (known := (".json", ".jsonl", ".txt")):
+        raise PhotoError(f"Captions '{path}' end in none of {', '.join(known)}. Rename the file.")
+    return captions_in(read_captions_text(path), f"'{path}'", path.suffix.lower())
+
+
+def read_captions_text(path: Path) -> str:
+    """Text of a captions file; see `read_text`."""
+    return read_text(path, _MAX_CAPTIONS_BYTES)
+
+
+def captions_in(text: str, where: str, form: str = ".txt") -> dict[str, str]:
+    """Captions by file name from the text of a captions file.
+
+    Args:
+        text: As `read_captions` reads it.
+        where: What errors call it.
+        form: `.json`, `.jsonl` or `.txt`.
+
+    Raises:
+        PhotoError: As `read_captions` does.
+    """
     readers = {".json": _from_json, ".jsonl": _from_jsonl, ".txt": _from_lines}
-    if path.suffix.lower() not in readers:
-        raise PhotoError(f"Captions '{path}' end in none of {', '.join(readers)}. Rename the file.")
+    pairs = readers[form](text, where)
     captions: dict[str, str] = {}
-    for name, caption in readers[path.suffix.lower()](read_text(path, _MAX_CAPTIONS_BYTES), path):
-        cleaned = clean(caption, f"Caption of '{name}' in '{path}'")
+    for name, caption in pairs:
+        cleaned = clean(caption, f"Caption of '{name}' in {where}")
         if name in captions:
-            raise PhotoError(f"Captions '{path}' name '{name}' twice. Keep one of the lines.")
+            raise PhotoError(f"Captions {where} name '{name}' twice. Keep one of the lines.")
         if not cleaned:
-            raise PhotoError(f"The caption of '{name}' in '{path}' is empty. Fill or remove it.")
+            raise PhotoError(f"The caption of '{name}' in {where} is empty. Fill or remove it.")
         captions[name] = cleaned
     if not captions:
-        raise PhotoError(f"Captions '{path}' hold no caption. Add lines such as 'dog1.jpg: a dog'.")
+        raise PhotoError(f"Captions {where} hold no caption. Add lines such as 'dog1.jpg: a dog'.")
     return captions
 
 
@@ -119,14 +139,14 @@ def _json(text: str, where: str) -> object:
         raise PhotoError(f"{where} is not JSON ({error}). Correct it at that place.") from error
 
 
-def _from_json(text: str, path: Path) -> Iterable[tuple[str, str]]:
-    found = _json(text, f"Captions '{path}'")
+def _from_json(text: str, where: str) -> Iterable[tuple[str, str]]:
+    found = _json(text, f"Captions {where}")
     if not isinstance(found, dict):
-        raise PhotoError(f"Captions '{path}' are no JSON object of file name to caption.")
+        raise PhotoError(f"Captions {where} are no JSON object of file name to caption.")
     for name, row in found.items():
         caption = row if isinstance(row, str) else _caption_in(row)
         if not isinstance(caption, str):
-            raise PhotoError(f"The caption of '{name}' in '{path}' is no text, but {row!r:.40}.")
+            raise PhotoError(f"The caption of '{name}' in {where} is no text, but {row!r:.40}.")
         yield name, caption
 
 
@@ -135,30 +155,39 @@ def _caption_in(row: object) -> object:
     return found.get("text", found.get("caption"))
 
 
-def _from_jsonl(text: str, path: Path) -> Iterable[tuple[str, str]]:
+def _from_jsonl(text: str, where: str) -> Iterable[tuple[str, str]]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        row = _json(line, f"Line {number} of '{path}'")
+        row = _json(line, f"Line {number} of {where}")
         name = row.get("file_name") if isinstance(row, dict) else None
         caption = _caption_in(row)
         if not isinstance(name, str) or not isinstance(caption, str):
             raise PhotoError(
-                f"Line {number} of '{path}' lacks a text 'file_name' or 'text'. Write "
+                f"Line {number} of {where} lacks a text 'file_name' or 'text'. Write "
                 '{"file_name": "dog1.jpg", "text": "a dog"}.'
             )
         yield name, caption
 
 
-def _from_lines(text: str, path: Path) -> Iterable[tuple[str, str]]:
+def split_line(line: str) -> tuple[str, str, str] | None:
+    """Name, tab or colon, and caption of a line; None of an empty one, and of a comment.
+
+    Without tab and colon the last two are empty.
+    """
+    if not line.strip() or line.lstrip().startswith("#"):
+        return None
+    parts = line.partition("\t")
+    return parts if parts[1] else line.partition(":")
+
+
+def _from_lines(text: str, where: str) -> Iterable[tuple[str, str]]:
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+        if (parts := split_line(line)) is None:
             continue
-        name, tab, caption = line.partition("\t")
-        if not tab:
-            name, tab, caption = line.partition(":")
-        if not tab:
+        name, mark, caption = parts
+        if not mark:
             raise PhotoError(
-                f"Line {number} of '{path}' is '{line.strip()[:60]}'; expected 'name.jpg: caption'."
+                f"Line {number} of {where} is '{line.strip()[:60]}'; expected 'name.jpg: caption'."
             )
         yield name.strip(), caption

@@ -13,7 +13,7 @@ from collections.abc import Container, Mapping, Sequence
 import torch
 
 from .. import words as concept_words
-from ..calls import as_written, find_calls, is_called, name_of, stray_tags
+from ..calls import Name, as_written, find_calls, is_called, name_of, stray_tags
 from ..errors import PhotoError
 
 logger = logging.getLogger(__name__)
@@ -144,11 +144,7 @@ def bind_all(
         PhotoError: If none of the written captions names the concept, which means wrong class
             words, or if one holds some of its words and not all in order.
     """
-    name = name_of(concept_words.parse_words(words) if words else (), class_words)
-    trigger = as_written(name)
-    if modifier and words:
-        trigger = f"{trigger} {class_words}"
-        mapping = mapping or {class_words: trigger}
+    name, trigger, mapping = _naming(words, class_words, mapping, modifier)
     bound = [bind(caption, words, class_words, mapping) or trigger for caption in captions]
     for caption in bound:
         stray = stray_tags(caption, find_calls(caption, [name]), name)
@@ -171,10 +167,42 @@ def bind_all(
             f"{shown}. Use class words that stand in the captions."
         )
     for caption in missing:
-        logger.warning(
-            "Caption '%s' does not name the concept; '%s' goes before it.", caption, trigger
-        )
+        logger.warning("%s", told_of_nameless(caption, trigger))
     return [f"{trigger}, {caption}" if caption in missing else caption for caption in bound]
+
+
+def is_nameless(
+    caption: str,
+    words: str | Sequence[str],
+    class_words: str,
+    mapping: Mapping[str, str] | None = None,
+    *,
+    modifier: bool = False,
+) -> bool:
+    """Whether `bind_all` would put the concept words before a caption."""
+    name, _, mapping = _naming(words, class_words, mapping, modifier)
+    bound = bind(caption, words, class_words, mapping)
+    return bool(bound) and not is_called(bound, [name])
+
+
+def _naming(
+    words: str | Sequence[str],
+    class_words: str,
+    mapping: Mapping[str, str] | None,
+    modifier: bool,
+) -> tuple[Name, str, Mapping[str, str] | None]:
+    """What calls the concept, how it is written, and the replacements to make."""
+    name = name_of(concept_words.parse_words(words) if words else (), class_words)
+    trigger = as_written(name)
+    if modifier and words:
+        trigger = f"{trigger} {class_words}"
+        mapping = mapping or {class_words: trigger}
+    return name, trigger, mapping
+
+
+def told_of_nameless(caption: str, trigger: str) -> str:
+    """What to tell of a caption without the class words."""
+    return f"Caption '{caption}' does not name the concept; '{trigger}' goes before it."
 
 
 def caption_variant(caption: str, kind: str, generator: torch.Generator) -> str:

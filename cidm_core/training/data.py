@@ -24,7 +24,7 @@ from ..masks import VISIBLE, fitted, mask_of, read_mask
 from ..paths import user_path
 from ..words import new_words
 from .caption_files import clean
-from .captions import bind_all
+from .captions import bind_all, is_nameless
 from .folders import list_photos, masks_in, match_captions, parts_in
 
 logger = logging.getLogger(__name__)
@@ -228,6 +228,12 @@ class TrainingSubject:
         bound = self._bound([photo.caption for photo in self.photos])
         pairs = zip(self.photos, bound, strict=True)
         return [replace(photo, caption=caption, kind=self.kind) for photo, caption in pairs]
+
+    def is_nameless(self, caption: str) -> bool:
+        """Whether a caption lacks the subject, so that its words go before it."""
+        return is_nameless(
+            caption, self.words, self.class_words, self.mapping, modifier=self.modifier
+        )
 
     def _bound(self, captions: Sequence[str]) -> list[str]:
         return bind_all(

@@ -58,7 +58,7 @@ def list_photos(folder: Path, *, nested: bool = False) -> Listing:
     """
     files = files_in(folder)
     found = sorted((f for f in files if f.suffix.lower() in SUFFIXES), key=_natural)
-    owners = _owners_of(found)
+    owners = owners_of(found)
     named = {f: match[1] or match[2] for f in found if (match := _MASK.fullmatch(f.stem))}
     masks = {f: name for f, name in named.items() if owners(name)}
     of_parts = {f: match for f in found if f not in masks and (match := _part(f))}
@@ -95,7 +95,7 @@ def masks_in(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
     Raises:
         PhotoError: If there is none.
     """
-    owners = _owners_of(pictures)
+    owners = owners_of(pictures)
     of_parts = {f for each in parts_in(folder, pictures).values() for f in each.values()}
     files = sorted(set(files_in(folder)) - set(pictures) - of_parts)
     named: dict[Path, str] = {}
@@ -111,42 +111,56 @@ def masks_in(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
     return found
 
 
+class Captions(NamedTuple):
+    """The caption of each picture, "" where there is none, and the file that it stands in."""
+
+    texts: list[str]
+    files: list[Path | None]
+
+
 def match_captions(
     pictures: Sequence[Path], captions: str | os.PathLike[str] | Mapping[str, str]
 ) -> list[str]:
-    """The caption of each picture, "" where there is none.
+    """The caption of each picture, "" where there is none; see `find_captions`."""
+    if isinstance(captions, Mapping):
+        return by_name(pictures, {k: clean(v, f"Caption of '{k}'") for k, v in captions.items()})
+    return find_captions(pictures, captions).texts
+
+
+def find_captions(pictures: Sequence[Path], captions: str | os.PathLike[str]) -> Captions:
+    """The captions of pictures, and where they stand.
 
     Args:
         pictures: Files; only their names count.
-        captions: A folder, a captions file, or captions by file name or stem. In a folder a
-            same-named .txt or .caption goes before one of `CAPTION_FILES`.
+        captions: A folder or a captions file. In a folder a same-named .txt or .caption goes before
+            one of `CAPTION_FILES`.
 
     Raises:
         PhotoError: If a caption cannot be read.
     """
-    if isinstance(captions, Mapping):
-        return _by_name(pictures, {k: clean(v, f"Caption of '{k}'") for k, v in captions.items()})
     source = user_path(captions)
     if not source.exists():
         raise PhotoError(
             f"Captions '{source}' are not there. Give a folder of .txt files or a file."
         )
     if not source.is_dir():
-        return _by_name(pictures, read_captions(source))
+        texts = by_name(pictures, read_captions(source))
+        return Captions(texts, [source if text else None for text in texts])
     files = [f for f in files_in(source) if f.suffix.lower() in _TEXTS and f.is_file()]
     stems = {picture.stem for picture in pictures}
     commons = {f.name.lower(): f for f in files if f.stem not in stems}  # not "captions.jpg"'s own
     common = next((commons[name] for name in CAPTION_FILES if name in commons), None)
-    texts = _by_name(pictures, _common(common) if common else {})
+    texts = by_name(pictures, _common(common) if common else {})
     others = [f for f in files if f != common]
     _tell(f"Not read in '{source}'", [f.name for f in others if f.suffix.lower() not in _CAPTION])
     own = [f for f in others if f.suffix.lower() in _CAPTION]
     own.sort(key=lambda f: [*_CAPTION, f.suffix].index(f.suffix))
     found = _by_owner(pictures, {f: f.stem for f in own}, "Captions")
-    return [
-        read_caption(found[picture]) if picture in found else text
-        for picture, text in zip(pictures, texts, strict=True)
-    ]
+    pairs = list(zip(pictures, texts, strict=True))
+    return Captions(
+        [read_caption(found[picture]) if picture in found else text for picture, text in pairs],
+        [found.get(picture, common if text else None) for picture, text in pairs],
+    )
 
 
 def _part(file: Path) -> tuple[str, str] | None:
@@ -160,7 +174,7 @@ def _parts(
     named: Mapping[Path, tuple[str, str]], pictures: Sequence[Path]
 ) -> tuple[Parts, set[Path]]:
     """The masks of parts by photo and name, and those that belong to no photo."""
-    owners, found, left = _owners_of(pictures), Parts(), set[Path]()
+    owners, found, left = owners_of(pictures), Parts(), set[Path]()
     twice: list[str] = []
     for file, (of, name) in named.items():
         if not owners(of):
@@ -183,18 +197,24 @@ def _common(path: Path) -> dict[str, str]:
         return {}
 
 
-def _by_name(pictures: Sequence[Path], captions: Mapping[str, str]) -> list[str]:
+def by_name(pictures: Sequence[Path], captions: Mapping[str, str]) -> list[str]:
+    """The caption of each picture from those of a file, "" where there is none."""
     # Captions files differ in whether they name folders.
-    named = {name: re.split(r"[/\\]", name)[-1] for name in captions}
+    named = {name: last_part(name) for name in captions}
     found = _by_owner(pictures, named, "Captions")
     return [captions[found[picture]] if picture in found else "" for picture in pictures]
+
+
+def last_part(name: str) -> str:
+    """A file's own name, whatever system's folders stand before it."""
+    return re.split(r"[/\\]", name)[-1]
 
 
 def _by_owner(
     pictures: Sequence[Path], named: Mapping[_Thing, str], what: str
 ) -> dict[Path, _Thing]:
     """For each photo the thing that is nearest to it in name; what is left over is told of."""
-    owners = _owners_of(pictures)
+    owners = owners_of(pictures)
     found: dict[Path, list[tuple[int, _Thing]]] = {}
     for thing, name in named.items():
         for owner in owners(name):
@@ -209,7 +229,7 @@ def _by_owner(
     return nearest
 
 
-def _owners_of(pictures: Sequence[Path]) -> Callable[[str], list[Path]]:
+def owners_of(pictures: Sequence[Path]) -> Callable[[str], list[Path]]:
     """Finds the photos that a name belongs to: "dog1" or "dog1.jpg", if need be "Dog1".
 
     File systems differ in how they compose accents and in whether case counts, and a photo may have

@@ -118,7 +118,7 @@ class Lesson:
             "photos": [(_digest(each), each.caption, each.kind) for each in photos],
             "prior": [(_digest(each), each.caption, each.kind) for each in prior],
             "base": (base.fingerprint, str(base.dtype), prediction),
-            "size_px": size_px(self.config, base),
+            "size_px": size_px(self.config, base.family),
         }
         if levels := schedule.get("trained_betas"):  # can be said too, as zero-terminal SNR is
             found["trained_betas"] = levels
@@ -218,20 +218,20 @@ def _prior_of(subject: TrainingSubject, photo: Photo, number: int) -> Photo:
     return replace(photo, caption=subject.class_words, kind="object", subject=number)
 
 
-def size_px(config: TrainConfig, base: Model) -> int:
+def size_px(config: TrainConfig, family: Family) -> int:
     """Side of the training square.
 
     Raises:
         TrainingError: If it is no whole number of latent cells.
         FamilyError: If it is too large for the model.
     """
-    size, cell = config.resolution_px or base.family.resolution_px, base.family.latent_px
+    size, cell = config.resolution_px or family.resolution_px, family.latent_px
     if size % cell:
         raise TrainingError(
-            f"resolution_px is {size}; {base.family.name} needs a multiple of its latent cell of "
+            f"resolution_px is {size}; {family.name} needs a multiple of its latent cell of "
             f"{cell} px. Use {max(1, size // cell) * cell}."
         )
-    base.family.check_size(size, size)
+    family.check_size(size, size)
     return size
 
 

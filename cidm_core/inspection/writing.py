@@ -1,0 +1,241 @@
+"""Edited captions back to the files that they came from: all of them, or none.
+
+A caption stays where it was, in a text file beside its photo or in a captions file for all; a new
+one goes into a text file. Everything is worked out and read again in memory before a byte is
+written. What the captions were before is kept in one hidden file, in the form of `editing`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PhotoError
+from ..paths import user_path
+from ..storage.atomic import write_atomic
+from ..training.caption_files import captions_in, clean, read_captions_text, split_line
+from ..training.folders import (
+    CAPTION_FILES,
+    by_name,
+    find_captions,
+    last_part,
+    list_photos,
+    owners_of,
+)
+from .editing import Edit, Notes, as_lines, is_text
+
+_ALONE = (".txt", ".caption")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder's photos with their captions, and where these stand.
+
+    Attributes:
+        folder: Of the photos.
+        given: A folder or file of captions that was named; None: beside the photos.
+        pictures: The photos in natural order.
+        texts: Their captions, "" where there is none.
+        files: The file of each caption; None where there is none.
+    """
+
+    folder: Path
+    given: Path | None
+    pictures: Sequence[Path]
+    texts: Sequence[str]
+    files: Sequence[Path | None]
+
+    @classmethod
+    def of(
+        cls, folder: str | os.PathLike[str], captions: str | os.PathLike[str] | None = None
+    ) -> Source:
+        """Read the captions of a folder as training does.
+
+        Raises:
+            PhotoError: If there is no photo, or a caption cannot be read.
+        """
+        place, given = user_path(folder), user_path(captions) if captions else None
+        pictures = list_photos(place).pictures
+        found = find_captions(pictures, given or place)
+        return cls(place, given, pictures, found.texts, found.files)
+
+    @property
+    def names(self) -> list[str]:
+        return [picture.name for picture in self.pictures]
+
+    @property
+    def home(self) -> Path:
+        """The folder of the captions."""
+        if self.given is None:
+            return self.folder
+        return self.given if self.given.is_dir() else self.given.parent
+
+
+def write_captions(source: Source, changed: Sequence[Edit]) -> tuple[list[Path], Path | None]:
+    """Write captions that change.
+
+    Args:
+        source: Where they stood.
+        changed: At least one, with other text than before.
+
+    Returns:
+        The files written, and the one that keeps what the captions were.
+
+    Raises:
+        PhotoError: If they cannot be written; then no file has changed.
+    """
+    if not changed:
+        return [], None
+    planned = _planned(source, {each.photo: clean(each.after, "A caption") for each in changed})
+    before = {path: _bytes_of(path) for path in planned}
+    kept = _keep(source)
+    written: list[Path] = []
+    try:
+        for path, data in planned.items():
+            write_atomic(path, data, error=PhotoError)
+            written.append(path)
+    except PhotoError:
+        _undo(written, before)
+        with contextlib.suppress(OSError):
+            kept.unlink()
+        raise
+    return written, kept
+
+
+def _planned(source: Source, wanted: Mapping[int, str]) -> dict[Path, bytes]:
+    """The new content of every file."""
+    after = {**dict(enumerate(source.texts)), **wanted}
+    places = [source.files[n] or _new_place(source, n) for n in range(len(source.pictures))]
+    planned: dict[Path, bytes] = {}
+    for path in dict.fromkeys(places[number] for number in sorted(wanted)):
+        inside = [number for number, place in enumerate(places) if place == path]
+        if _is_alone(path, source):
+            planned[path] = _one_for(path, inside, after, source.names).encode()
+            continue
+        changed = {source.pictures[number]: wanted[number] for number in inside if number in wanted}
+        text = _rewritten(path, changed, source.pictures)
+        found = by_name(source.pictures, captions_in(text, f"'{path}'", path.suffix.lower()))
+        wrong = [source.names[n] for n in inside if after[n] and found[n] != after[n]]
+        wrong += [name for name in source.names if not is_text(name) and name in text]
+        if wrong:
+            raise PhotoError(
+                f"'{path}' has no line that is about the photo {wrong[0]!r} alone. Write whole "
+                "file names there, or rename the photo."
+            )
+        planned[path] = text.encode()
+    return planned
+
+
+def _new_place(source: Source, number: int) -> Path:
+    if source.given is not None and not source.given.is_dir():
+        return source.given
+    return source.home / f"{source.pictures[number].stem}.txt"
+
+
+def _is_alone(path: Path, source: Source) -> bool:
+    """Whether a file holds one caption: it is named as a photo, and was not given for all."""
+    stems = {picture.stem for picture in source.pictures}
+    is_common = path.name.lower() in CAPTION_FILES and path.stem not in stems
+    return path.suffix.lower() in _ALONE and not is_common and path != source.given
+
+
+def _one_for(
+    path: Path, inside: Sequence[int], after: Mapping[int, str], names: Sequence[str]
+) -> str:
+    """The text of a file for one caption."""
+    texts = list(dict.fromkeys(after[number] for number in inside))
+    if len(texts) > 1:
+        first, second = (names[number] for number in inside[:2])
+        raise PhotoError(
+            f"'{first}' and '{second}' have their caption in the same file, '{path.name}'. Give "
+            "both the same one, or rename one of the photos."
+        )
+    return f"{texts[0]}\n"
+
+
+def _rewritten(path: Path, changed: Mapping[Path, str], pictures: Sequence[Path]) -> str:
+    """A captions file with other captions for some photos; all else in it stays."""
+    owners = owners_of(pictures)
+    text, left = read_captions_text(path), dict(changed)
+
+    def caption_for(name: str) -> str | None:
+        owned = [picture for picture in owners(last_part(name)) if picture in changed]
+        for picture in owned:
+            left.pop(picture, None)
+        return changed[owned[0]] if owned else None
+
+    if path.suffix.lower() == ".json":
+        rows: dict[str, Any] = json.loads(text)
+        rows = {name: _with_caption(row, caption_for(name)) for name, row in rows.items()}
+        rows |= {picture.name: caption for picture, caption in left.items()}
+        return f"{json.dumps(rows, ensure_ascii=False, indent=2)}\n"
+    lines = text.splitlines()
+    if path.suffix.lower() == ".jsonl":
+        lines = [_with_row(line, caption_for) for line in lines]
+        more = [{"file_name": picture.name, "text": caption} for picture, caption in left.items()]
+        lines += [json.dumps(row, ensure_ascii=False) for row in more]
+        return "\n".join(lines) + "\n"
+    for number, line in enumerate(lines):
+        parts = split_line(line)
+        if parts is not None and (caption := caption_for(parts[0].strip())) is not None:
+            lines[number] = f"{parts[0]}{parts[1]}{'' if parts[1] != ':' else ' '}{caption}"
+    new = as_lines([p.name for p in left], list(left.values()), {}) if left else ""
+    return "\n".join(lines) + "\n" + new
+
+
+def _with_caption(row: Any, caption: str | None) -> Any:
+    """A caption, or a row that holds one, with another."""
+    if caption is None:
+        return row
+    if isinstance(row, str):
+        return caption
+    return {**row, "text" if "text" in row else "caption": caption}
+
+
+def _with_row(line: str, caption_for: Any) -> str:
+    if not line.strip():
+        return line
+    row = json.loads(line)
+    caption = caption_for(row["file_name"])
+    return line if caption is None else json.dumps(_with_caption(row, caption), ensure_ascii=False)
+
+
+def _keep(source: Source) -> Path:
+    """Write what the captions are, into a file of their folder that nothing reads by itself."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    number, path = 1, source.home / f".captions-{stamp}.txt"
+    while path.exists():
+        number += 1
+        path = path.with_name(f".captions-{stamp}-{number}.txt")
+    notes: Notes = {None: [f"Captions of '{source.folder}' before they were changed, {stamp}."]}
+    text = as_lines(source.names, source.texts, notes)
+    write_atomic(path, text.encode(), error=PhotoError)
+    return path
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PhotoError(
+            f"'{path}' cannot be read ({error.strerror}). Nothing was changed."
+        ) from error
+
+
+def _undo(written: Sequence[Path], before: Mapping[Path, bytes | None]) -> None:
+    """Put back what the files were."""
+    for path in written:
+        data = before[path]
+        if data is None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        else:
+            write_atomic(path, data, error=PhotoError)
