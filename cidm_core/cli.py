@@ -23,6 +23,7 @@ from tqdm import tqdm
 from . import __version__
 from .commands.bank import add_bank
 from .commands.console import Console
+from .commands.data import add_data
 from .commands.demo import add_demo
 from .commands.evaluate import add_evaluate
 from .commands.flags import CommandParser
@@ -34,6 +35,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _EPILOG = """\
 first steps:
   cidm demo --out demo                 learn three concepts with the tiny model, see one picture
+  cidm data check --help               look at your photos and captions before
   cidm train --help                    teach a concept from a folder of photos
   cidm generate --help                 draw pictures with what was learned
 
@@ -52,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cidm {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for add in (add_demo, add_train, add_generate, add_bank, add_evaluate):
+    for add in (add_demo, add_data, add_train, add_generate, add_bank, add_evaluate):
         add(verbs)
     return parser
 

@@ -127,8 +127,23 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_settings(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
-    """One flag per field: --lr-lora for `lr_lora`, --width (or --width-px) for `width_px`."""
+def add_settings(
+    parser: argparse.ArgumentParser,
+    settings: type[Settings],
+    names: Collection[str] | None = None,
+) -> None:
+    """One flag per field: --lr-lora for `lr_lora`, --width (or --width-px) for `width_px`.
+
+    Args:
+        parser: Of a command.
+        settings: What it can be told.
+        names: Fields of these, in one group; all by default.
+    """
+    if names is not None:
+        group, types = parser.add_argument_group("settings"), get_type_hints(settings)
+        for f in (f for f in fields(settings) if f.name in names):
+            _add_setting(group, f, _plain_type(types[f.name]))
+        return
     simple = parser.add_argument_group("settings", "The default is in brackets; see also below.")
     advanced = parser.add_argument_group("advanced settings")
     types = get_type_hints(settings)

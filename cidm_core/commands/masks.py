@@ -14,11 +14,8 @@ if TYPE_CHECKING:
     from ..training.data import TrainingSubject
 
 
-def add_masks(group: Any) -> None:
-    """--masks, --segment and --show-masks."""
-    group.add_argument(
-        "--masks", metavar="DIR", help="Folder of masks named as the photos, white on the concept."
-    )
+def add_segments(group: Any) -> None:
+    """--segment and --show-masks."""
     group.add_argument(
         "--segment",
         metavar="PATH",

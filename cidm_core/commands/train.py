@@ -30,14 +30,13 @@ from .flags import (
     refuse_foreign,
     refuse_unused,
 )
-from .masks import add_masks, masked
+from .masks import add_segments, masked
 from .request import read_request, subjects_of
+from .subject_flags import add_subject, add_way, method_asked, unused_flags, with_words_asked
 
 if TYPE_CHECKING:
     from ..methods.base import MethodClass
     from ..training.data import TrainingSubject
-
-DEFAULT_METHOD = "cidm"
 
 _EPILOG = """\
 examples:
@@ -74,11 +73,8 @@ def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
     """All flags of the method that the command line names."""
     from ..methods import METHODS
 
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--method", nargs="?", default=DEFAULT_METHOD)
-    name = early.parse_known_args(words)[0].method
-    method = METHODS.get(name, METHODS[DEFAULT_METHOD])
-    _add_concept(parser, tuple(METHODS), method)
+    name, method = method_asked(words)
+    _add_concept(parser, method)
     add_model(parser)
     add_settings(parser, method.Config)
     add_output(parser)
@@ -86,65 +82,21 @@ def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
     parser.epilog = f"{_EPILOG}{of_families(name)}{CONTRAST_EPILOG if contrasts else ''}"
     others = {other: row.Config for other, row in METHODS.items() if other != name}
     refuse_foreign(parser, words, name, method.Config, others)
-    asked = {"needed": "--words WORDS ", "optional": "[--words WORDS] ", "unused": ""}[method.words]
-    parser.usage = (parser.usage or "").replace("--words WORDS ", asked)
-    used = {
-        "--words": method.words != "unused",
-        "--prior": method.prior != "unused",
-        "--subjects": method.several,
-        **dict.fromkeys(CONTRAST_FLAGS, contrasts),
-    }
-    refuse_unused(parser, words, name, [flag for flag, is_used in used.items() if not is_used])
+    parser.usage = with_words_asked(parser.usage or "", method)
+    unused = [*unused_flags(method), *(() if contrasts else CONTRAST_FLAGS)]
+    refuse_unused(parser, words, name, unused)
 
 
-def _add_concept(parser: CommandParser, methods: tuple[str, ...], method: MethodClass) -> None:
+def _add_concept(parser: CommandParser, method: MethodClass) -> None:
     what = parser.add_argument_group("concept")
     what.add_argument(
         "--bank", required=True, metavar="DIR", help="Folder of concepts; it may be new."
     )
-    what.add_argument("--photos", metavar="DIR", help="Folder of photos.")
-    if method.words != "unused":
-        what.add_argument(
-            "--words",
-            metavar="WORDS",
-            help='New words in angle brackets that will call it, the noun last: "<dog1> <dog2>".',
-        )
-    what.add_argument("--class-words", metavar="WORDS", help='What it is in plain words: "dog".')
-    what.add_argument(
-        "--kind",
-        choices=("object", "style", "human"),
-        help="What kind of thing is learned [object].",
-    )
+    add_subject(what, method)
     what.add_argument("--name", help="Its name in the bank. By default it is made from the words.")
-    what.add_argument(
-        "--captions", metavar="PATH", help="Folder of .txt files, or one captions file."
-    )
-    add_masks(what)
+    add_segments(what)
     add_contrast(what, method)
-    if method.prior != "unused":
-        what.add_argument(
-            "--prior",
-            metavar="DIR",
-            help="Folder of pictures of other things of the class, with captions or without. By "
-            "default the model draws some (--prior-images).",
-        )
-    if method.several:
-        what.add_argument(
-            "--subjects",
-            metavar="JSON",
-            help="File with more subjects to learn at once, each with photos, words and class "
-            "words; diffusers' concepts_list will do. Without --photos its first one leads.",
-        )
-    what.add_argument(
-        "--method",
-        choices=methods,
-        default=DEFAULT_METHOD,
-        help=f"How it is learned [{DEFAULT_METHOD}]. Together with --help it shows that method's "
-        "settings.",
-    )
-    what.add_argument(
-        "--options", metavar="YML", help="Options file of the public CIFC code. Flags override it."
-    )
+    add_way(what, method)
     what.add_argument(
         "--preset", choices=tuple(PRESETS), help=f"Settings for a kind of card: {PRESET_HELP}."
     )

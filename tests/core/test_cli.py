@@ -38,7 +38,7 @@ from cidm_core.regions import Region
 from cidm_core.training.progress import Progress, details, duration
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("demo", "train", "generate", "bank", "evaluate")
+VERBS = ("demo", "data", "train", "generate", "bank", "evaluate")
 TRAIN = ("train", "--bank", "b", "--photos", "p", "--words", "w", "--class-words", "c")
 SMALL = ("--steps", "2", "--width", "64", "--height", "64")
 
