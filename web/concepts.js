@@ -16,6 +16,7 @@ let texts = {};
 let view = { kind: "list" };
 let here = null; // the card that the keyboard is at
 let target = null; // the text on a node that the cursor was in last
+let inside = false; // whether keyboard or mouse were in the tab last
 
 const t = (key, values = {}) =>
   (texts[key] ?? key).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
@@ -83,20 +84,21 @@ const sortChoice = h("select", { onchange: () => { remember(); drawCards(); } })
 const head = h("div", {});
 const root = h("section", { class: "cidm-tab", onkeydown: leaveByEscape }, head, body, said);
 
-async function build() {
-  const file = (name) => new URL(`./${name}`, import.meta.url);
-  const [answer] = await Promise.all([
-    fetch(file(`concepts/${language() === "zh" ? "zh" : "en"}.json`), { cache: "no-cache" }),
-    new Promise((loaded) => {
-      document.head.append(h("link", { rel: "stylesheet", href: file("concepts.css"), onload: loaded, onerror: loaded }));
-    }),
-  ]);
+const file = (name) => new URL(`./${name}`, import.meta.url);
+const styled = () => new Promise((loaded) => {
+  document.head.append(h("link", { rel: "stylesheet", href: file("concepts.css"), onload: loaded, onerror: loaded }));
+});
+
+/** Everything in the language of the settings. */
+async function build(inLanguage) {
+  const answer = await fetch(file(`concepts/${inLanguage === "zh" ? "zh" : "en"}.json`), { cache: "no-cache" });
   texts = await answer.json();
+  cards.clear();
   for (const [made, key] of [[root, "concepts"], [list, "concepts"], [bankChoice, "bank"], [find, "find"], [sortChoice, "sort"]])
     made.setAttribute("aria-label", t(key));
   find.placeholder = t("find");
-  sortChoice.append(...Object.keys(SORTS).map((key) => h("option", { value: key, selected: key === remembered.sort }, t(`sort_${key}`))));
-  head.append(
+  sortChoice.replaceChildren(...Object.keys(SORTS).map((key) => h("option", { value: key, selected: key === remembered.sort }, t(`sort_${key}`))));
+  head.replaceChildren(
     h("div", { class: "cidm-bar" }, bankChoice,
       iconButton("refresh", t("refresh"), () => refresh()),
       iconButton("trash", t("removed_list"), () => show({ kind: "removed" }))),
@@ -108,6 +110,14 @@ async function build() {
 function say(text, { again, error } = {}) {
   said.classList.toggle("cidm-error", !!error);
   said.replaceChildren(h("span", {}, text), again ? button(t("undo"), again) : "");
+  holdFocus();
+}
+
+/** The keyboard stays in the tab when what it was at has gone. */
+function holdFocus() {
+  if (!inside || document.activeElement !== document.body) return;
+  const at = view.kind === "list" ? cardOf(here)?.querySelector("button") : body.querySelector("h2");
+  at?.focus({ preventScroll: true });
 }
 
 const remember = () =>
@@ -152,6 +162,7 @@ async function show(next) {
     body.scrollTop = 0;
     body.querySelector("h2")?.focus();
   }
+  holdFocus();
 }
 
 /** A part of the body that belongs to one view. */
@@ -301,16 +312,18 @@ const steps = (item) => (item.steps ? `${item.steps} ${t("steps")}` : "");
 // --- words into a text -------------------------------------------------------------------------
 
 const TEXTS = ".comfy-multiline-input, .graphdialog input, [data-node-id] textarea, [data-node-id] input";
+document.addEventListener("pointerdown", ({ target: at }) => { inside = root.contains(at); }, true);
 document.addEventListener("focusin", ({ target: at }) => {
+  inside = root.contains(at);
   const writable = at.matches?.(TEXTS) && !at.readOnly && (at.type === "text" || at.type === "textarea");
   if (writable && !/numeric|decimal/.test(at.inputMode)) target = at;
 }, true);
 
 const wordButtons = (words) => h("div", { class: "cidm-words" }, words.map((each) =>
   // Without the default the cursor stays where it is.
-  button(each, () => insert(each), { title: t("insert", { words: each }), "aria-label": t("insert", { words: each }), onmousedown: (event) => event.preventDefault() })));
+  button(each, ({ detail }) => insert(each, detail > 0), { title: t("insert", { words: each }), "aria-label": t("insert", { words: each }), onmousedown: (event) => event.preventDefault() })));
 
-async function insert(words) {
+async function insert(words, byMouse) {
   if (target?.isConnected) {
     const { value, selectionStart: from, selectionEnd: to } = target;
     const before = from && !/[\s(]/.test(value[from - 1]) ? " " : "";
@@ -318,6 +331,7 @@ async function insert(words) {
     target.setRangeText(before + words + after, from, to, "end");
     target.dispatchEvent(new InputEvent("input", { bubbles: true, inputType: "insertText", data: words }));
     target.dispatchEvent(new Event("change", { bubbles: true }));
+    if (byMouse) target.focus({ preventScroll: true }); // to write on; the classic canvas has taken the cursor away
     return say(t("inserted", { words }));
   }
   try {
@@ -495,13 +509,15 @@ async function drawOutputs({ name }) {
 
 // --- in ComfyUI --------------------------------------------------------------------------------
 
-let built = null;
+let style = null;
+let built = null; // in which language
 body.addEventListener("scroll", () => { if (list.parentNode === body) listTop = body.scrollTop; }, { passive: true });
 
 async function render(element) {
   element.style.height = "100%";
-  built ??= build();
-  await built;
+  style ??= styled();
+  if (built !== language()) await build((built = language()));
+  await style;
   element.replaceChildren(root);
   body.scrollTop = list.parentNode === body ? listTop : 0;
   await refresh();
