@@ -43,6 +43,7 @@ class ConceptExtension(ComfyExtension):
         from .sampling.apply import ApplyConceptBank, ShowConceptWeights
         from .sampling.bake import BakeConcepts
         from .sampling.merge import MergeConcepts
+        from .training.captions import PhotosAndCaptions
         from .training.contrast import WordContrast
         from .training.methods import MethodCidm, MethodClif, MethodCustomDiffusion, MethodInfusion
         from .training.subject import MoreSubjects
@@ -74,4 +75,5 @@ class ConceptExtension(ComfyExtension):
             MethodClif,
             WordContrast,
             MiniPhotos,
+            PhotosAndCaptions,
         ]

@@ -7,12 +7,14 @@ lines that begin with # are notes. That is the form of a captions file, so such 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ..as_text import listed
 from ..errors import PhotoError
 from ..training.caption_files import captions_in, split_line
+from ..training.data import Photo, with_captions
 from ..training.folders import last_part, owners_of
 
 Notes = Mapping[int | None, Sequence[str]]
@@ -73,6 +75,40 @@ def read_edited(text: str, where: str, names: Sequence[str]) -> dict[int, str]:
             raise PhotoError(f"{where} names the photo '{names[number]}' twice. Keep one line.")
         found[number] = caption
     return found
+
+
+def captioned(
+    photos: Sequence[Photo], captions: Sequence[str], names: Sequence[str]
+) -> list[Photo]:
+    """The photos with captions by name, or in their order as `with_captions` takes them.
+
+    Args:
+        photos: Those that `captions` does not name keep their own.
+        captions: A single text with a line `name: caption` for some photos, or a line for each; or
+            several texts, one for each.
+        names: Of the photos.
+
+    Raises:
+        PhotoError: If captions and photos do not fit.
+    """
+    lines = captions[0].splitlines() if len(captions) == 1 else []
+    owners = owners_of([Path(name) for name in names])
+    parts = [split_line(line) for line in lines]
+    said = [each for each in parts if each is not None]
+    named = [bool(mark) and bool(owners(last_part(name.strip()))) for name, mark, _ in said]
+    if not any(named):
+        return with_captions(photos, captions)
+    if not all(named):
+        name, mark, caption = said[named.index(False)]
+        raise PhotoError(
+            f"Some lines of the captions begin with a photo's name, and '{name}{mark}{caption}' "
+            "does not. Begin every line with a name and a colon, or none."
+        )
+    found = read_edited(captions[0], "the captions", names)
+    return [
+        replace(photo, caption=found.get(number, photo.caption))
+        for number, photo in enumerate(photos)
+    ]
 
 
 def edits(before: Sequence[str], after: Mapping[int, str]) -> list[Edit]:

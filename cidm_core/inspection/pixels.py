@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 _SHARP_PX = 512  # short side at which sharpness is judged; smaller photos as they are
-_LEAST_PX = 128  # of a smaller one sharpness cannot be told
+_LEAST_PX = 128  # of a smaller one neither sharpness nor likeness can be told
 _TILES = 8  # along each side
 _SHARPEST = 10  # every tenth tile: a background may be out of focus
 _REBLUR_PX = 1.5
@@ -39,26 +39,27 @@ class Looks:
 
     Attributes:
         digest: Of its pixels.
-        whole: Hash of all of it, (64,).
-        parts: Hashes of it and of parts of it, (parts, 64).
+        parts: Hashes of it and of parts of it, (parts, 64); of a small one none.
     """
 
     digest: bytes
-    whole: Bits
     parts: NDArray[np.bool_]
 
 
 def looks_of(image: Image.Image) -> Looks:
     """Recognise a picture by its coarse structure (a perceptual hash by a cosine transform)."""
     digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+    if min(image.size) < _LEAST_PX:
+        return Looks(digest, np.empty((0, _HASH**2), bool))
     view = image.convert("L").resize((_VIEW_PX, _VIEW_PX), Image.Resampling.BOX)
-    parts = np.array([_hash(view, box) for box in _boxes()])
-    return Looks(digest, parts[0], parts)
+    return Looks(digest, np.array([_hash(view, box) for box in _boxes()]))
 
 
 def are_alike(first: Looks, second: Looks) -> bool:
     """Whether two pictures show the same, perhaps one of them a part of the other."""
-    pairs = ((first.whole, second.parts), (second.whole, first.parts))
+    pairs = ((first.parts[:1], second.parts), (second.parts[:1], first.parts))
+    if not all(len(whole) for whole, _ in pairs):
+        return False
     return any((whole != parts).sum(axis=1).min() <= ALIKE for whole, parts in pairs)
 
 

@@ -41,19 +41,20 @@ def prior_input() -> io.Input:
     )
 
 
-def concept_inputs() -> list[io.Input]:
+_CAPTIONS = (
+    "What each photo shows, with the class words in it: one line per photo, or a list. Empty: the "
+    "concept words alone."
+)
+
+
+def concept_inputs(captions: str = _CAPTIONS) -> list[io.Input]:
     """What a subject is: where its photos are, what they show, and its words."""
     return [
         photo_folder_input(
             "Instead of images: a sub-folder of the input directory. Captions (dog1.txt) and masks "
             "(dog1_mask.png) beside the photos are used."
         ),
-        text_input(
-            "captions",
-            "What each photo shows, with the class words in it: one line per photo, or a list. "
-            "Empty: the concept words alone.",
-            multiline=True,
-        ),
+        text_input("captions", captions, multiline=True),
         io.Mask.Input(
             "masks",
             optional=True,

@@ -30,6 +30,7 @@ IDS = {
         "MethodCustomDiffusion",
         "MethodInfusion",
         "MiniPhotos",
+        "PhotosAndCaptions",
         "RegionalNoiseGuider",
         "RemoveConcept",
         "ShowConceptWeights",
@@ -92,7 +93,7 @@ def test_every_node_says_what_it_is(described):
     "word",
     [
         *("regional lora", "attention couple", "custom diffusion", "likeness", "style"),
-        *("character", "photos", "mini", "overfitting"),
+        *("character", "photos", "mini", "overfitting", "caption", "dataset"),
     ],
 )
 def test_what_people_type_finds_a_node(described, word):

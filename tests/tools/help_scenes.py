@@ -17,6 +17,8 @@ TALL |= {"CIDM_MergeConcepts": 560, "CIDM_CompressConcept": 360, "CIDM_MeasureOv
 TALL |= {"CIDM_ConceptInfo": 620, "CIDM_TrainConcept": 640, "CIDM_MiniPhotos": 330}
 WIDE |= {"CIDM_ConceptStrengths": 300}
 TALL |= {"CIDM_ConceptStrengths": 260}
+WIDE |= {"CIDM_PhotosAndCaptions": 560}
+TALL |= {"CIDM_PhotosAndCaptions": 860}
 CATS = "a <pip1> <pip2> and a <tia1> <tia2>, green background"
 LINES = """0.02,0.1,0.48,0.9: a <pip1> <pip2> on the left
 0.52,0.1,0.98,0.9: a <tia1> <tia2> on the right"""
@@ -320,6 +322,18 @@ SCENES: dict[str, list[Any]] = {
                 {"image": "mask.0", "upscale_method": "nearest-exact", "scale_by": 8.0},
             ),
             "show": ("PreviewImage", {"images": "larger.0"}),
+        },
+    ],
+    "CIDM_PhotosAndCaptions": [
+        {
+            "look": (
+                "CIDM_PhotosAndCaptions",
+                {
+                    **{"photo_folder": "purple-cat", "words": "<pip1> <pip2>"},
+                    **{"class_words": "cat", "resolution": 32},
+                    "captions": "01.png: a purple cat on the right, pink background",
+                },
+            )
         },
     ],
     "CIDM_Subject": [

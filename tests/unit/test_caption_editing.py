@@ -8,7 +8,7 @@ from PIL import Image
 
 from cidm_core.errors import PhotoError
 from cidm_core.inspection import writing
-from cidm_core.inspection.editing import Edit, as_lines, difference, edits, read_edited
+from cidm_core.inspection.editing import Edit, as_lines, captioned, difference, edits, read_edited
 from cidm_core.inspection.writing import Source, write_captions
 from cidm_core.training.data import Photo
 
@@ -90,6 +90,32 @@ def test_what_changes_is_shown():
     assert difference(NAMES, changed).splitlines() == [
         *("+ 2.png: a cow", "- 3.jpg: a cat", "+ 3.jpg: a cat here"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ([], ["x", "y", "z"]),
+        (["  "], ["x", "y", "z"]),
+        (["3.jpg: a: b\n# a note\n1: c"], ["c", "y", "a: b"]),
+        (["2.png\ta dog"], ["x", "a dog", "z"]),
+        (["a: b\nc\nd"], ["a: b", "c", "d"]),
+        (["for all"], ["for all"] * 3),
+        (["1.jpg: a", "", "c"], ["1.jpg: a", "", "c"]),  # a list says whose each is
+    ],
+)
+def test_captions_by_name_or_in_order(given, wanted):
+    image = Image.new("RGB", (32, 32))
+    held = [Photo.from_image(image, text) for text in "xyz"]
+    assert [photo.caption for photo in captioned(held, given, NAMES)] == wanted
+
+
+def test_captions_partly_by_name_are_refused():
+    held = [Photo.from_image(Image.new("RGB", (32, 32))) for _ in NAMES]
+    with pytest.raises(PhotoError, match=r"and '4\.jpg: a dog' does not"):
+        captioned(held, ["1.jpg: a dog\n4.jpg: a dog"], NAMES)
+    with pytest.raises(PhotoError, match="There are 3 photos and 2 captions"):
+        captioned(held, ["a dog\na cat"], NAMES)
 
 
 def test_captions_go_back_beside_their_photos(folder):

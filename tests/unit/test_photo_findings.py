@@ -66,7 +66,19 @@ def test_different_pictures_are_not_alike():
     looks = [looks_of(scene(seed)) for seed in range(12)]
     pairs = [(a, b) for k, a in enumerate(looks) for b in looks[:k]]
     assert not any(are_alike(*pair) for pair in pairs)
-    assert min((a.whole != b.whole).sum() for a, b in pairs) > ALIKE
+    assert min((a.parts[0] != b.parts[0]).sum() for a, b in pairs) > ALIKE
+
+
+def test_tiny_pictures_are_alike_when_they_are_the_same():
+    one, other = (
+        looks_of(scene(1, (64, 64))),
+        looks_of(scene(1, (64, 64)).convert("L").convert("RGB")),
+    )
+    assert not are_alike(one, other)
+    held = [
+        Photo.from_image(scene(seed, (64, 64)), f"a dog {k}") for k, seed in enumerate((1, 2, 1))
+    ]
+    assert found(TrainingSubject(held, "<dog1>", "dog")) == [("duplicate", 2)]
 
 
 def test_blur_is_found_where_the_concept_is():
