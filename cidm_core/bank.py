@@ -76,6 +76,11 @@ class Bank(Mapping[str, Concept]):
         """The folder's own name."""
         return Path(os.path.abspath(self.path)).name
 
+    @property
+    def stored(self) -> Bank:
+        """The bank as it is in its folder; of a view (`upkeep.views`) another object."""
+        return self
+
     def entries(self) -> tuple[Entry, ...]:
         """What the headers of all sound files tell, in learning order; no tensor is read."""
         return self._listing.read().entries

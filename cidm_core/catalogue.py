@@ -61,6 +61,17 @@ def find_entry(bank: Bank, name: str) -> Entry:
     raise BankError(f"Bank '{bank.name}' has no concept {wanted!r}. {hint}{_others(entries)}")
 
 
+def find_name(bank: Bank, name: str) -> str:
+    """What the bank calls a concept found by `find_entry`, or a file too damaged to be listed.
+
+    Raises:
+        BankError: If there is none, with the nearest name.
+    """
+    key = same_key(name.strip())
+    damaged = [path.stem for path, _ in bank.broken() if same_key(path.stem) == key]
+    return damaged[0] if damaged else find_entry(bank, name).name
+
+
 def _others(entries: tuple[Entry, ...]) -> str:
     known = listed([entry.name for entry in entries], most=20)
     return f"It holds {known or 'nothing else'}."

@@ -20,7 +20,8 @@ AGAIN = ("refuse", "replace", "go_on")
 """What can be done about words that are taught already."""
 AGAIN_HELP = (
     "For words that a concept of the bank has already: put the new one in its place once it is "
-    "complete (replace), or learn on from the taught one (go_on)"
+    "complete, which keeps the former one as a version (replace), or learn on from the taught one "
+    "(go_on)"
 )
 
 

@@ -34,6 +34,7 @@ class ConceptExtension(ComfyExtension):
         from .bank.compress import CompressConcept
         from .bank.exchange import ExportConcept, ImportConcept
         from .bank.strengths import ConceptStrengths
+        from .bank.versions import ConceptVersion
         from .evaluation.evaluate import EvaluateConcepts
         from .evaluation.over_fitting import MeasureOverFitting
         from .mini.load import LoadMiniModel
@@ -54,6 +55,7 @@ class ConceptExtension(ComfyExtension):
             TrainConcept,
             MethodCidm,
             ConceptStrengths,
+            ConceptVersion,
             ApplyConceptBank,
             ConceptRegion,
             ConceptRegions,

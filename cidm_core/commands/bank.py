@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BankError
 from ..exporters.formats import FILE_ENDINGS, FORMATS, LORA, NEEDS_MODEL
 from ..importers.settings import ImportConfig
 from ..paths import user_path
@@ -14,6 +12,7 @@ from .bank_action import add_action, open_bank
 from .console import Console
 from .flags import add_settings, given
 from .merging import add_compress, add_merge
+from .upkeep import add_rename, add_trash, add_versions, agreed, how_to_restore
 
 if TYPE_CHECKING:
     from ..diffusers_host.unet_facts import UnetFacts
@@ -30,6 +29,9 @@ examples:
   cidm bank import edlora_model-latest.pth --bank bank --class-words dog --model sd15.safetensors
   cidm bank import delta.bin --bank bank --class-words cat+dog --model sd15.safetensors
   cidm bank import exp/lora --bank bank --class-words dog+cat --model sdxl.safetensors
+  cidm bank versions dog --bank bank --back 2                      undo a training
+  cidm bank versions dog --bank bank --compare --prompt "a <dog1> <dog2>" --model sd15.safetensors
+  cidm bank remove dog --bank bank       and back: cidm bank trash --bank bank --restore 1
   cidm bank merge dog cat --bank bank --as pets --model sd15.safetensors      into bank-merged
   cidm bank compress pets --bank bank-merged --energy 0.6
 """
@@ -38,7 +40,7 @@ examples:
 def add_bank(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "bank",
-        help="list, show, remove, export, import, merge and compress concepts",
+        help="list, show, rename, remove, restore, export, import, merge and compress concepts",
         description="Look after a bank: a folder with one file per concept, in learning order.",
         epilog=_EPILOG,
     )
@@ -46,11 +48,14 @@ def add_bank(verbs: Any) -> None:
     add_action(actions, "list", "all concepts, in learning order", list_concepts)
     show = add_action(actions, "show", "words, origin and training of one concept", show_concept)
     show.add_argument("name", metavar="NAME", help="Its name in the bank.")
-    remove = add_action(actions, "remove", "delete a concept's file", remove_concept)
+    remove = add_action(actions, "remove", "put a concept into the bank's trash", remove_concept)
     remove.add_argument("name", metavar="NAME", help="Its name in the bank.")
     remove.add_argument("--yes", action="store_true", help="Do not ask; needed without a terminal.")
     _add_export(actions)
     _add_import(actions)
+    add_versions(actions)
+    add_trash(actions)
+    add_rename(actions)
     add_merge(actions)
     add_compress(actions)
 
@@ -131,21 +136,16 @@ def show_concept(args: argparse.Namespace, console: Console) -> dict[str, object
 
 
 def remove_concept(args: argparse.Namespace, console: Console) -> dict[str, object]:
-    """Delete a concept's file and preview."""
+    """Put a concept's file, picture and versions into the bank's trash."""
     bank = open_bank(args)
-    if not args.yes:
-        if not sys.stdin or not sys.stdin.isatty():
-            raise BankError(
-                f"Removing {args.name!r} cannot be undone, and there is no terminal to ask at. "
-                "Add --yes to do it."
-            )
-        console.note(f"Remove {args.name!r} from '{bank.path}'? It cannot be undone. [y/N]")
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            console.say("Nothing was removed.")
-            return {"removed": None}
-    bank.remove(args.name)
-    console.say(f"Removed {args.name!r} from '{bank.path}'.")
-    return {"removed": args.name}
+    bank.find(args.name)  # asked for nothing otherwise
+    question = f"Put {args.name!r} of '{bank.path}' into its trash?"
+    if not agreed(args, console, question, f"{args.name!r} would go to the trash"):
+        console.say("Nothing was removed.")
+        return {"removed": None}
+    removed = bank.remove(args.name)
+    console.say(f"Removed {args.name!r} from '{bank.path}'. {how_to_restore(bank, removed)}")
+    return {"removed": args.name, "trash": removed.number}
 
 
 def export_concept(args: argparse.Namespace, console: Console) -> dict[str, object]:

@@ -117,7 +117,7 @@ def add_evaluate(verbs: Any) -> None:
     )
     what.add_argument("--keep", metavar="DIR", help="Save all pictures there.")
     add_model(parser)
-    add_settings(parser, SampleConfig)
+    add_settings(parser, SampleConfig, by_name={"strength": "strengths"})
     add_output(parser)
     parser.set_defaults(run=_run)
 

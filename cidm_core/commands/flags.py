@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ..settings import Settings
@@ -127,10 +128,30 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _OrNamed(argparse.Action):
+    """A number for all; after a name and "=" one of another setting, for that name alone."""
+
+    def __init__(self, *, others: str, **options: Any) -> None:
+        options |= {"type": str, "metavar": "X or NAME=X"}
+        super().__init__(**options)
+        self.others = others
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        if "=" in values:
+            before = getattr(namespace, _MARK + self.others, [])
+            setattr(namespace, _MARK + self.others, [*before, values])
+            return
+        try:
+            setattr(namespace, self.dest, float(values))
+        except ValueError:
+            parser.error(f"argument {option}: {values!r} is neither a number nor NAME=NUMBER")
+
+
 def add_settings(
     parser: argparse.ArgumentParser,
     settings: type[Settings],
     names: Collection[str] | None = None,
+    by_name: Mapping[str, str] | None = None,
 ) -> None:
     """One flag per field: --lr-lora for `lr_lora`, --width (or --width-px) for `width_px`.
 
@@ -138,18 +159,22 @@ def add_settings(
         parser: Of a command.
         settings: What it can be told.
         names: Fields of these, in one group; all by default.
+        by_name: Settings whose flag also takes NAME=NUMBER, and the setting that this is then one
+            of: --strength dog=0.8 is --strengths dog=0.8.
     """
     if names is not None:
         group, types = parser.add_argument_group("settings"), get_type_hints(settings)
         for f in (f for f in fields(settings) if f.name in names):
-            _add_setting(group, f, _plain_type(types[f.name]))
+            _add_setting(group, f, _plain_type(types[f.name]), {})
         return
     simple = parser.add_argument_group("settings", "The default is in brackets; see also below.")
     advanced = parser.add_argument_group("advanced settings")
     types = get_type_hints(settings)
     for f in fields(settings):
         group = advanced if f.metadata["advanced"] else simple
-        _add_setting(group, f, _plain_type(types[f.name]))
+        others = (by_name or {}).get(f.name)
+        named: dict[str, Any] = {"action": partial(_OrNamed, others=others)} if others else {}
+        _add_setting(group, f, _plain_type(types[f.name]), named)
 
 
 def _flags_of(f: Field[Any]) -> list[str]:
@@ -158,7 +183,7 @@ def _flags_of(f: Field[Any]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in names]
 
 
-def _add_setting(group: Any, f: Field[Any], kind: type) -> None:
+def _add_setting(group: Any, f: Field[Any], kind: type, more: dict[str, Any]) -> None:
     flags, meta = _flags_of(f), f.metadata
     options: dict[str, Any] = {"dest": _MARK + f.name, "default": argparse.SUPPRESS}
     if kind is bool:
@@ -172,7 +197,7 @@ def _add_setting(group: Any, f: Field[Any], kind: type) -> None:
         options["metavar"] = {int: "N", float: "X"}.get(kind, "TEXT")
     if meta["several"]:
         options["action"] = "append"
-    group.add_argument(*flags, **options)
+    group.add_argument(*flags, **options | more)
 
 
 def _help(f: Field[Any]) -> str:

@@ -81,7 +81,7 @@ def add_generate(verbs: Any) -> None:
     what.add_argument("--show-weights", metavar="FILE", help="Draw which concept got which weight.")
     what.add_argument("--show-layout", metavar="FILE", help="Draw the regions over the picture.")
     add_model(parser)
-    add_settings(parser, SampleConfig)
+    add_settings(parser, SampleConfig, by_name={"strength": "strengths"})
     add_output(parser)
     parser.set_defaults(run=_run)
 

@@ -51,14 +51,16 @@ def add_compress(actions: Any) -> None:
     place.add_argument(
         "--replace",
         action="store_true",
-        help="Put it in the place of the whole one, which is then gone.",
+        help="Put it in the place of the whole one, which is kept as a version.",
     )
     _add_overwrite(parser)
     add_settings(parser, CompressConfig)
 
 
 def _add_overwrite(parser: argparse.ArgumentParser) -> None:
-    about = "Take the place of a concept of that name in the other bank."
+    about = (
+        "Take the place of a concept of that name in the other bank, which keeps it as a version."
+    )
     parser.add_argument("--overwrite", action="store_true", help=about)
 
 

@@ -13,7 +13,7 @@ from ..concept import Concept
 from ..text import TextContext
 
 ConceptId = tuple[str, ...]
-"""What tells a concept from all others: bank, name, time, strength, phrases that ask for it."""
+"""What tells a concept from all others: bank, name, version, time, strength, asking phrases."""
 Concepts = Mapping[ConceptId, Concept]
 ConceptWeights = Mapping[ConceptId, Tensor]  # (layers,) for each concept
 

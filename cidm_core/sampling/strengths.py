@@ -17,6 +17,7 @@ from ..as_text import listed
 from ..bank import Bank
 from ..concept import Concept, check_strength
 from ..errors import PromptError
+from ..upkeep.views import BankView, views_of
 from .parts import QUOTED, bare, parts_of, unknown
 
 _STRENGTH = re.compile(rf'({QUOTED}|[^="]+)\s*=([^="]+)')
@@ -72,7 +73,7 @@ def at_strengths(bank: Mapping[str, Concept], text: str) -> Mapping[str, Concept
     return {**bank, **{name: replace(bank[name], strength=s) for name, s in strengths.items()}}
 
 
-class BankAtStrengths(Bank):
+class BankAtStrengths(BankView):
     """A bank whose concepts come at strengths of their own.
 
     Attributes:
@@ -80,8 +81,7 @@ class BankAtStrengths(Bank):
     """
 
     def __init__(self, bank: Bank, strengths: Mapping[str, float]) -> None:
-        super().__init__(bank.path)
-        self._listing = bank._listing  # headers that are read already
+        super().__init__(bank)
         self.strengths: Mapping[str, float] = {**own_strengths(bank), **strengths}
 
     def __getitem__(self, name: str) -> Concept:
@@ -92,7 +92,7 @@ class BankAtStrengths(Bank):
 
 def own_strengths(bank: Mapping[str, Concept]) -> Mapping[str, float]:
     """The strengths that a bank was given by `at_strengths`."""
-    return bank.strengths if isinstance(bank, BankAtStrengths) else {}
+    return next((v.strengths for v in views_of(bank) if isinstance(v, BankAtStrengths)), {})
 
 
 def unheard(strengths: Collection[str], taking_part: Sequence[Concept]) -> str:

@@ -36,7 +36,7 @@ def rename(bank: Bank, name: str, new_name: str) -> Entry:
         if error is not None:
             raise error
         old = read_entry(path)
-        check_new(replace(old, name=wanted), [e for e in bank.entries() if e.path != path])
+        check_new(replace(old, name=wanted), [e for e in bank.stored.entries() if e.path != path])
         target = path
         # Another case alone is the same file on many systems.
         if same_key(file_stem(wanted)) != same_key(path.stem):

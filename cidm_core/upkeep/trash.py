@@ -69,8 +69,8 @@ def _check_concept(bank: Bank, removed: Removed) -> None:
         entry = read_entry(removed.files[0])
     except BankError:  # as damaged as it was: that its file is free is enough
         return
-    check_new(entry, bank.entries())
-    check_returns(bank.entries(), entry)
+    check_new(entry, bank.stored.entries())
+    check_returns(bank.stored.entries(), entry)
 
 
 def _check_version(bank: Bank, removed: Removed) -> None:

@@ -61,6 +61,16 @@ def read_version(bank: Bank, name: str, number: int) -> Concept:
     return read_concept(_file_of(path, name, number))
 
 
+def version_entry(bank: Bank, name: str, number: int) -> Entry:
+    """What a version's header tells.
+
+    Raises:
+        BankError: As `read_version`.
+    """
+    path, _ = bank.find(name)
+    return read_entry(_file_of(path, name, number))
+
+
 def go_back(bank: Bank, name: str, number: int) -> Concept:
     """Put a version in the concept's place, under its present name and in its place in the order.
 
@@ -78,7 +88,7 @@ def go_back(bank: Bank, name: str, number: int) -> Concept:
         path, _ = bank.find(name)
         former = _file_of(path, name, number)
         concept = read_concept(former)
-        entries = bank.entries()
+        entries = bank.stored.entries()
         # None, if what stands there now is damaged: then the version tells name and place.
         now = next((entry for entry in entries if entry.path == path), None)
         others = [entry for entry in entries if entry is not now]

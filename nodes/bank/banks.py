@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...cidm_core.bank import Bank
-from ...cidm_core.catalogue import described, find_entry, listing, picture_beside
+from ...cidm_core.catalogue import described, find_entry, find_name, listing, picture_beside
 from ...cidm_core.errors import BankError
 from ..host import comfy as host
 from ..host.inputs import passes, text_input
@@ -110,14 +110,15 @@ class ConceptInfo(io.ComfyNode):
 
 
 class RemoveConcept(io.ComfyNode):
-    """Deletes a concept's file, after its name was typed twice."""
+    """Puts a concept into the bank's trash, after its name was typed twice."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="CIDM_RemoveConcept",
             display_name="Remove Concept",
-            description="Deletes one concept from a bank for good. The others are not touched.",
+            description="Puts one concept of a bank, with its versions, into the bank's trash. The "
+            "others are not touched.",
             search_aliases=["delete concept", "forget concept", "CIDM"],
             is_output_node=True,
             not_idempotent=True,
@@ -126,13 +127,13 @@ class RemoveConcept(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="",
-                    tooltip="The concept to delete. For a damaged file, its name without the "
+                    tooltip="The concept to remove. For a damaged file, its name without the "
                     "ending.",
                 ),
                 io.String.Input(
                     "confirm",
                     default="",
-                    tooltip="The same name once more. Nothing is deleted without it.",
+                    tooltip="The same name once more. Nothing is removed without it.",
                 ),
             ],
             outputs=[BankSocket.Output("bank", tooltip="The bank without the concept.")],
@@ -147,11 +148,10 @@ class RemoveConcept(io.ComfyNode):
     @classmethod
     def execute(cls, bank: Bank, name: str, confirm: str) -> io.NodeOutput:
         wanted = _check_twice(name, confirm)
-        damaged = [path.stem for path, _ in bank.broken()]
-        found = wanted if wanted in damaged else find_entry(bank, wanted).name
-        bank.remove(found)
+        removed = bank.remove(find_name(bank, wanted))
         left = Bank(bank.path)
-        text = f"Removed {found!r}.\n{listing(left)}"
+        back = f"It is number {removed.number} in the bank's trash, from which it can be restored."
+        text = f"Removed {removed.name!r}. {back}\n{listing(left)}"
         return io.NodeOutput(left, ui=shown(cls, text=text))
 
 
@@ -167,7 +167,7 @@ def _check_twice(name: str, confirm: str) -> str:
         raise BankError("Which concept should be removed? Write its name into name and confirm.")
     if wanted != confirm.strip():
         raise BankError(
-            f"Removing {wanted!r} cannot be undone. Write the same name into confirm to do it, or "
-            "take this node out."
+            f"{wanted!r} would be removed. Write the same name into confirm to do it, or take this "
+            "node out."
         )
     return wanted

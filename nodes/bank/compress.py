@@ -73,5 +73,6 @@ def overwrite_input() -> io.Input:
         "overwrite",
         default=False,
         optional=True,
-        tooltip="Take the place of a concept of that name in the other bank.",
+        tooltip="Take the place of a concept of that name in the other bank, which keeps it as a "
+        "version.",
     )

@@ -23,6 +23,7 @@ from ...cidm_core.sampling.infuse import Requests
 from ...cidm_core.sampling.slots import ConceptId
 from ...cidm_core.sampling.traces import Traces
 from ...cidm_core.text import Spans, TextContext
+from ...cidm_core.upkeep.views import at_version, versions_seen
 
 PROMPT_KEY = "cidm_prompt"  # of a prompt in a conditioning's options
 
@@ -88,7 +89,8 @@ def concept_id(bank: Bank, concept: Concept, asked: Iterable[str] = ()) -> Conce
         concept: As it takes part.
         asked: The phrases that were asked to call it.
     """
-    of_bank = os.path.abspath(bank.path), concept.name, concept.created
+    version = str(versions_seen(bank).get(concept.name, 0))
+    of_bank = os.path.abspath(bank.path), concept.name, version, concept.created
     found = *of_bank, repr(concept.strength), *asked
     _known[found] = concept
     return found
@@ -98,8 +100,9 @@ def _concept(wanted: ConceptId) -> Concept:
     """A concept; read from its bank for a conditioning that was saved."""
     concept = _known.get(wanted)
     if concept is None:
-        bank, name, created, strength, *asked = wanted
-        taught = replace(Bank(bank)[name], strength=float(strength))
+        bank, name, version, created, strength, *asked = wanted
+        found = at_version(Bank(bank), name, int(version))[name]
+        taught = replace(found, strength=float(strength))
         concept = Requests({(phrase,): name for phrase in asked}).bind(taught)
         if concept.created != created:
             raise PromptError(

@@ -339,7 +339,7 @@ def test_export_import_remove(bank, tmp_path, capsys):
     torch.testing.assert_close(Bank(target)["rex"].rows, bank["dog"].rows, rtol=0, atol=0)
     capsys.readouterr()
     assert main(["bank", "remove", "rex", "--bank", target, "--json", "--yes"]) == OK
-    assert result(capsys) == {"removed": "rex"}
+    assert result(capsys) == {"removed": "rex", "trash": 1}
     assert list(Bank(target)) == []
 
 
@@ -351,7 +351,9 @@ def test_remove_asks_on_a_terminal(bank, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("sys.stdin.readline", lambda a=answer: a, raising=False)
         assert main(["bank", "remove", "dog", "--bank", target]) == OK
         assert len(Bank(target)) == left
-    assert "cannot be undone" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "into its trash? [y/N]" in err
+    assert "To undo: cidm bank trash --bank" in out
 
 
 @pytest.mark.parametrize("answer", ["n\n", "", "y\n"])

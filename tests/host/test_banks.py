@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from bank_samples import flip, make_concept
@@ -22,8 +24,7 @@ def pets(server):
             bank.add(make_concept(name), picture)
     (folder / "duck.safetensors").write_bytes(b"no concept")
     yield bank
-    for path in folder.iterdir():
-        path.unlink()
+    shutil.rmtree(folder)
 
 
 def load(bank="pets", **more):
@@ -159,6 +160,27 @@ def bring(**inputs):
 def export(**inputs):
     given = {"bank": ["1", 0], "name": "dog", **inputs}
     return {"1": load(), "2": {"class_type": "CIDM_ExportConcept", "inputs": given}}
+
+
+def version(name, number):
+    inputs = {"bank": ["1", 0], "name": name, "number": number}
+    return {"1": load(), "2": {"class_type": "CIDM_ConceptVersion", "inputs": inputs}}
+
+
+def test_what_was_replaced_or_removed_is_kept_and_listed_nowhere_as_a_model(server, pets):
+    pets.add(make_concept("dog", class_words="wolf"), replaces=pets.entries()[0])
+    pets.remove("cat")
+    result = server.run(version("dog", 1) | {"3": text("2")})
+    assert result.status == "success"
+    assert [row.split()[0] for row in result.outputs["3"]["text"][0].splitlines()] == [
+        *("dog", "version", "1", "now")
+    ]
+    assert "no version 7. There are 1." in message(server.run(version("dog", 7) | {"3": text("2")}))
+    for node, field in (("LoraLoader", "lora_name"), ("CIDM_ImportConcept", "file")):
+        listed = server.get(f"/object_info/{node}")[node]["input"]["required"][field]
+        listed = listed[1].get("options", listed[0]) if len(listed) > 1 else listed[0]
+        assert [name for name in listed if "kept" in name or "/." in name] == []
+        assert any(name.endswith("dog.safetensors") for name in listed)
 
 
 def test_a_concept_goes_out_as_a_lora_and_no_file_is_overwritten_by_accident(server, pets):

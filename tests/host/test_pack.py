@@ -18,6 +18,7 @@ IDS = {
         "ConceptRegion",
         "ConceptRegions",
         "ConceptStrengths",
+        "ConceptVersion",
         "EvaluateConcepts",
         "ExportConcept",
         "ImportConcept",

@@ -188,7 +188,7 @@ found["taught again"] = error_of(
                 **loaded[0][0][1],
                 "cidm_prompt": {
                     **loaded[0][0][1]["cidm_prompt"],
-                    "concepts": [(str(bank.path), "c1", "1999-01-01", "1.0")],
+                    "concepts": [(str(bank.path), "c1", "0", "1999-01-01", "1.0")],
                 },
             },
         ]

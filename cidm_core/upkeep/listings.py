@@ -1,0 +1,56 @@
+"""Versions and trash as people are shown them."""
+
+from __future__ import annotations
+
+import os
+
+from ..as_text import table
+from ..bank import Bank
+from ..storage.record import Entry
+from .trash import trash
+from .versions import broken_versions, versions
+
+_MB = 1e6
+
+
+def versions_listing(bank: Bank, name: str) -> str:
+    """A concept as it is and its versions as a table, the oldest first, and what is broken.
+
+    Raises:
+        BankError: If the bank has no such concept, or they cannot be listed.
+    """
+    now = [entry for entry in bank.stored.entries() if entry.name == name]
+    rows = [_row(str(each.number), each.entry) for each in versions(bank, name)]
+    rows += [_row("now", entry) for entry in now]
+    head = ("version", "learned", "words", "steps", "method", "MB")
+    lines = [table(head, rows)] if rows else []
+    lines += [f"Not usable: {path.name}: {error}" for path, error in broken_versions(bank, name)]
+    return "\n".join(lines)
+
+
+def trash_listing(bank: Bank) -> str:
+    """What was removed as a table, the oldest first.
+
+    Raises:
+        BankError: If it cannot be listed.
+    """
+    rows = [(each.number, each.name, each.what, _minute(each.removed)) for each in trash(bank)]
+    if not rows:
+        return f"The trash of bank '{bank.name}' is empty."
+    return table(("number", "name", "what", "removed"), rows)
+
+
+def when_and_how(entry: Entry) -> str:
+    """When and how a concept was learned, in few words: "2026-11-30 12:10, cidm, 800 steps"."""
+    steps = entry.facts.get("steps")
+    return ", ".join([_minute(entry.created), entry.method, *([f"{steps} steps"] if steps else [])])
+
+
+def _row(number: str, entry: Entry) -> tuple[object, ...]:
+    steps = entry.facts.get("steps")
+    size = os.stat(entry.path).st_size / _MB if entry.path.exists() else 0.0
+    return number, _minute(entry.created), entry.phrase, str(steps or "-"), entry.method, size
+
+
+def _minute(iso: str) -> str:
+    return iso[:16].replace("T", " ")
