@@ -83,8 +83,8 @@ def _check(args: argparse.Namespace, console: Console) -> dict[str, object]:
         CidmError: What training would refuse, and a sheet that cannot be written.
     """
     from ..families import FAMILIES
-    from ..inspection.inspect import Frame, hearing, inspect
-    from ..inspection.sheet import MOST, record, report, sheet
+    from ..inspection.inspect import MOST, Frame, hearing, inspect
+    from ..inspection.sheet import record, report, sheet
     from ..pictures.files import picture_path, save_picture
     from ..training.lesson import size_px
 

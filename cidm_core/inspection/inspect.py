@@ -26,6 +26,8 @@ from .attributes import strip
 from .findings import ESTIMATE, Finding, Reading
 from .pixels import Looks, looks_of, sharpness
 
+MOST = 60
+"""Photos of a subject whose pictures are kept for showing."""
 _KEPT_PX = 320  # longer side of what is kept of each picture
 _Result = TypeVar("_Result")
 
@@ -58,14 +60,10 @@ class Picture:
     Attributes:
         image: Without augmentation.
         mask: Where in it the concept is, white on black; None for everywhere.
-        size: (width, height) of the photo.
-        learned_at: (width, height) of the training picture.
     """
 
     image: Image.Image
     mask: Image.Image | None
-    size: tuple[int, int]
-    learned_at: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +72,20 @@ class Seen:
 
     Attributes:
         name: Of its file, or "photo 2".
-        picture: What is seen of it.
+        size: (width, height) of the photo.
+        learned_at: (width, height) of the training picture.
+        has_mask: Whether a mask says where in it the concept is.
+        picture: What is seen of it; kept of the first `MOST` photos.
         caption: As written.
         bound: With the words in place; "" becomes the words alone.
         suggestion: The caption without words of appearance, where it has any.
     """
 
     name: str
-    picture: Picture
+    size: tuple[int, int]
+    learned_at: tuple[int, int]
+    has_mask: bool
+    picture: Picture | None
     caption: str
     bound: str
     suggestion: str | None
@@ -184,7 +188,7 @@ def findings_for(
     """
     names = [name_of_photo(photo, number) for number, photo in enumerate(photos)]
     captions = [photo.caption for photo in photos]
-    found = [each for _, more in _pictures(photos, names, frame) for each in more]
+    found = [each for *_, more in _pictures(photos, names, frame) for each in more]
     return [*found, *_of_captions(captions, captions, subject, ESTIMATE)]
 
 
@@ -194,11 +198,21 @@ def _inspected(subject: TrainingSubject, frame: Frame, reading: Reading) -> Insp
     names = [name_of_photo(photo, number) for number, photo in enumerate(subject.photos)]
     found: list[Finding] = []
     seen: list[Seen] = []
-    for number, (picture, more) in enumerate(_pictures(subject.photos, names, frame)):
+    pictures = _pictures(subject.photos, names, frame)
+    for number, (size, picture, more) in enumerate(pictures):
         found += more
-        text = captions[number]
-        one = (names[number], picture, text, bound[number], suggestion_for(text, subject))
-        seen.append(Seen(*one))
+        seen.append(
+            Seen(
+                name=names[number],
+                size=size,
+                learned_at=frame.size_of(size),
+                has_mask=picture.mask is not None,
+                picture=picture if number < MOST else None,
+                caption=captions[number],
+                bound=bound[number],
+                suggestion=suggestion_for(captions[number], subject),
+            )
+        )
     found += _of_captions(captions, bound, subject, reading)
     return Inspected(subject, seen, found)
 
@@ -220,15 +234,19 @@ def _of_captions(
 
 def _pictures(
     photos: Sequence[Photo], names: Sequence[str], frame: Frame
-) -> Iterator[tuple[Picture, list[Finding]]]:
-    """Each photo as it is learned, and what is wrong with its pixels."""
+) -> Iterator[tuple[tuple[int, int], Picture, list[Finding]]]:
+    """The size of each photo, how it is learned, and what is wrong with its pixels."""
     looks: list[Looks] = []
     few = check.few(len(photos))
     for number, photo in enumerate(photos):
         held = photo.loaded()
         looks.append(looks_of(held.image))
         picture, found = _pictured(held, frame, names[number], number)
-        yield picture, [*(few if not number else ()), *found, *check.duplicate(looks, names)]
+        yield (
+            held.image.size,
+            picture,
+            [*(few if not number else ()), *found, *check.duplicate(looks, names)],
+        )
 
 
 def _pictured(photo: Photo, frame: Frame, name: str, number: int) -> tuple[Picture, list[Finding]]:
@@ -243,14 +261,14 @@ def _pictured(photo: Photo, frame: Frame, name: str, number: int) -> tuple[Pictu
     ]
     shown = _small(((variant.pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
     if photo.mask_values is None or variant.concept_mask is None:
-        return Picture(shown, None, size, learned_at), found
+        return Picture(shown, None), found
     kept = variant.concept_mask.numpy()
     # Where a crop shows nothing of it, all of the photo stands in, on black.
     share = float(kept.sum()) if bool(variant.image_mask.all()) else 0.0
     where = f"Mask '{photo.mask_path}'" if photo.mask_path else f"The mask of {name}"
     found += check.mask(photo.mask_values, share, crop, where, number)
     mask = _small(np.rint(kept * 255).astype(np.uint8))
-    return Picture(shown, mask, size, learned_at), found
+    return Picture(shown, mask), found
 
 
 def _said(one: Inspected) -> Iterator[str]:

@@ -8,10 +8,8 @@ from PIL import Image
 
 from ..calls import find_calls
 from ..pictures.photos import Card, Part, Section, photos_picture
-from .inspect import Frame, Inspected, Seen
+from .inspect import MOST, Frame, Inspected, Picture, Seen
 
-MOST = 60
-"""Photos of a subject on a sheet."""
 _SUBTITLE = (
     "Each photo as it is learned, without augmentation, and its caption with the words in place. "
     "What a mask leaves out is pale. Templates may still vary how a caption begins."
@@ -27,7 +25,6 @@ def sheet(inspected: Sequence[Inspected], frame: Frame) -> Image.Image:
 
 def _section(one: Inspected, frame: Frame) -> Section:
     subject, count = one.subject.subject, len(one.photos)
-    shown = one.photos[:MOST]
     first = f"{MOST} of {count} photos are shown" if count > MOST else _photos(count)
     means = f" for {subject.class_words!r}" if subject.words else ""
     shapes = "in their own shapes, of about" if frame.buckets else "at"
@@ -36,15 +33,19 @@ def _section(one: Inspected, frame: Frame) -> Section:
         f"{subject.phrase}{means}",
         note,
         [finding.text for finding in one.of_photo(None)],
-        [_card(one, seen, number) for number, seen in enumerate(shown)],
+        [
+            _card(one, seen, seen.picture, number)
+            for number, seen in enumerate(one.photos)
+            if seen.picture is not None
+        ],
     )
 
 
-def _card(one: Inspected, seen: Seen, number: int) -> Card:
-    (width, height), (to_width, to_height) = seen.picture.size, seen.picture.learned_at
+def _card(one: Inspected, seen: Seen, picture: Picture, number: int) -> Card:
+    (width, height), (to_width, to_height) = seen.size, seen.learned_at
     note = f"{width} x {height} px, as {to_width} x {to_height}"
     warnings = [finding.text for finding in one.of_photo(number)]
-    return Card(seen.picture.image, seen.picture.mask, seen.name, note, _parts(one, seen), warnings)
+    return Card(picture.image, picture.mask, seen.name, note, _parts(one, seen), warnings)
 
 
 def _parts(one: Inspected, seen: Seen) -> list[Part]:
@@ -94,9 +95,9 @@ def _record(one: Inspected) -> Mapping[str, object]:
         "photos": [
             {
                 "name": seen.name,
-                "size": seen.picture.size,
-                "learned_at": seen.picture.learned_at,
-                "mask": seen.picture.mask is not None,
+                "size": seen.size,
+                "learned_at": seen.learned_at,
+                "mask": seen.has_mask,
                 "caption": seen.caption,
                 "learned_caption": seen.bound,
                 "suggestion": seen.suggestion,

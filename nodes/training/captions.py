@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,17 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...cidm_core.errors import PhotoError
+from ...cidm_core.errors import HostError, PhotoError
+from ...cidm_core.families import FAMILIES
 from ..host import comfy as host
+from ..host.encoders import HostEncoder, encoders_of
 from ..host.inputs import folder_stamp
 from ..host.pictures import shown, to_tensor
 from ..host.sockets import schema
 from .photos import concept_inputs, images_input, photos_of
 
 if TYPE_CHECKING:
+    from ...cidm_core.inspection.findings import Reading
     from ...cidm_core.training.data import Photo
 
 _CAPTIONS = (
@@ -69,6 +73,7 @@ class PhotosAndCaptions(io.ComfyNode):
         buckets: Sequence[bool] = (False,),
         strip: Sequence[bool] = (False,),
         write_back: Sequence[bool] = (False,),
+        clip: Sequence[Any] = (),
     ) -> io.NodeOutput:
         """Look at photos and captions, and write captions back where that is asked for.
 
@@ -76,6 +81,7 @@ class PhotosAndCaptions(io.ComfyNode):
             CidmError: What training would refuse, and captions that cannot be written.
         """
         from ...cidm_core.inspection.editing import as_lines
+        from ...cidm_core.inspection.findings import ESTIMATE
         from ...cidm_core.inspection.inspect import Frame, hearing, inspect, suggestion_for
         from ...cidm_core.inspection.sheet import report, sheet
         from ...cidm_core.training.data import TrainingSubject
@@ -95,7 +101,8 @@ class PhotosAndCaptions(io.ComfyNode):
             photos = [replace(photo, caption=text) for photo, text in pairs]
             subject = replace(subject, photos=photos)
         frame = Frame(resolution[0], buckets=buckets[0])
-        (found,) = inspect([subject], frame, told=told)
+        reading = _reading(clip[0], subject.subject.words) if clip else ESTIMATE
+        (found,) = inspect([subject], frame, reading, told)
         lines = [report([found])]
         if write_back[0]:
             lines.append(_write(folder, photos))
@@ -119,6 +126,30 @@ def _captioned(photos: Sequence[Photo], captions: Sequence[str]) -> list[Photo]:
 
     names = [name_of_photo(photo, number) for number, photo in enumerate(photos)]
     return captioned(photos, captions, names)
+
+
+def _reading(clip: Any, words: Sequence[str]) -> Reading:
+    """How much of a caption the text encoders of a CLIP read.
+
+    Raises:
+        HostError: If they are of no family that can learn.
+    """
+    from ...cidm_core.diffusers_host.tokens import count_tokens
+    from ...cidm_core.inspection.findings import Reading
+
+    encoders, names = _encoders(clip), [(word,) for word in words]
+    return Reading(
+        lambda text: max(count_tokens(each.tokenizer(clip), text, names) for each in encoders),
+        min(each.row.max_tokens for each in encoders) - 2,
+    )
+
+
+def _encoders(clip: Any) -> tuple[HostEncoder, ...]:
+    first, *others = FAMILIES.values()
+    for family in others:
+        with contextlib.suppress(HostError):
+            return encoders_of(clip, family)
+    return encoders_of(clip, first)
 
 
 def _write(folder: str, photos: Sequence[Photo]) -> str:
@@ -180,6 +211,12 @@ def _options() -> list[io.Input]:
             optional=True,
             tooltip="Write the captions to their files beside the photos, for a photo folder only. "
             "What they were is kept in one hidden file there.",
+        ),
+        io.Clip.Input(
+            "clip",
+            optional=True,
+            tooltip="The model's CLIP, to count the tokens of captions as it does. Without one "
+            "they are estimated.",
         ),
     ]
 

@@ -42,6 +42,7 @@ def test_lists_of_core_and_edited_captions(found):
         *("a dog outside", "a dog: sitting", "dog"),
     ]
     assert found["by name"]["captions"] == "a dog\na dog outside\na dog at last"
+    assert "The caption has 51 tokens, and the text encoder reads 46" in found["by the clip"]
     assert found["by order"]["captions"] == "a dog 1\na dog 2\na dog 3"
 
 

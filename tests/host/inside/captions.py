@@ -151,6 +151,8 @@ found["learned from lists"] = run(load=loader, **given, **learn(core, **links))[
 named = "# mine\n3.png: a dog at last\n1: a dog"
 found["by name"] = texts(run(**look(photo_folder="dogs", captions=named)))
 found["by order"] = texts(run(**look(photo_folder="dogs", captions="a dog 1\na dog 2\na dog 3")))
+long = look(photo_folder="dogs", captions="1: a dog " + "a b " * 24, clip=["mini", 1])
+found["by the clip"] = texts(run(mini=node("CIDM_LoadMiniModel"), **long))["report"]
 subject = node("CIDM_Subject", **links, words="<new2>", class_words="dog", kind="object")
 sheet = node("SaveImage", images=["subject", 1], filename_prefix="subject")
 found["subject"] = "sheet" in run(**look(photo_folder="dogs"), subject=subject, sheet=sheet)
