@@ -39,7 +39,7 @@ def as_lines(names: Sequence[str], captions: Sequence[str], notes: Notes) -> str
     """
     lines = [f"# {note}" for note in notes.get(None, ())]
     for number, (name, caption) in enumerate(zip(names, captions, strict=True)):
-        lines += [f"# {_shown(name)}: {note}" for note in notes.get(number, ())]
+        lines += [f"# {one_line(name)}: {note}" for note in notes.get(number, ())]
         lines.append(_line(name, caption))
     return "\n".join(lines) + "\n"
 
@@ -125,22 +125,22 @@ def difference(names: Sequence[str], changed: Sequence[Edit]) -> str:
     lines: list[str] = []
     for each in changed:
         if each.before:
-            lines.append(f"- {names[each.photo]}: {each.before}")
-        lines.append(f"+ {names[each.photo]}: {each.after}")
+            lines.append(f"- {one_line(names[each.photo])}: {each.before}")
+        lines.append(f"+ {one_line(names[each.photo])}: {each.after}")
     return "\n".join(lines)
 
 
 def _line(name: str, caption: str) -> str:
     """The line of a photo; a note where nothing can be said of it yet, or not in such a line."""
     if not caption:
-        shown = _shown(name)
+        shown = one_line(name)
         return f"# {shown} has no caption yet. Write one, and take the # away:\n# {shown}: "
     for mark in (": ", "\t"):
         line = f"{name}{mark}{caption}"
         read = split_line(line) if len(line.splitlines()) == 1 else None
         if is_text(line) and read is not None and (read[0], read[2].strip()) == (name, caption):
             return line
-    return f"# Rename {_shown(name)} to change its caption here: {caption}"
+    return f"# Rename {one_line(name)} to change its caption here: {caption}"
 
 
 def is_text(line: str) -> bool:
@@ -152,6 +152,6 @@ def is_text(line: str) -> bool:
     return True
 
 
-def _shown(name: str) -> str:
+def one_line(name: str) -> str:
     """A name in one line of text."""
     return name if is_text(name) and name.isprintable() else ascii(name)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ..calls import find_calls
 from ..pictures.photos import Card, Part, Section, photos_picture
+from .editing import one_line
 from .inspect import MOST, Frame, Inspected, Picture, Seen
 
 _SUBTITLE = (
@@ -74,7 +75,10 @@ def _report(one: Inspected) -> list[str]:
     lines = [f"{subject.phrase}: {_photos(len(one.photos))} of {subject.class_words!r}", *about_all]
     for number, seen in enumerate(one.photos):
         found = one.of_photo(number)
-        lines += [f"{seen.name}: {seen.bound}", *(f"  {finding.text}" for finding in found)]
+        lines += [
+            f"{one_line(seen.name)}: {seen.bound}",
+            *(f"  {finding.text}" for finding in found),
+        ]
     if not one.findings:
         lines.append("Nothing to complain of.")
     return lines

@@ -90,6 +90,7 @@ def test_what_changes_is_shown():
     assert difference(NAMES, changed).splitlines() == [
         *("+ 2.png: a cow", "- 3.jpg: a cat", "+ 3.jpg: a cat here"),
     ]
+    assert difference(["a\nb.jpg"], [Edit(0, "", "a cow")]) == "+ 'a\\nb.jpg': a cow"
 
 
 @pytest.mark.parametrize(
