@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import torch
 
 from .errors import HostError
@@ -52,3 +53,25 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     signs = ("out of memory", "can't allocate memory", "not enough memory")
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)
+
+
+def memory_of(device: torch.device) -> tuple[int, int]:
+    """Memory of a device in bytes, in all and what other programs leave free of it."""
+    if device.type in ("cuda", "xpu"):
+        free, total = getattr(torch, device.type).mem_get_info(device)
+        # What torch holds without using it is ours.
+        kept = getattr(torch, device.type).memory_reserved(device)
+        used = getattr(torch, device.type).memory_allocated(device)
+        return total, free + kept - used
+    if device.type == "mps":
+        total = torch.mps.recommended_max_memory()
+        return total, max(0, total - torch.mps.driver_allocated_memory())
+    held = psutil.virtual_memory()
+    return held.total, held.available
+
+
+def most_held(device: torch.device) -> int | None:
+    """Bytes that torch has held of a device at most so far; None where nobody counts them."""
+    if device.type in ("cuda", "xpu"):
+        return getattr(torch, device.type).max_memory_reserved(device)
+    return None

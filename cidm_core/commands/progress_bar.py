@@ -31,6 +31,8 @@ class ProgressBar:
         self._printed = -math.inf
 
     def __call__(self, event: Progress) -> None:
+        if event.outlook and self.enabled:
+            tqdm.write(event.outlook, file=sys.stderr)  # above a running bar
         verb = _VERBS.get(event.phase, event.phase)
         if event.stage_steps not in (0, event.steps):
             verb = f"{verb} ({event.stage})"

@@ -24,8 +24,9 @@ from ..methods.batches import CompositeBatches, PhotoBatches, Source
 from .doubt import OTHER_PREDICTION, doubt
 from .interrupts import uninterrupted
 from .optimiser import LossScale, Optimiser, Reading, clip_factor, total_norm
+from .outlook import Outlook
 from .processes import Alone, Processes
-from .progress import Hooks, Pace, event
+from .progress import Hooks
 from .state import LogRow, RunFolder, State
 
 logger = logging.getLogger(__name__)
@@ -110,14 +111,12 @@ class Loop:
             TrainingError: If three steps in a row were not finite.
         """
         self.folder.open_log()
-        pace = Pace()
+        outlook = Outlook(self.stages, self.config.preview_every, self.device)
         try:
             while self.step < self.steps:
                 self._ask_to_stop()
-                stage = self.stage
-                row = self._one_step()
-                self._tell(row, stage, pace.tick())
-                self._save_and_preview()
+                self._tell(self._one_step(), outlook)
+                self._save_and_preview(outlook)
         except BaseException as error:
             self._flush(error)
             raise
@@ -242,13 +241,14 @@ class Loop:
             self._bad_in_a_row += 1
         logger.warning("Step %d was not finite and is left out.", self.step + 1)
 
-    def _tell(self, row: LogRow, stage: Stage, speed: float) -> None:
+    def _tell(self, row: LogRow, outlook: Outlook) -> None:
         if self.processes.rank == 0 and (said := doubt(self.folder.rows, self.config)):
             logger.warning(said)
+        event = outlook.event(row, self.skipped)
         if self.processes.rank == 0 and self.hooks.on_progress is not None:
-            self.hooks.on_progress(event(row, self.steps, speed, self.skipped, stage.steps))
+            self.hooks.on_progress(event)
 
-    def _save_and_preview(self) -> None:
+    def _save_and_preview(self, outlook: Outlook) -> None:
         every, shown = self.config.save_every, self.config.preview_every
         if every and self.step % every == 0 and self.step < self.steps:
             try:
@@ -258,7 +258,8 @@ class Loop:
         wanted = shown and self.step % shown == 0 and self.processes.rank == 0
         if wanted and self.hooks.preview is not None:
             try:
-                self.hooks.preview(self.step)
+                with outlook.drawing():
+                    self.hooks.preview(self.step)
             except Exception:
                 # A picture is not worth an hour of learning.
                 logger.warning("The preview at step %d was not made.", self.step, exc_info=True)

@@ -30,6 +30,7 @@ class Progress:
         stage: Name of the method's stage the step belongs to.
         stage_step: Steps done in it.
         stage_steps: Its steps in all.
+        outlook: What the first steps have shown of the whole run, in words; told once.
     """
 
     step: int
@@ -44,6 +45,7 @@ class Progress:
     stage: str = ""
     stage_step: int = 0
     stage_steps: int = 0
+    outlook: str = ""
 
 
 def details(event: Progress) -> str:
@@ -110,14 +112,32 @@ class Hooks:
 
 
 class Pace:
-    """Speed over the last steps, so that a slow start or a preview does not spoil it for long."""
+    """Speed over the last steps. The first one, which warms up, counts only until there are more.
+
+    Args:
+        clock: In seconds.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._marks: deque[float] = deque([clock()], maxlen=_WINDOW + 1)
+        self._last, self._taken = clock(), 0
+        self._passed: deque[float] = deque(maxlen=_WINDOW)
 
     def tick(self) -> float:
         """Note that a step is done; returns steps per second."""
-        self._marks.append(self._clock())
-        passed = self._marks[-1] - self._marks[0]
-        return (len(self._marks) - 1) / passed if passed > 0 else 0.0
+        now = self._clock()
+        passed, self._last = now - self._last, now
+        return self.add(passed)
+
+    def add(self, seconds: float) -> float:
+        """Note that a step took so long; returns steps per second."""
+        if self._taken == 1:
+            self._passed.clear()
+        self._taken += 1
+        self._passed.append(seconds)
+        return 1 / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of one step; NaN before the first."""
+        return sum(self._passed) / len(self._passed) if self._passed else math.nan

@@ -37,11 +37,17 @@ class Reporter:
         self._rows: list[dict[str, Any]] = []
         self._texted = self._drawn = float("-inf")
         self._sample: Image | None = None
+        self._below = ""
         self.last: Progress | None = None
 
     def show(self, picture: Image) -> None:
         """Show a picture before anything is done."""
         host.show_progress(0, 1, picture, self._node_id)
+
+    def keep(self, text: str) -> None:
+        """Show a text, from now on below all others."""
+        self._below = text
+        self.say("")
 
     def show_composites(self, made: Sequence[Composite]) -> None:
         """Show some composites before anything is learned from them."""
@@ -54,6 +60,8 @@ class Reporter:
         from ...cidm_core.training.progress import details
 
         self.last = event
+        if event.outlook:
+            self._below, self._texted = event.outlook, float("-inf")
         now = time.monotonic()
         if event.phase == "learning":
             row = {"step": event.step, "loss": event.loss, **event.terms}
@@ -85,13 +93,14 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Show text on the node."""
-        host.say_on_node(text, self._node_id)
+        host.say_on_node(f"{text}\n{self._below}".strip(), self._node_id)
 
     def say_stopped(self) -> None:
         """Tell how to go on."""
         learned = self.last is not None and self.last.phase == "learning"
         where = f" at step {self.last.step} of {self.last.steps}" if learned and self.last else ""
         kept = "The state is kept: q" if learned else "Nothing was learned yet. Q"
+        self._below = ""
         self.say(f"Stopped{where}. {kept}ueue the same graph again to go on.")
 
     def _curve(self, now: float) -> Image | None:

@@ -28,6 +28,7 @@ ENDINGS = {
 }
 # What the host installs for itself (its requirements.txt), and what comes with these.
 OF_THE_HOST = {"PIL", "einops", "numpy", "safetensors", "torch", "tqdm", "transformers", "yaml"}
+OF_THE_HOST |= {"psutil"}
 OF_THE_HOST |= {"huggingface_hub", "comfy", "comfy_api", "comfy_execution", "folder_paths"}
 OF_THE_HOST |= {"aiohttp", "node_helpers", "nodes", "execution", "latent_preview", "server"}
 BANNED_MODULES = {
