@@ -79,15 +79,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_base(args: argparse.Namespace) -> Base:
-    """The model that the flags of `add_model` name."""
+def chosen_base(args: argparse.Namespace, *, without_numbers: bool = False) -> Base:
+    """The model that the flags of `add_model` name; without numbers only to count memory."""
+    from ..devices import choose_device, choose_dtype
     from ..diffusers_host.load import load_base
 
     device = own_device(args.device)
+    dtype = choose_dtype(args.dtype, choose_device(device)) if without_numbers else args.dtype
     return load_base(
         args.model,
-        device=device,
-        dtype=args.dtype,
+        device="meta" if without_numbers else device,
+        dtype=dtype,
         tokenizer=args.tokenizer,
         vae=args.vae,
         prediction=args.prediction,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def read_request(args: argparse.Namespace) -> argparse.Namespace:
     """The command line, and where it is silent its options file.
 
-    Adds `settings` (those of flags go first, then the preset's), `mapping` and `notes`.
+    Adds `settings` (those of flags go first, then the preset's), `of_options` (those of the options
+    file alone), `mapping` and `notes`.
 
     Raises:
         CidmError: If something needed is given by neither.
@@ -30,9 +31,7 @@ def read_request(args: argparse.Namespace) -> argparse.Namespace:
     found: dict[str, Any] = {"words": "", "kind": "object", "prior": None, "mapping": None}
     found |= {"settings": {}, "notes": (), "subjects": None}
     if args.options:
-        from ..importers.cifc_options import read_options
-
-        file = read_options(args.options, processes=int(os.environ.get("WORLD_SIZE", "1")))
+        file = options_of(args)
         found |= {"photos": file.photos_dir, "words": " ".join(file.words), "kind": file.kind}
         found |= {"class_words": file.class_words, "name": file.name, "notes": file.notes}
         found |= {"captions": file.captions_dir, "masks": file.masks_dir}
@@ -50,6 +49,19 @@ def read_request(args: argparse.Namespace) -> argparse.Namespace:
     return _with_settings(found, args)
 
 
+def options_of(args: argparse.Namespace) -> Any:
+    """What the options file says; without one nothing but no settings.
+
+    Raises:
+        CidmError: If it cannot be read.
+    """
+    if not args.options:
+        return argparse.Namespace(settings={})
+    from ..importers.cifc_options import read_options
+
+    return read_options(args.options, processes=int(os.environ.get("WORLD_SIZE", "1")))
+
+
 def _refuse_lost(flags: Mapping[str, Any]) -> None:
     """Make sure that nothing is said of photos that are not given."""
     for key in ("words", "class_words", "kind", "captions", "masks", "prior"):
@@ -64,6 +76,7 @@ def _with_settings(found: dict[str, Any], args: argparse.Namespace) -> argparse.
     from ..methods import method_called
 
     preset = presets_of(method_called(args.method).Config)[args.preset] if args.preset else {}
+    found["of_options"] = found["settings"]
     found["settings"] = {**found["settings"], **preset, **given(args)}
     return argparse.Namespace(**found)
 

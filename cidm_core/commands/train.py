@@ -19,6 +19,7 @@ from .contrast import (
     contrasted,
     may_contrast,
 )
+from .estimate import add_estimate, estimated, tell_memory
 from .flags import (
     CommandParser,
     add_model,
@@ -31,7 +32,7 @@ from .flags import (
     refuse_unused,
 )
 from .masks import add_segments, masked
-from .request import read_request, subjects_of
+from .request import options_of, read_request, subjects_of
 from .subject_flags import add_subject, add_way, method_asked, unused_flags, with_words_asked
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
     from ..methods import METHODS
 
     name, method = method_asked(words)
-    _add_concept(parser, method)
+    _add_concept(parser, method, needed="--estimate" not in words)
     add_model(parser)
     add_settings(parser, method.Config)
     add_output(parser)
@@ -87,10 +88,10 @@ def _add_arguments(parser: CommandParser, words: Sequence[str]) -> None:
     refuse_unused(parser, words, name, unused)
 
 
-def _add_concept(parser: CommandParser, method: MethodClass) -> None:
+def _add_concept(parser: CommandParser, method: MethodClass, *, needed: bool) -> None:
     what = parser.add_argument_group("concept")
     what.add_argument(
-        "--bank", required=True, metavar="DIR", help="Folder of concepts; it may be new."
+        "--bank", required=needed, metavar="DIR", help="Folder of concepts; it may be new."
     )
     add_subject(what, method)
     what.add_argument("--name", help="Its name in the bank. By default it is made from the words.")
@@ -106,6 +107,7 @@ def _add_concept(parser: CommandParser, method: MethodClass) -> None:
         type=lambda text: text.replace("_", "-"),  # as the API and the node have it
         help=f"{AGAIN_HELP.replace('_', '-')}. Without it they are refused, with what differs.",
     )
+    add_estimate(what)
     what.add_argument(
         "--no-resume", action="store_true", help="Start over even if a state of this run is there."
     )
@@ -119,6 +121,8 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """
     from ..methods import config_for, method_called
 
+    if args.estimate:
+        return estimated(args, options_of(args).settings, console)
     request = read_request(args)
     # A wrong number is told before the model is loaded.
     method_called(args.method).Config.from_dict(request.settings)
@@ -135,6 +139,13 @@ def _run(args: argparse.Namespace, console: Console) -> dict[str, object]:
     first, *others = subjects = masked(subjects_of(request), args, console)
     by_contrast = contrasted(args, request.settings, subjects, console)
     bank = Bank(args.bank)
+    tell_memory(
+        args,
+        request.of_options,
+        console,
+        has_masks=any(photo.has_mask for each in subjects for photo in each.photos),
+        has_prior=bool(first.prior),
+    )
     base = chosen_base(args)
     config = config_for(args.method, base.family, **request.settings)
     told = " and ".join(_told(subject) for subject in subjects)

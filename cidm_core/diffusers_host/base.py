@@ -192,7 +192,8 @@ def assemble(
     return Base(
         family=family,
         layers=layers,
-        fingerprint=fingerprint(module.weight for module in modules),
+        # Weights without numbers ("meta") have none; nothing can be learned on them either.
+        fingerprint="" if unet.device.type == "meta" else fingerprint(m.weight for m in modules),
         name=name,
         unet=unet,
         vae=vae,

@@ -10,7 +10,12 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    PreTrainedModel,
+)
 
 from ..checkpoints.weights import GET_AGAIN, Weights, quantised
 from ..errors import HostError
@@ -84,3 +89,12 @@ def build(
         state[name] = tensor.contiguous()
     module.load_state_dict(state, strict=False, assign=True)
     return module.to(target.device).eval().requires_grad_(False)
+
+
+def emptied(module: Any) -> Any:
+    """A module of the same class and configuration without numbers, on "meta"."""
+    kind, config = type(module), module.config
+    is_text = isinstance(module, PreTrainedModel)
+    with init_empty_weights(include_buffers=False):
+        made = kind(config) if is_text else kind.from_config(config)
+    return made.to("meta", module.dtype).eval().requires_grad_(False)

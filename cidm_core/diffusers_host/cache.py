@@ -51,7 +51,7 @@ def cache_latents(
     """
     draws = config.steps * config.accumulation * config.batch_size
     count = min(config.variants, -(-draws // len(photos)))
-    at_once, cell = max(1, _PIXELS_AT_ONCE // side_px**2), base.family.latent_px
+    at_once, cell = pictures_at_once(side_px), base.family.latent_px
     rows: list[Tensor] = []
     masks: list[Tensor] = []
     concepts: list[Tensor | None] = []
@@ -80,6 +80,11 @@ def cache_latents(
         for seen, mask in zip(masks, concepts, strict=True)
     ]
     return Latents(rows, masks, filled if found else None, sizes, phrases)
+
+
+def pictures_at_once(side_px: int) -> int:
+    """How many squares of this side are encoded together."""
+    return max(1, _PIXELS_AT_ONCE // side_px**2)
 
 
 def _encode(base: Base, pictures: Sequence[Tensor], at_once: int) -> Tensor:

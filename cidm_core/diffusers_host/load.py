@@ -66,7 +66,8 @@ def load_base(
         model: A Stable Diffusion 1.x or XL checkpoint (`.safetensors`, or a `.ckpt` of plain
             tensors) in CompVis layout, a diffusers folder, the name of one in the local Hugging
             Face cache, "mini-sd" or "mini-sdxl".
-        device: Default: CUDA, else MPS, else the CPU.
+        device: Default: CUDA, else MPS, else the CPU. On "meta" the model has shapes without
+            numbers, loads at once, and is for `memory_needed` alone.
         dtype: "fp32", "bf16", "fp16" or a torch type. Default: fp32 on the CPU, bf16 on CUDA
             that supports it, else fp16.
         tokenizer: A folder with vocab.json and merges.txt, or a tokenizer.json. Default: the

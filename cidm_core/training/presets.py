@@ -19,11 +19,25 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
     "balanced": {},
     "best": {"accumulation": 2, "variants": 32},
 }
+NEEDS_GB: Mapping[str, tuple[float, float]] = {
+    "least-vram": (2.8, 7.5),
+    "low-vram": (3.2, 8.9),
+    "balanced": (4.1, 15),
+    "best": (4.1, 15),
+}
+"""Memory of a card that CIDM needs in bf16, by estimate: on SD 1.5, and on SDXL."""
+
+
+def _needs(name: str) -> str:
+    return "{:g} GB on SD 1.5, {:g} on SDXL".format(*NEEDS_GB[name])
+
+
 PRESET_HELP = (
-    "low-vram takes one picture at a time, recomputes activations and computes in bf16; least-vram "
-    "also keeps the UNet in 8 bits and the text encoders in main memory, for SDXL on 8 GB; "
-    "balanced keeps the defaults; best sums two batches into a step, as the paper's two GPUs do, "
-    "and makes twice as many augmented variants"
+    "low-vram takes one picture at a time, recomputes activations and computes in bf16 (about "
+    f"{_needs('low-vram')}); least-vram also keeps the UNet in 8 bits and the text encoders in "
+    f"main memory ({_needs('least-vram')}); balanced keeps the defaults ({_needs('balanced')}); "
+    "best sums two batches into a step, as the paper's two GPUs do, and makes twice as many "
+    "augmented variants (as much memory)"
 )
 
 

@@ -9,22 +9,32 @@ with its gradients and moments, and, in the second step, the largest sum of tens
 keeps for the backward pass at any moment. Not counted: short-lived buffers of single operations
 (AdamW's are as large as what learns), the CUDA context (about 0.5 GB) and what other programs hold;
 so this is a lower bound, and a GPU needs one to two GB more.
+
+Beside it stands what `memory_needed` says without computing (`cidm train --estimate`), for this
+CPU, and what it should have said: the most bytes of tensors that were alive at any moment of the
+run, short-lived ones too (`alive_gb`; on a CPU nothing is ever off the device).
 """
 
 import argparse
 import tempfile
+import weakref
+from collections.abc import Iterable
 from dataclasses import fields
 from itertools import product
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cidm_core.bank import Bank
 from cidm_core.devices import DTYPES
 from cidm_core.diffusers_host.base import Base
+from cidm_core.diffusers_host.dry_run import memory_needed, without_numbers
 from cidm_core.diffusers_host.load import load_base
 from cidm_core.diffusers_host.train import train_concept
 from cidm_core.methods import METHODS
@@ -80,6 +90,38 @@ class SavedTensor:
 def counted(kept: Kept) -> saved_tensors_hooks:
     """Whatever autograd saves meanwhile is counted."""
     return saved_tensors_hooks(lambda t: SavedTensor(kept, t), lambda saved: saved.tensor)
+
+
+class Living(TorchDispatchMode):
+    """The most bytes of tensors that were alive at once, those of `modules` among them."""
+
+    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, int] = {}
+        for module in modules:
+            for parameter in module.parameters():
+                self._count(parameter)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for each in tree_leaves(found):
+            if isinstance(each, Tensor):
+                self._count(each)
+        return found
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._alive:
+            self._alive[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, storage._cdata)
+
+    def _drop(self, key: int) -> None:
+        self.now -= self._alive.pop(key)
 
 
 class Held:
@@ -139,9 +181,11 @@ def count_memory(
     photos = [Photo.from_image(picture, "a photo of a dog in a house")] * 2
     plain = getattr(METHODS[method], "on_request", False)
     subject = {"words": "" if plain else "<d1> <d2>", "class_words": "dog"}
-    with tempfile.TemporaryDirectory() as folder, counted(kept):
+    living = Living(modules)
+    with tempfile.TemporaryDirectory() as folder, counted(kept), living:
         train_concept(base, Bank(folder), photos, method=method, config=config, **subject)
     learned.remove()
+    said = memory_needed(without_numbers(base), method, config, device=base.device)
     # The VAE is parked while learning, and with some presets the text encoders are, too.
     texts = () if config.park_text_encoders else base.text_encoders
     model = unet.bytes + sum(p.nbytes for module in texts for p in module.parameters())
@@ -154,6 +198,9 @@ def count_memory(
         "learned_gb": round(learned.bytes / GB, 3),
         "kept_for_backward_gb": round(kept.peak / GB, 2),
         "sum_gb": round((model + learned.bytes + kept.peak) / GB, 3),
+        "alive_gb": round(living.peak / GB, 3),
+        "estimate_gb": round(said.counted / GB, 3),
+        "estimate_of_alive": round(said.counted / living.peak, 3),
     }
 
 

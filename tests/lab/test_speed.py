@@ -138,6 +138,7 @@ def test_memory(run):
     assert fp32["kept_for_backward_gb"] >= bf16["kept_for_backward_gb"]
     assert low["kept_for_backward_gb"] <= bf16["kept_for_backward_gb"]
     assert all(row["sum_gb"] >= row["weights_gb"] for row in rows)
+    assert all(0.97 <= row["estimate_of_alive"] <= 1.05 for row in rows)
 
 
 def test_token_layers(run, xl_checkpoint):
