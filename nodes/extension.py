@@ -46,6 +46,7 @@ class ConceptExtension(ComfyExtension):
         from .sampling.merge import MergeConcepts
         from .training.captions import PhotosAndCaptions
         from .training.contrast import WordContrast
+        from .training.memory import TrainingEstimate
         from .training.methods import MethodCidm, MethodClif, MethodCustomDiffusion, MethodInfusion
         from .training.subject import MoreSubjects
         from .training.train import TrainConcept
@@ -78,4 +79,5 @@ class ConceptExtension(ComfyExtension):
             WordContrast,
             MiniPhotos,
             PhotosAndCaptions,
+            TrainingEstimate,
         ]

@@ -19,7 +19,9 @@ def make_phantom(preset: str, dtype: torch.dtype = torch.bfloat16) -> Base:
     with init_empty_weights(include_buffers=False):
         modules = {part: KINDS[part](config) for part, config in configs.items()}
     for module in modules.values():
-        module.to("meta", dtype).eval().requires_grad_(False)
+        for parameter in module.to("meta").parameters():
+            parameter.data = parameter.data.to(dtype)
+        module.eval().requires_grad_(False)
     texts = [part for part in modules if part.startswith("text_encoder")]
     return assemble(
         modules["unet"],

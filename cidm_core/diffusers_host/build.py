@@ -97,4 +97,6 @@ def emptied(module: Any) -> Any:
     is_text = isinstance(module, PreTrainedModel)
     with init_empty_weights(include_buffers=False):
         made = kind(config) if is_text else kind.from_config(config)
-    return made.to("meta", module.dtype).eval().requires_grad_(False)
+    for parameter in made.to("meta").parameters():
+        parameter.data = parameter.data.to(module.dtype)
+    return made.eval().requires_grad_(False)

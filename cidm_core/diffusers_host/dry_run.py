@@ -69,7 +69,11 @@ def memory_needed(
     if base.device != META:
         raise HostError("Memory is counted on a model without numbers: load it on 'meta'.")
     config = settled(config, method, base)
-    return _DryRun(base, method, config, device).memory(has_masks=has_masks, has_prior=has_prior)
+    # A host may call from inference mode, whose tensors cannot be learned with.
+    with torch.inference_mode(False), torch.enable_grad():
+        return _DryRun(base, method, config, device).memory(
+            has_masks=has_masks, has_prior=has_prior
+        )
 
 
 class _DryRun:

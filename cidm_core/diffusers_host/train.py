@@ -28,6 +28,7 @@ from .job import Job, prepare
 from .learning import LearningHost
 from .previews import OnPreview, Previews, Render, default_render
 from .processes import LaunchedProcesses
+from .shortage import low_memory
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def train_concept(
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise HostError(_low_memory(job)) from error
+        raise HostError(low_memory(job)) from error
 
 
 def _learn(
@@ -204,20 +205,3 @@ def _how_to_resume(folder: RunFolder) -> str:
     if not folder.state_path.exists():
         return "Stopped before the first step."
     return f"Stopped. The state is kept in '{folder.folder}'; the same call goes on from there."
-
-
-def _low_memory(job: Job) -> str:
-    config, base = job.config, job.base
-    can = {
-        "gradient_checkpointing=True": not config.gradient_checkpointing,
-        "batch_size=1": config.batch_size > 1,
-        "precision='bf16' and the model loaded with dtype='bf16'": base.dtype == torch.float32,
-        "frozen_fp8=True": not config.frozen_fp8 and base.device.type != "cpu",
-        "park_text_encoders=True": not config.park_text_encoders and base.device.type != "cpu",
-        f"resolution_px={max(base.family.latent_px * 8, job.size_px // 2)}": True,
-    }
-    advice = ", ".join(text for text, applies in can.items() if applies)
-    return (
-        f"Memory of {base.device} ran out while learning at {job.size_px} px, batch size "
-        f"{config.batch_size}, precision {config.precision}. Try {advice}, or close other programs."
-    )

@@ -62,12 +62,18 @@ class Memory:
 
     @property
     def parts(self) -> str:
-        """In words, largest phases and all."""
-        held = (
-            f"weights {gb(self.weights)}, what learns {gb(self.learned)}, activations "
-            f"{gb(self.work)}; encoding photos {gb(self.photos)}"
-        )
-        return held + (f", drawing {gb(self.drawing)}" if self.drawing else "") + " GB"
+        """In words: a step's parts, and what holds more than a step."""
+        held = {
+            "weights": self.weights,
+            "what learns": self.learned,
+            "activations": self.work,
+            "all of the model at first": self.loading,
+            "encoding photos": self.photos,
+            "drawing": self.drawing,
+        }
+        most = self.counted if self.counted > self.steps else -1
+        shown = [name for name in list(held)[:3]] + [k for k, v in held.items() if v == most]
+        return ", ".join(f"{name} {gb(held[name])}" for name in shown) + " GB"
 
 
 @dataclass(frozen=True)

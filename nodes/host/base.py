@@ -47,26 +47,9 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
         HostError: If it is quantised, or the parts do not belong together.
     """
     from ...cidm_core.devices import DTYPES
-    from ...cidm_core.diffusers_host.build import Target
-    from ...cidm_core.diffusers_host.load import base_from_tensors
 
-    schedule = _schedule(model)
-    facts = facts_of_pair(model, clip)
-    encoders = facts.encoders
-    tensors = {**_unet_weights(model), **_text_weights(clip, facts)}
-    base = base_from_tensors(
-        _NAME,
-        _weights(tensors),
-        tuple(each.tokenizer(clip) for each in encoders),
-        HostVae(vae, model.get_model_object("latent_format")),
-        Target(host.torch_device(), DTYPES[precision]),
-        scheduler_config=schedule,
-        heads=_unet_heads(model.model.diffusion_model),
-        text_heads=[_heads(each.module(clip).transformer, each.row.title) for each in encoders],
-    )
-    del tensors
-    file = _file_of(model)
-    base.name = file.stem if file else base.family.name
+    held = HostVae(vae, model.get_model_object("latent_format"))
+    base = _copied(model, clip, held, host.torch_device(), DTYPES[precision])
     try:
         yield base
     except BaseException as error:
@@ -77,6 +60,42 @@ def base_of(model: Any, clip: Any, vae: Any, precision: str) -> Generator[Base]:
         base.unet = base.vae = None
         base.text_encoders = base.tokenizers = ()
         host.free_memory()
+
+
+def base_without_numbers(model: Any, clip: Any, precision: str) -> Base:
+    """A model of the same shapes, for counting memory; nothing is copied.
+
+    Raises:
+        FamilyError: If the model is of another kind.
+        HostError: If it is quantised, or the parts do not belong together.
+    """
+    from ...cidm_core.devices import DTYPES
+
+    vae = _NoVae(model_facts(model).family)
+    with torch.inference_mode(False):  # as for a base that learns
+        return _copied(model, clip, vae, torch.device("meta"), DTYPES[precision])
+
+
+def _copied(model: Any, clip: Any, vae: nn.Module, device: torch.device, dtype: Any) -> Base:
+    from ...cidm_core.diffusers_host.build import Target
+    from ...cidm_core.diffusers_host.load import base_from_tensors
+
+    schedule = _schedule(model)
+    facts = facts_of_pair(model, clip)
+    encoders = facts.encoders
+    base = base_from_tensors(
+        _NAME,
+        _weights({**_unet_weights(model), **_text_weights(clip, facts)}),
+        tuple(each.tokenizer(clip) for each in encoders),
+        vae,
+        Target(device, dtype),
+        scheduler_config=schedule,
+        heads=_unet_heads(model.model.diffusion_model),
+        text_heads=[_heads(each.module(clip).transformer, each.row.title) for each in encoders],
+    )
+    file = _file_of(model)
+    base.name = file.stem if file else base.family.name
+    return base
 
 
 @dataclass(frozen=True)
@@ -283,3 +302,14 @@ class HostVae(nn.Module):
         if device is not None and torch.device(device).type == "cpu":
             host.unload_models()
         return self
+
+
+class _NoVae(nn.Module):
+    """In the place of a VAE, where only what the host's is like is asked for."""
+
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(
+            latent_channels=family.latent_channels,
+            block_out_channels=(0,) * family.latent_px.bit_length(),
+        )

@@ -189,6 +189,16 @@ def torch_device() -> torch.device:
     return _management.get_torch_device()
 
 
+def memory() -> tuple[int, int]:
+    """Memory of the host's device in bytes: all of it, and what is free without its models."""
+    device = torch_device()
+    free = int(_management.get_free_memory(device))
+    if device.type != "cpu":  # where they would only move within the same memory
+        held = [each for each in _management.current_loaded_models if each.device == device]
+        free += sum(int(each.model_loaded_memory()) for each in held)
+    return int(_management.get_total_memory(device)), free
+
+
 def unload_models() -> None:
     """Take all of the host's models off the device; the host loads them again when needed."""
     _management.unload_all_models()

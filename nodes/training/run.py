@@ -12,6 +12,7 @@ import torch
 
 from ...cidm_core.bank import Bank
 from ...cidm_core.concept import Concept
+from ...cidm_core.errors import CidmError
 from ...cidm_core.methods import method_called
 from ..host import comfy as host
 from ..host.base import base_of, expected_base, lora_notes
@@ -107,6 +108,7 @@ def learn(
     if concept is not None:
         notes.append(f"'{concept.name}' was learned from these very inputs before; not repeated.")
     else:
+        _tell_memory(order, sockets, reporter)
         host.unload_models()
         concept = _learn(order, bank, sockets, reporter)
     if concept is None:
@@ -115,6 +117,34 @@ def learn(
     if final_loss(rows) != concept.facts.get("final_loss"):  # of another run, since cancelled
         rows = []
     return LearnedConcept(concept, rows, notes)
+
+
+def _tell_memory(order: Order, sockets: tuple[Any, Any, Any], reporter: Reporter) -> None:
+    """Show what the run will need; an estimate, so that nothing is refused by it."""
+    from .memory import advisor_of, is_small
+
+    model, clip, _ = sockets
+    if is_small(model):
+        return
+    subjects = [photo for each in order.subjects for photo in each.photos]
+    try:
+        advisor = advisor_of(
+            model,
+            clip,
+            order.method,
+            order.settings,
+            order.preset,
+            has_masks=any(photo.has_mask for photo in [*order.photos, *subjects]),
+            has_prior=bool(order.prior),
+        )
+        text = advisor.told()
+    except CidmError:
+        return  # the run itself will say it
+    except Exception:
+        logger.warning("What the run needs could not be counted.", exc_info=True)
+        return
+    logger.info("%s", text)
+    reporter.keep(text)
 
 
 def _learn(

@@ -1,5 +1,9 @@
 """Memory counted without computing: against hand formulas, real runs and what presets promise."""
 
+import re
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +14,7 @@ from cidm_core.diffusers_host.advice import Advisor
 from cidm_core.diffusers_host.dry_run import memory_needed, without_numbers
 from cidm_core.diffusers_host.ledger import META, AsOn, Ledger, backward
 from cidm_core.diffusers_host.load import load_base
+from cidm_core.diffusers_host.shortage import low_memory
 from cidm_core.errors import HostError
 from cidm_core.methods import METHODS, config_for
 from cidm_core.methods.cidm import CidmConfig
@@ -290,3 +295,20 @@ def test_each_is_counted_once(advisor):
     found.presets()
     assert found.chosen == found.presets()["balanced"]
     assert len(asked) == 4  # best has more variants
+
+
+def test_a_shortage_names_what_helps_and_by_how_much():
+    """As for a card: a job of which nothing but these members is asked."""
+    real = load_base("mini-sd", device="cpu")
+    config = config_for("cidm", real.family, batch_size=64, resolution_px=64)
+    lesson = SimpleNamespace(method="cidm")
+    job = SimpleNamespace(base=real, config=config, size_px=64, lesson=lesson, photos=(), prior=())
+    text = low_memory(cast(Any, job))
+    assert re.match(
+        r"Memory of cpu ran out while learning at 64 px, batch size 64, precision fp32\. Try "
+        r"gradient_checkpointing=True \(about [\d.]+ GB instead of [\d.]+\), batch_size=1 \(about",
+        text,
+    )
+    saved = [float(x) for x in re.findall(r"about ([\d.]+) GB instead", text)]
+    now = float(re.findall(r"instead of ([\d.]+)\)", text)[0])
+    assert max(saved) < now

@@ -37,6 +37,7 @@ IDS = {
         "ShowConceptWeights",
         "Subject",
         "TrainConcept",
+        "TrainingEstimate",
         "WordContrast",
     )
 }

@@ -15,8 +15,8 @@ TALL |= {"CIDM_ImportConcept": 330, "CIDM_RemoveConcept": 200, "CIDM_EvaluateCon
 WIDE |= {"CIDM_MergeConcepts": 460, "CIDM_CompressConcept": 420, "CIDM_MeasureOverFitting": 640}
 TALL |= {"CIDM_MergeConcepts": 560, "CIDM_CompressConcept": 360, "CIDM_MeasureOverFitting": 780}
 TALL |= {"CIDM_ConceptInfo": 620, "CIDM_TrainConcept": 640, "CIDM_MiniPhotos": 330}
-WIDE |= {"CIDM_ConceptStrengths": 300}
-TALL |= {"CIDM_ConceptStrengths": 260}
+WIDE |= {"CIDM_ConceptStrengths": 300, "CIDM_TrainingEstimate": 480}
+TALL |= {"CIDM_ConceptStrengths": 260, "CIDM_TrainingEstimate": 420}
 WIDE |= {"CIDM_PhotosAndCaptions": 560}
 TALL |= {"CIDM_PhotosAndCaptions": 860}
 WIDE |= {"CIDM_ConceptVersion": 520}
@@ -323,6 +323,10 @@ SCENES: dict[str, list[Any]] = {
                 },
             )
         },
+    ],
+    "CIDM_TrainingEstimate": [
+        {"mini": MINI},
+        {"estimate": ("CIDM_TrainingEstimate", {"model": "mini.0", "clip": "mini.1"})},
     ],
     "CIDM_MiniPhotos": [
         {"photos": ("CIDM_MiniPhotos", {"look": "teal cat"})},
