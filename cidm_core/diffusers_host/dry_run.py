@@ -82,7 +82,7 @@ class _DryRun:
         self._made = method_called(method)
         # Another host's VAE is on the device when that host wants it.
         self._own_vae = isinstance(base.vae, AutoencoderKL)
-        self._side = size_px(config, base)
+        self._side = size_px(config, base.family)
         self._ledger = Ledger(counts_parked=device.type == "cpu")
 
     def memory(self, *, has_masks: bool, has_prior: bool) -> Memory:
