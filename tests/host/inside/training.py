@@ -195,7 +195,7 @@ eight_bits = odd.to(torch.float8_e4m3fn)
 found["plain_8_bits"] = refusal(lambda: base._weights({"a.weight": eight_bits}))
 
 # Another VAE, and mini-sd.
-taesd = base.HostVae(vae, model.get_model_object("latent_format"))
+taesd = inside.pack("nodes.host.vae").HostVae(vae, model.get_model_object("latent_format"))
 latents = taesd.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mode()
 found["taesd"] = [list(latents.shape), list(taesd.decode(latents).sample.shape)]
 mini, mini_clip, load = (
