@@ -64,7 +64,7 @@ def read_edited(text: str, where: str, names: Sequence[str]) -> dict[int, str]:
         if not owned:
             raise PhotoError(
                 f"{where} has a caption for '{name}', and there is no photo of that name. The "
-                f"photos are {listed(names, 5)}."
+                f"photos are {listed([one_line(name) for name in names], 5)}."
             )
         if len(owned) > 1:
             raise PhotoError(
@@ -132,15 +132,23 @@ def difference(names: Sequence[str], changed: Sequence[Edit]) -> str:
 
 def _line(name: str, caption: str) -> str:
     """The line of a photo; a note where nothing can be said of it yet, or not in such a line."""
+    shown, mark = one_line(name), _mark_between(name, caption or "any")
+    if mark is None:
+        what = f"change its caption here: {caption}" if caption else "give it a caption here."
+        return f"# Rename {shown} to {what}"
     if not caption:
-        shown = one_line(name)
-        return f"# {shown} has no caption yet. Write one, and take the # away:\n# {shown}: "
+        return f"# {shown} has no caption yet. Write one, and take the # away:\n# {name}{mark}"
+    return f"{name}{mark}{caption}"
+
+
+def _mark_between(name: str, caption: str) -> str | None:
+    """What stands between both in a line, so that it is read as them; None if nothing does."""
     for mark in (": ", "\t"):
         line = f"{name}{mark}{caption}"
         read = split_line(line) if len(line.splitlines()) == 1 else None
         if is_text(line) and read is not None and (read[0], read[2].strip()) == (name, caption):
-            return line
-    return f"# Rename {one_line(name)} to change its caption here: {caption}"
+            return mark
+    return None
 
 
 def is_text(line: str) -> bool:

@@ -8,27 +8,25 @@ written. What the captions were before is kept in one hidden file, in the form o
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import PhotoError
 from ..paths import user_path
 from ..storage.atomic import write_atomic
-from ..training.caption_files import captions_in, clean, read_captions_text, split_line
+from ..training.caption_files import captions_in, clean
 from ..training.folders import (
     CAPTION_FILES,
     by_name,
     find_captions,
-    last_part,
     list_photos,
-    owners_of,
 )
 from .editing import Edit, Notes, as_lines, is_text
+from .inspect import hearing
+from .rewriting import encoded, rewritten
 
 _ALONE = (".txt", ".caption")
 
@@ -95,17 +93,15 @@ def write_captions(source: Source, changed: Sequence[Edit]) -> tuple[list[Path],
     planned = _planned(source, {each.photo: clean(each.after, "A caption") for each in changed})
     before = {path: _bytes_of(path) for path in planned}
     kept = _keep(source)
-    written: list[Path] = []
     try:
         for path, data in planned.items():
             write_atomic(path, data, error=PhotoError)
-            written.append(path)
-    except PhotoError:
-        _undo(written, before)
+    except BaseException:  # Ctrl-C, too
+        _undo(before)
         with contextlib.suppress(OSError):
             kept.unlink()
         raise
-    return written, kept
+    return list(planned), kept
 
 
 def _planned(source: Source, wanted: Mapping[int, str]) -> dict[Path, bytes]:
@@ -119,8 +115,9 @@ def _planned(source: Source, wanted: Mapping[int, str]) -> dict[Path, bytes]:
             planned[path] = _one_for(path, inside, after, source.names).encode()
             continue
         changed = {source.pictures[number]: wanted[number] for number in inside if number in wanted}
-        text = _rewritten(path, changed, source.pictures)
-        found = by_name(source.pictures, captions_in(text, f"'{path}'", path.suffix.lower()))
+        text = rewritten(path, changed, source.pictures)
+        captions = captions_in(text, f"'{path}'", path.suffix.lower())
+        found, _ = hearing(lambda c=captions: by_name(source.pictures, c))  # told already
         wrong = [source.names[n] for n in inside if after[n] and found[n] != after[n]]
         wrong += [name for name in source.names if not is_text(name) and name in text]
         if wrong:
@@ -128,7 +125,7 @@ def _planned(source: Source, wanted: Mapping[int, str]) -> dict[Path, bytes]:
                 f"'{path}' has no line that is about the photo {wrong[0]!r} alone. Write whole "
                 "file names there, or rename the photo."
             )
-        planned[path] = text.encode()
+        planned[path] = encoded(text, path)
     return planned
 
 
@@ -159,53 +156,6 @@ def _one_for(
     return f"{texts[0]}\n"
 
 
-def _rewritten(path: Path, changed: Mapping[Path, str], pictures: Sequence[Path]) -> str:
-    """A captions file with other captions for some photos; all else in it stays."""
-    owners = owners_of(pictures)
-    text, left = read_captions_text(path), dict(changed)
-
-    def caption_for(name: str) -> str | None:
-        owned = [picture for picture in owners(last_part(name)) if picture in changed]
-        for picture in owned:
-            left.pop(picture, None)
-        return changed[owned[0]] if owned else None
-
-    if path.suffix.lower() == ".json":
-        rows: dict[str, Any] = json.loads(text)
-        rows = {name: _with_caption(row, caption_for(name)) for name, row in rows.items()}
-        rows |= {picture.name: caption for picture, caption in left.items()}
-        return f"{json.dumps(rows, ensure_ascii=False, indent=2)}\n"
-    lines = text.splitlines()
-    if path.suffix.lower() == ".jsonl":
-        lines = [_with_row(line, caption_for) for line in lines]
-        more = [{"file_name": picture.name, "text": caption} for picture, caption in left.items()]
-        lines += [json.dumps(row, ensure_ascii=False) for row in more]
-        return "\n".join(lines) + "\n"
-    for number, line in enumerate(lines):
-        parts = split_line(line)
-        if parts is not None and (caption := caption_for(parts[0].strip())) is not None:
-            lines[number] = f"{parts[0]}{parts[1]}{'' if parts[1] != ':' else ' '}{caption}"
-    new = as_lines([p.name for p in left], list(left.values()), {}) if left else ""
-    return "\n".join(lines) + "\n" + new
-
-
-def _with_caption(row: Any, caption: str | None) -> Any:
-    """A caption, or a row that holds one, with another."""
-    if caption is None:
-        return row
-    if isinstance(row, str):
-        return caption
-    return {**row, "text" if "text" in row else "caption": caption}
-
-
-def _with_row(line: str, caption_for: Any) -> str:
-    if not line.strip():
-        return line
-    row = json.loads(line)
-    caption = caption_for(row["file_name"])
-    return line if caption is None else json.dumps(_with_caption(row, caption), ensure_ascii=False)
-
-
 def _keep(source: Source) -> Path:
     """Write what the captions are, into a file of their folder that nothing reads by itself."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -230,12 +180,11 @@ def _bytes_of(path: Path) -> bytes | None:
         ) from error
 
 
-def _undo(written: Sequence[Path], before: Mapping[Path, bytes | None]) -> None:
+def _undo(before: Mapping[Path, bytes | None]) -> None:
     """Put back what the files were."""
-    for path in written:
-        data = before[path]
+    for path, data in before.items():
         if data is None:
             with contextlib.suppress(OSError):
                 path.unlink()
-        else:
+        elif _bytes_of(path) != data:
             write_atomic(path, data, error=PhotoError)

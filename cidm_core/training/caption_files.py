@@ -156,7 +156,8 @@ def _caption_in(row: object) -> object:
 
 
 def _from_jsonl(text: str, where: str) -> Iterable[tuple[str, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not `splitlines`: strings of JSON may hold other line breaks.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         row = _json(line, f"Line {number} of {where}")

@@ -64,6 +64,13 @@ def test_names_that_no_line_can_hold_are_told_and_left_alone(name):
     assert read_edited(text.encode().decode(), "x", ["1.jpg", name]) == {0: "a dog"}
 
 
+@pytest.mark.parametrize("name", ["1.jpg", "a: b.jpg"])
+def test_the_line_that_is_offered_for_a_new_caption_is_read(name):
+    *_, last = as_lines([name], [""], {}).splitlines()
+    assert read_edited(f"{last.removeprefix('# ')}a dog", "x", [name]) == {0: "a dog"}
+    assert as_lines(["#1.jpg"], [""], {}) == "# Rename #1.jpg to give it a caption here.\n"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -182,6 +189,65 @@ def test_captions_files_keep_all_else(folder, tmp_path, apart):
         assert (folder / "2.txt").is_file() is not apart
         (folder / "2.txt").unlink(missing_ok=True)
         path.unlink()
+
+
+ROWS = (
+    '{"file_name": "2.png", "text": "a\u2028\\u00e9", "w": 1.50}\r\n \r\n'
+    '{"file_name":"1.jpg","text":"a dog"}'
+)
+TABLE = (
+    '{"1.jpg": "a dog",\n   "2.png": { "caption": "\\u00e9{\\"", "w" : 1.50}, '
+    '"x.jpg":"a red dog"}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "changed", "with_new"),
+    [
+        (
+            "captions.txt",
+            b"\xef\xbb\xbf# mine\r\n1.jpg:  a dog \r\n\r\n2.png\ta cat",
+            [(b"a dog", b"a c\xc3\xb6w")],
+            b"\r\n3.jpg: new\r\n",
+        ),
+        ("metadata.jsonl", ROWS.encode(), [(b"a dog", b"a c\xc3\xb6w")], b"\r\n{"),
+        ("captions.json", TABLE.encode(), [(b'"a dog"', b'"a c\xc3\xb6w"')], b"}\n"),
+        ("captions.json", TABLE.encode("utf-16"), [], b"}\0\n\0"),
+    ],
+)
+def test_bytes_of_all_else_stay(folder, tmp_path, name, held, changed, with_new):
+    path = tmp_path / name
+    path.write_bytes(held)
+    change(folder, {"1.jpg": "a c\u00f6w"}, path)
+    for before, after in changed:
+        assert path.read_bytes() == held.replace(before, after)
+    once = captions_of(folder, path)
+    change(folder, {"3.jpg": "new"}, path)
+    assert captions_of(folder, path) == once | {"1.jpg": "a c\u00f6w", "3.jpg": "new"}
+    assert with_new in path.read_bytes()
+    change(folder, {"1.jpg": "a dog"}, path)
+    assert path.read_bytes().startswith(held.rstrip(b"\0\r\n}"))
+
+
+def test_what_is_told_of_captions_is_told_once(folder, caplog):
+    write(folder / "captions.txt", "1.jpg: a dog\n9.jpg: a cat\n")
+    change(folder, {"1.jpg": "a cow"})
+    assert caplog.text.count("Captions without a photo: 9.jpg") == 1
+
+
+def test_ctrl_c_between_files_leaves_them_as_they_were(folder, monkeypatch):
+    write(folder / "1.txt", "a dog")
+    before, real = files_of(folder), writing.write_atomic
+
+    def ending(path, data, **options):
+        real(path, data, **options)
+        if path.name == "2.txt":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "write_atomic", ending)
+    with pytest.raises(KeyboardInterrupt):
+        change(folder, {"1.jpg": "a cow", "2.png": "new"})
+    assert files_of(folder) == before
 
 
 def test_a_folder_of_captions_takes_new_ones_too(folder, tmp_path):
