@@ -55,12 +55,16 @@ ENDINGS = (
     "-skinned",
     "-eyed",
     "-patterned",
+    "-toned",
 )
 """Of words such as "dark-haired", "cream-coloured"."""
 
 SHADES = _of("bright dark deep dull faded light muted neon pale pastel rich soft vivid")
 """Say more of the word behind them: gone together with it, otherwise left."""
-DEGREES = _of("all almost extremely fully mostly pretty quite rather really so solid super very")
+DEGREES = _of("""
+    all almost extremely fully half jet mostly not partly pretty quite rather really slightly
+    snow so solid super very
+""")
 OTHERS = _of("""
     adorable adult baby beautiful big cute fat funny giant happy huge large little long lovely new
     nice old old-fashioned playful round short sleepy slim small smiling tall thin tiny vintage

@@ -35,8 +35,8 @@ from .attribute_words import (
 )
 
 _ATTRIBUTES = COLOURS | MATERIALS | PATTERNS | TEXTURES
-_JOINTS = frozenset({"and", "&", ","})
-_WORD = re.compile(r"[\w'’-]+|[,&]")  # noqa: RUF001
+_JOINTS = frozenset({"and", "or", "&", ",", "/"})
+_WORD = re.compile(r"[\w'’-]+|[,&/]")  # noqa: RUF001
 _ARTICLE = re.compile(r"\b(an?)(\s+)$", re.IGNORECASE)
 # "an hour", "a unicorn": what is heard counts, not what is written.
 _SILENT_H = re.compile(r"(?:heir|honest|honou?r|hour)")
@@ -72,7 +72,7 @@ def strip(caption: str, names: Iterable[Name], kind: str) -> Stripped:
     for call in reversed(find_calls(text, names)):
         start, end = call.at[0][0], call.at[-1][1]
         before = _modifiers(text[:start], text[start:end], kind)
-        gone = [piece.text for piece in before if piece.goes and piece.text not in _JOINTS]
+        gone = [piece.text for piece in before if piece.goes]
         if gone:
             found[:0] = gone
             text = _without(text, before, start)
@@ -97,26 +97,33 @@ def _modifiers(before: str, noun: str, kind: str) -> list[_Piece]:
             break
         found.append(piece._replace(goes=goes))
         behind = piece.start
-    while found and found[-1].text in _JOINTS:
+    while found and _is_joint(found[-1]):
         found.pop()
     return found[::-1]
+
+
+def _is_joint(piece: _Piece) -> bool:
+    return canonical(piece.text) in _JOINTS
 
 
 def _is_attribute(word: str, kind: str) -> bool:
     parts = [part for part in word.split("-") if part not in _JOINTS]
     wanted = _ATTRIBUTES | (MEDIA if kind == "style" else frozenset())
-    whole = word in wanted or word.endswith(ENDINGS)
-    return whole or (len(parts) > 1 and all(part in wanted | SHADES for part in parts))
+    if word in wanted or word.endswith(ENDINGS):
+        return True
+    # "off-white", "navy-blue"; "plush-velvet"
+    return len(parts) > 1 and (parts[-1] in COLOURS or all(p in wanted | SHADES for p in parts))
 
 
 def _without(text: str, before: Sequence[_Piece], noun: int) -> str:
     """A text without the words before a noun that are to go; it still reads as a sentence."""
     kept, joint = "", ""
     for piece in before:
-        if piece.text in _JOINTS:
-            joint = joint or (piece.text if piece.text == "," else f" {piece.text}")
+        if _is_joint(piece):
+            spaced = {",": ", ", "/": "/"}.get(piece.text, f" {piece.text} ")
+            joint = joint or spaced
         elif not piece.goes:
-            kept += f"{joint if kept else ''} {piece.text}"
+            kept += f"{joint or ' '}{piece.text}" if kept else piece.text
             joint = ""
     start = before[0].start
     rest = f"{kept} {text[noun:]}".lstrip()

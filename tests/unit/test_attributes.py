@@ -27,6 +27,12 @@ def stripped(caption, class_words="dog", kind="object"):
         ("a very dark green dog", "a dog"),
         ("a cat and brown dog", "a cat and dog"),
         ("a brown dog, then a spotted dog", "a dog, then a dog"),
+        ("BLACK AND WHITE DOG", "DOG"),
+        ("a brown or white dog", "a dog"),
+        ("a black/white dog", "a dog"),
+        ("a big/brown/old dog", "a big/old dog"),
+        ("a jet black dog and a half brown half white dog", "a dog and a dog"),
+        ("an old, off-white, two-toned dog", "an old dog"),
         ("\u0130stanbul, a brown dog", "i\u0307stanbul, a dog"),  # a letter that grows
     ],
 )
@@ -46,6 +52,8 @@ def test_what_describes_the_concept_goes(caption, without):
         "a small dog",
         "a brown cat and a dog",
         "two brown and one dog",
+        "a cat or dog, and/or dog",
+        "indoors/dog, snow dog",
         "a (brown) dog",
         "The wall is blue. dog",
         "a brown dogs",
