@@ -33,6 +33,7 @@ class ConceptExtension(ComfyExtension):
         from .bank.banks import ConceptInfo, LoadConceptBank, RemoveConcept
         from .bank.compress import CompressConcept
         from .bank.exchange import ExportConcept, ImportConcept
+        from .bank.moving import MoveConcepts
         from .bank.strengths import ConceptStrengths
         from .bank.versions import ConceptVersion
         from .evaluation.evaluate import EvaluateConcepts
@@ -70,6 +71,7 @@ class ConceptExtension(ComfyExtension):
             RemoveConcept,
             ImportConcept,
             ExportConcept,
+            MoveConcepts,
             LoadMiniModel,
             MethodCustomDiffusion,
             MethodInfusion,

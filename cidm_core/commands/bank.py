@@ -12,6 +12,7 @@ from .bank_action import add_action, open_bank
 from .console import Console
 from .flags import add_settings, given
 from .merging import add_compress, add_merge
+from .moving import add_move
 from .upkeep import add_rename, add_trash, add_versions, agreed, how_to_restore
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ examples:
   cidm bank versions dog --bank bank --back 2                      undo a training
   cidm bank versions dog --bank bank --compare --prompt "a <dog1> <dog2>" --model sd15.safetensors
   cidm bank remove dog --bank bank       and back: cidm bank trash --bank bank --restore 1
+  cidm bank move dog cat --bank bank --into pets --copy             --all: banks together
   cidm bank merge dog cat --bank bank --as pets --model sd15.safetensors      into bank-merged
   cidm bank compress pets --bank bank-merged --energy 0.6
 """
@@ -40,7 +42,7 @@ examples:
 def add_bank(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "bank",
-        help="list, show, rename, remove, restore, export, import, merge and compress concepts",
+        help="list, show, rename, move, remove, restore, export, import, merge, compress concepts",
         description="Look after a bank: a folder with one file per concept, in learning order.",
         epilog=_EPILOG,
     )
@@ -56,6 +58,7 @@ def add_bank(verbs: Any) -> None:
     add_versions(actions)
     add_trash(actions)
     add_rename(actions)
+    add_move(actions)
     add_merge(actions)
     add_compress(actions)
 

@@ -43,8 +43,8 @@ _ROWS = f"{OWN_PREFIX}tokens_"
 _VALUES = f"{OWN_PREFIX}values_"
 
 
-def concept_to_bytes(concept: Concept) -> bytes:
-    """The bytes of a concept's file.
+def concept_to_bytes(concept: Concept, told: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a concept's file; `told` are further texts for its header.
 
     Raises:
         BankError: If the concept cannot be stored: dtype, size or values out of bounds.
@@ -56,7 +56,7 @@ def concept_to_bytes(concept: Concept) -> bytes:
     except ConceptError as caught:
         raise BankError(f"{caught} Nothing was written.") from caught
     record = record_text(concept, sum(t.numel() * t.element_size() for t in tensors.values()))
-    return pack(tensors, {RECORD: record} | lora_metadata(concept))
+    return pack(tensors, {RECORD: record} | lora_metadata(concept) | dict(told or {}))
 
 
 def concept_from_bytes(data: bytes, origin: str) -> Concept:

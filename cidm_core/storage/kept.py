@@ -64,6 +64,17 @@ def former_kept(path: Path) -> Generator[None]:
         raise
 
 
+def adopt(path: Path, new: Path) -> None:
+    """Keep the versions of a concept's file as versions of another file, under numbers of its own.
+
+    Raises:
+        BankError: If the system refuses.
+    """
+    for file in numbered(path).values():
+        if not same_content(path, file):
+            _keep_as(file, new)
+
+
 def same_content(path: Path, other: Path) -> bool:
     """Whether two files hold the same, byte for byte."""
     try:
@@ -99,20 +110,25 @@ def _keep(path: Path) -> tuple[Path, ...]:
     """What was made: the picture, if there is one, and then the file; nothing if it is kept."""
     if any(same_content(path, each) for each in numbered(path).values()):  # since a crash
         return ()
+    return _keep_as(path, path)
+
+
+def _keep_as(source: Path, path: Path) -> tuple[Path, ...]:
+    """Keep a file and its picture as a version of a concept's file."""
     folder = own_folder(path.parent, VERSIONS, path.stem)
     with contextlib.suppress(OSError):
         sweep(folder)
     target = folder / f"{next_number(folder)}{KEPT}"
     made: list[Path] = []
     try:
-        for source, copy in ((preview_path(path), preview_path(target)), (path, target)):
-            if source.is_file():
+        for each, copy in ((preview_path(source), preview_path(target)), (source, target)):
+            if each.is_file():
                 made.append(copy)
-                _link(source, copy)
+                _link(each, copy)
     except BaseException as caught:
         _forget(made)
         if isinstance(caught, OSError):
-            raise BankError(explain(caught, f"keep '{path}' as a version")) from caught
+            raise BankError(explain(caught, f"keep '{source}' as a version")) from caught
         raise
     for changed in (folder, folder.parent, path.parent):
         sync_folder(changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,8 +14,19 @@ from .kept import former_kept
 from .previews import write_preview
 
 
-def place_concept(concept: Concept, path: Path, picture: bytes | None = None) -> Concept:
+def place_concept(
+    concept: Concept,
+    path: Path,
+    picture: bytes | None = None,
+    told: Mapping[str, str] | None = None,
+) -> Concept:
     """Write a concept and its picture; a file that is there already is kept as a version.
+
+    Args:
+        concept: What to write, complete with index and time.
+        path: Where.
+        picture: What `previews.as_preview` made.
+        told: Further texts for the header.
 
     Returns:
         The concept as it is read from there.
@@ -22,7 +34,7 @@ def place_concept(concept: Concept, path: Path, picture: bytes | None = None) ->
     Raises:
         BankError: If it cannot be stored, or the system refuses; nothing has changed then.
     """
-    data = concept_to_bytes(concept)
+    data = concept_to_bytes(concept, told)
     stored = concept_from_bytes(data, path.name)  # Nothing is written that could not be read.
     place(data, path)
     if picture is not None:

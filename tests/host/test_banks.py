@@ -183,6 +183,31 @@ def test_what_was_replaced_or_removed_is_kept_and_listed_nowhere_as_a_model(serv
         assert any(name.endswith("dog.safetensors") for name in listed)
 
 
+def move(**inputs):
+    given = {"bank": ["1", 0], "into": "house", "names": "", "copy": True, **inputs}
+    given = {"on_conflict": "stop and tell", **given}
+    return {"1": load(), "2": {"class_type": "CIDM_MoveConcepts", "inputs": given}, "3": text("2")}
+
+
+def test_concepts_go_into_another_bank(server, pets):
+    house = Bank(server.base / "models" / "concept_banks" / "house")
+    house.add(make_concept("cat", class_words="tiger"))
+    try:
+        assert "1 of 2 concepts have names or words" in message(server.run(move()))
+        assert list(house) == ["cat"]
+        result = server.run(move(on_conflict="rename"))
+        assert result.outputs["3"]["text"][0].splitlines()[1] == (
+            "cat: there as 'cat-2', called by <cat-1-2> <cat-2-2>"
+        )
+        assert list(house) == ["cat", "dog", "cat-2"]
+        assert server.run(move(names="dog", copy=False)).status == "success"
+        assert list(pets) == ["cat"]
+        assert "Which bank should they go into" in message(server.run(move(into=" ")))
+        assert "is the bank itself" in message(server.run(move(into="pets")))
+    finally:
+        shutil.rmtree(house.path)
+
+
 def test_a_concept_goes_out_as_a_lora_and_no_file_is_overwritten_by_accident(server, pets):
     result = server.run(export(file_name="good dog"))
     assert result.status == "success"

@@ -31,6 +31,7 @@ IDS = {
         "MethodCustomDiffusion",
         "MethodInfusion",
         "MiniPhotos",
+        "MoveConcepts",
         "PhotosAndCaptions",
         "RegionalNoiseGuider",
         "RemoveConcept",

@@ -20,7 +20,8 @@ TALL |= {"CIDM_ConceptStrengths": 260, "CIDM_TrainingEstimate": 420}
 WIDE |= {"CIDM_PhotosAndCaptions": 560}
 TALL |= {"CIDM_PhotosAndCaptions": 860}
 WIDE |= {"CIDM_ConceptVersion": 520}
-TALL |= {"CIDM_ConceptVersion": 300}
+TALL |= {"CIDM_ConceptVersion": 220, "CIDM_MoveConcepts": 420}
+WIDE |= {"CIDM_MoveConcepts": 460}
 CATS = "a <pip1> <pip2> and a <tia1> <tia2>, green background"
 LINES = """0.02,0.1,0.48,0.9: a <pip1> <pip2> on the left
 0.52,0.1,0.98,0.9: a <tia1> <tia2> on the right"""
@@ -174,6 +175,15 @@ SCENES: dict[str, list[Any]] = {
         {"apply": (APPLY[0], {**APPLY[1], "bank": "less.0"})},
         {"yes": text("apply.1", CATS)},
         {"show": ("CIDM_ShowConceptWeights", {"conditioning": "yes.0"})},
+    ],
+    "CIDM_MoveConcepts": [
+        {"bank": BANK},
+        {
+            "move": (
+                "CIDM_MoveConcepts",
+                {"bank": "bank.0", "into": "cats", "names": "purple-cat, teal-cat"},
+            )
+        },
     ],
     "CIDM_ConceptVersion": [
         {"bank": BANK},
