@@ -32,7 +32,7 @@ def listing(bank: Bank) -> str:
     lines = [f"Bank '{bank.name}' holds no concept yet. Train or import one."]
     if rows:
         lines = [table(("name", "words", "class words", "kind", "family"), rows)]
-    lines += [f"Not usable: {path.name}: {error}" for path, error in bank.broken()]
+    lines += [f"Not usable: {error}" for _, error in bank.broken()]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,8 @@ def _delete(bank: Bank, name: str, number: int, console: Console) -> dict[str, o
 
 def how_to_restore(bank: Bank, removed: Any) -> str:
     """How what went to the trash comes back."""
-    return f"To undo: cidm bank trash --bank '{bank.path}' --restore {removed.number}"
+    where = shlex.quote(str(bank.path))
+    return f"To undo: cidm bank trash --bank {where} --restore {removed.number}"
 
 
 def _compare(
@@ -194,14 +196,15 @@ def _chosen(asked: str, found: Sequence[Version], name: str) -> list[tuple[int, 
 
 def run_trash(args: argparse.Namespace, console: Console) -> dict[str, object]:
     """List what was removed, bring it back, or delete it for good."""
-    from ..upkeep.listings import trash_listing
+    from ..upkeep.listings import told, trash_listing
     from ..upkeep.trash import empty_trash, restore, trash
 
     bank = open_bank(args)
     found = trash(bank)
     if args.restore is not None:
         name = restore(bank, args.restore)
-        console.say(f"{name!r} is back in '{bank.path}'.")
+        what = next((told(each) for each in found if each.number == args.restore), repr(name))
+        console.say(f"{what} is back in '{bank.path}'.")
         return {"restored": args.restore, "name": name}
     if args.empty:
         many = f"{len(found)} removal{'s' if len(found) != 1 else ''}"

@@ -22,6 +22,7 @@ from .record import preview_path
 VERSIONS = ".versions"
 KEPT = ".kept"
 LAST = "last"  # the highest number that was given
+_MOST = 10**9
 _NUMBER = re.compile(r"([1-9][0-9]{0,14})(?:\..*)?")
 
 
@@ -45,7 +46,7 @@ def numbered(path: Path) -> dict[int, Path]:
         raise BankError(explain(caught, f"list '{folder}'")) from caught
     numbers = sorted({_number_of(name) for name in names if name.endswith(KEPT)})
     # Others may put anything there.
-    return {n: folder / f"{n}{KEPT}" for n in numbers if f"{n}{KEPT}" in names}
+    return {n: folder / f"{n}{KEPT}" for n in numbers if n and f"{n}{KEPT}" in names}
 
 
 @contextlib.contextmanager
@@ -95,7 +96,10 @@ def next_number(folder: Path) -> int:
         raise BankError(explain(caught, f"list '{folder}'")) from caught
     with contextlib.suppress(OSError, ValueError):
         numbers.append(_number_of((folder / LAST).read_text("ascii").strip()))
-    number = max(numbers, default=0) + 1
+    # Others may have left a number near the end of all that can be read.
+    number = max((number for number in numbers if number < _MOST), default=0) + 1
+    while number in numbers:
+        number += 1
     write_atomic(folder / LAST, str(number).encode(), error=BankError)
     return number
 

@@ -7,7 +7,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BankError, CidmError
+from ..errors import BankError, CidmError, PhotoError
+from ..images import picture_of
 from .atomic import write_atomic
 from .record import preview_path
 
@@ -18,16 +19,16 @@ PREVIEW_PX = 512
 
 
 def as_preview(picture: Image) -> bytes:
-    """A picture of any size as a small PNG.
+    """A picture of any size and kind as a small PNG, upright, transparency over white.
 
     Raises:
         BankError: If it cannot be read.
     """
     try:
-        small = picture.convert("RGB")
-        small.thumbnail((PREVIEW_PX, PREVIEW_PX))
-    except (OSError, ValueError, SyntaxError) as caught:  # what Pillow says of damaged files
-        raise BankError(f"The picture cannot be read ({caught}). Choose another.") from caught
+        small = picture_of(picture, "The picture")
+    except PhotoError as caught:
+        raise BankError(f"{caught} Choose another picture.") from caught
+    small.thumbnail((PREVIEW_PX, PREVIEW_PX))
     buffer = io.BytesIO()
     small.save(buffer, "PNG")
     return buffer.getvalue()

@@ -7,6 +7,7 @@ import os
 from ..as_text import table
 from ..bank import Bank
 from ..storage.record import Entry
+from ..storage.trash import VERSION, Removed
 from .trash import trash
 from .versions import broken_versions, versions
 
@@ -24,7 +25,8 @@ def versions_listing(bank: Bank, name: str) -> str:
     rows += [_row("now", entry) for entry in now]
     head = ("version", "learned", "words", "steps", "method", "MB")
     lines = [table(head, rows)] if rows else []
-    lines += [f"Not usable: {path.name}: {error}" for path, error in broken_versions(bank, name)]
+    broken = [bank.find(name)[1], *(error for _, error in broken_versions(bank, name))]
+    lines += [f"Not usable: {error}" for error in broken if error is not None]
     return "\n".join(lines)
 
 
@@ -34,10 +36,22 @@ def trash_listing(bank: Bank) -> str:
     Raises:
         BankError: If it cannot be listed.
     """
-    rows = [(each.number, each.name, each.what, _minute(each.removed)) for each in trash(bank)]
+    rows = [(each.number, each.name, _what(each), _minute(each.removed)) for each in trash(bank)]
     if not rows:
         return f"The trash of bank '{bank.name}' is empty."
     return table(("number", "name", "what", "removed"), rows)
+
+
+def told(removed: Removed) -> str:
+    """What was removed, in words: "'dog'", or "Version 2 of 'dog'"."""
+    whose = f"Version {removed.files[0].stem} of " if removed.what == VERSION else ""
+    return f"{whose}{removed.name!r}"
+
+
+def _what(removed: Removed) -> str:
+    """A concept, or which version."""
+    which = f" {removed.files[0].stem}" if removed.what == VERSION else ""
+    return f"{removed.what}{which}"
 
 
 def when_and_how(entry: Entry) -> str:

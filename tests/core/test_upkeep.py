@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
 from bank_samples import OTHER_BASE, contents, flip, make_concept, same
 from PIL import Image
@@ -176,6 +177,20 @@ def test_numbers_are_never_given_twice(bank):
     empty_trash(bank)
     replace_dog(bank, "dog 3")
     assert seen(bank) == [(1, "dog 0"), (3, "dog 2")]
+
+
+@pytest.mark.parametrize("last", ["999999999", "1000000000", "999999999999999", "x", ""])
+def test_foreign_numbers_hide_no_version(bank, last):
+    folder = versions_folder(bank.path / "dog.safetensors")
+    (folder / "last").write_text(last)
+    for name in ("0.kept", "999999999.kept", "1000000000.kept"):
+        (folder / name).write_bytes(b"foreign")
+    for turn in range(3, 6):
+        replace_dog(bank, f"dog {turn}")
+    assert sorted(text for _, text in seen(bank)) == [f"dog {turn}" for turn in range(5)]
+    assert len(broken_versions(bank, "dog")) == 2
+    for name in ("999999999.kept", "1000000000.kept"):
+        assert (folder / name).read_bytes() == b"foreign"
 
 
 def test_unknown_versions_and_concepts_are_told(bank):
@@ -404,12 +419,38 @@ def test_a_preview_of_any_size_is_made_small(bank):
         set_preview(bank, "cow", Image.new("L", (1, 1)))
 
 
+DEEP = np.full((4, 4), 0x8080, np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("picture", "colour"),
+    [
+        (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), (255, 0, 0)),
+        (Image.new("RGBA", (4, 4), (0, 0, 0, 0)), (255, 255, 255)),
+        (Image.fromarray(DEEP), (128, 128, 128)),
+        (Image.fromarray(DEEP.astype(np.int32)), (128, 128, 128)),
+        (Image.fromarray(DEEP / np.float32(65535)), (128, 128, 128)),
+    ],
+)
+def test_a_preview_of_any_kind_shows_its_colours(bank, picture, colour):
+    set_preview(bank, "dog", picture)
+    assert colour_of(bank.entries()[0].preview) == colour
+
+
+def test_a_preview_is_upright(bank):
+    picture = Image.new("RGB", (8, 4))
+    picture.getexif()[0x0112] = 6
+    set_preview(bank, "dog", picture)
+    with Image.open(bank.entries()[0].preview) as held:
+        assert held.size == (4, 8)
+
+
 def test_a_picture_that_cannot_be_read_is_told(bank, tmp_path):
     Image.effect_noise((64, 64), 50).save(tmp_path / "x.png")
     (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:200])
     with (
         Image.open(tmp_path / "x.png") as picture,
-        pytest.raises(BankError, match="cannot be read"),
+        pytest.raises(BankError, match="is damaged or cut off"),
     ):
         set_preview(bank, "cat", picture)
 

@@ -51,7 +51,8 @@ def test_versions_are_listed_taken_back_and_deleted(bank, run):
     code, out, _ = run("versions", "dog", "--delete", "2")
     assert (code, steps(bank)) == (OK, [100, 300])
     assert "--restore 1" in out
-    assert run("trash", "--restore", "1")[0] == OK
+    assert run("trash")[1].splitlines()[1].split()[:4] == ["1", "dog", "version", "2"]
+    assert "Version 2 of 'dog' is back in" in run("trash", "--restore", "1")[1]
     assert steps(bank) == [100, 200, 300]
     assert "no version 9" in run("versions", "dog", "--back", "9")[2]
 
@@ -61,6 +62,7 @@ def test_a_damaged_concept_can_be_taken_back(bank, run):
     code, out, _err = run("versions", "dog")
     assert code == OK
     assert "now" not in out
+    assert "Not usable: dog.safetensors: 7 bytes are too few" in out
     assert run("versions", "dog", "--back", "2")[0] == OK
     assert steps(bank)[0] == 200
     assert "Not usable: 3.kept" in run("versions", "dog")[1]
