@@ -41,15 +41,17 @@ const iconButton = (icon, label, onclick) =>
 async function ask(route, fields, options) {
   const answer = await api.fetchApi(`/cidm/${route}?${new URLSearchParams(fields)}`, options);
   const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw Object.assign(new Error(told.error ?? t("failed", { status: answer.status })), { status: answer.status });
-  return told;
+  if (answer.ok) return told;
+  const { status } = answer;
+  throw Object.assign(new Error(told.error ?? t("failed", { status })), { status });
 }
 const post = (type, body) => ({ method: "POST", headers: { "Content-Type": type }, body });
 const change = (route, fields) =>
   ask(route, {}, post("application/json", JSON.stringify({ bank: state.bank, ...fields })));
 const send = (route, fields, file) =>
   ask(route, { bank: state.bank, ...fields }, post("application/octet-stream", file));
-const address = (route, fields) => api.apiURL(`/cidm/${route}?${new URLSearchParams({ bank: state.bank, ...fields })}`);
+const address = (route, fields) =>
+  api.apiURL(`/cidm/${route}?${new URLSearchParams({ bank: state.bank, ...fields })}`);
 const stampOf = (name) => state.concepts.find((each) => each.name === name)?.stamp ?? "";
 const seen = (item) => ({ name: item.name, stamp: item.stamp });
 
@@ -94,10 +96,10 @@ async function build(inLanguage) {
   const answer = await fetch(file(`concepts/${inLanguage === "zh" ? "zh" : "en"}.json`), { cache: "no-cache" });
   texts = await answer.json();
   cards.clear();
-  for (const [made, key] of [[root, "concepts"], [list, "concepts"], [bankChoice, "bank"], [find, "find"], [sortChoice, "sort"]])
-    made.setAttribute("aria-label", t(key));
+  const labels = [[root, "concepts"], [list, "concepts"], [bankChoice, "bank"], [find, "find"], [sortChoice, "sort"]];
+  for (const [made, key] of labels) made.setAttribute("aria-label", t(key));
   find.placeholder = t("find");
-  sortChoice.replaceChildren(...Object.keys(SORTS).map((key) => h("option", { value: key, selected: key === remembered.sort }, t(`sort_${key}`))));
+  choices(sortChoice, Object.keys(SORTS), remembered.sort, (key) => t(`sort_${key}`));
   head.replaceChildren(
     h("div", { class: "cidm-bar" }, bankChoice,
       iconButton("refresh", t("refresh"), () => refresh()),
@@ -120,6 +122,9 @@ function holdFocus() {
   at?.focus({ preventScroll: true });
 }
 
+const choices = (select, values, chosen, label) =>
+  select.replaceChildren(...values.map((value) => h("option", { value, selected: value === chosen }, label(value))));
+
 const remember = () =>
   localStorage.setItem(MEMORY, JSON.stringify({ bank: state.bank, sort: sortChoice.value }));
 
@@ -131,17 +136,26 @@ async function openBank(name) {
   await refresh();
 }
 
-/** Ask the server what is there, and show it. */
-async function refresh() {
+/** What is in the bank now, or in the first one if it is gone. */
+async function lookUp() {
   try {
-    state.banks = (await ask("banks", {})).banks;
-    if (!state.banks.includes(state.bank)) state.bank = state.banks[0] ?? "";
-    const found = state.bank ? await ask("concepts", { bank: state.bank }) : { concepts: [], broken: [] };
-    Object.assign(state, { concepts: found.concepts, broken: found.broken });
+    if (state.bank) return await ask("concepts", { bank: state.bank });
+  } catch (error) {
+    if (error.status !== 404) throw error;
+  }
+  const { banks } = await ask("banks", {});
+  return banks.length ? ask("concepts", { bank: banks[0] }) : { banks, bank: "", concepts: [], broken: [] };
+}
+
+/** Ask the server what is there, and show it. */
+async function refresh(looking = lookUp()) {
+  try {
+    const { banks, bank, concepts, broken } = await looking;
+    Object.assign(state, { banks, bank, concepts, broken });
   } catch (error) {
     say(error.message, { error: true });
   }
-  bankChoice.replaceChildren(...state.banks.map((name) => h("option", { value: name, selected: name === state.bank }, name)));
+  choices(bankChoice, state.banks, state.bank, (name) => name);
   bankChoice.disabled = !state.banks.length;
   await show(view);
 }
@@ -167,7 +181,8 @@ async function show(next) {
 
 /** A part of the body that belongs to one view. */
 function fill(title, ...parts) {
-  const bar = h("div", { class: "cidm-title" }, iconButton("arrow-left", t("back"), leave), h("h2", { tabindex: -1 }, title));
+  const bar = h("div", { class: "cidm-title" },
+    iconButton("arrow-left", t("back"), leave), h("h2", { tabindex: -1 }, title));
   const top = body.scrollTop;
   body.replaceChildren(bar, ...parts.filter(Boolean));
   body.scrollTop = top;
@@ -251,7 +266,7 @@ function card(item) {
 function soundCard(item) {
   const { name, words, kind, method, family } = item;
   const label = t("open", { name, words: words.join(", "), kind, method, family });
-  const facts = [[item.class_words, kind], [method, family, steps(item)], [day(item.created), size(item.bytes)]];
+  const facts = [[item.class_words, kind], [method, family], [steps(item), size(item.bytes)], [day(item.created)]];
   return h("li", { class: "cidm-card", "data-name": name },
     h("button", { type: "button", class: "cidm-open", "aria-label": label, title: name, onclick: () => open(name) },
       picture(item, { name }), h("span", { class: "cidm-name" }, name)),
@@ -277,7 +292,8 @@ function moveAmongCards(event) {
   const all = [...list.children], at = all.indexOf(event.target.closest("li"));
   const columns = all.findIndex((each) => each.offsetTop > all[0].offsetTop);
   const wide = columns < 0 ? all.length : columns;
-  const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: wide, ArrowUp: -wide, Home: -at, End: all.length - 1 - at };
+  const last = all.length - 1;
+  const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: wide, ArrowUp: -wide, Home: -at, End: last - at };
   if (!(event.key in moves) || at < 0) return;
   event.preventDefault();
   event.stopPropagation();
@@ -296,8 +312,12 @@ function picture(item, fields, large = false) {
   else {
     const asked = { ...fields, v: item.picture, ...(large ? { large: 1 } : {}) };
     const image = h("img", {
-      loading: "lazy", decoding: "async", alt: t("picture_of", { name: item.name }), onerror: none,
-      onload: () => image.classList.toggle("cidm-tiny", image.naturalWidth <= TINY_PX), src: address("picture", asked),
+      loading: "lazy",
+      decoding: "async",
+      alt: t("picture_of", { name: item.name }),
+      onerror: none,
+      onload: () => image.classList.toggle("cidm-tiny", image.naturalWidth <= TINY_PX),
+      src: address("picture", asked),
     });
     box.append(image);
   }
@@ -305,13 +325,15 @@ function picture(item, fields, large = false) {
 }
 
 const day = (created) => created && new Date(created).toLocaleDateString(language());
-const moment = (created) => created && new Date(created).toLocaleString(language(), { dateStyle: "medium", timeStyle: "short" });
-const size = (bytes) => (bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
-const steps = (item) => (item.steps ? `${item.steps} ${t("steps")}` : "");
+const moment = (created) =>
+  created && new Date(created).toLocaleString(language(), { dateStyle: "medium", timeStyle: "short" });
+const size = (bytes) =>
+  bytes < 1e6 ? `${Math.ceil(bytes / 1e3)}\u00a0kB` : `${(bytes / 1e6).toFixed(1)}\u00a0MB`;
+const steps = (item) => (item.steps ? `${item.steps}\u00a0${t("steps")}` : "");
 
 // --- words into a text -------------------------------------------------------------------------
 
-const TEXTS = ".comfy-multiline-input, .graphdialog input, [data-node-id] textarea, [data-node-id] input";
+const TEXTS = "textarea:not(.xterm-helper-textarea), .graphdialog input, [data-node-id] input";
 document.addEventListener("pointerdown", ({ target: at }) => { inside = root.contains(at); }, true);
 document.addEventListener("focusin", ({ target: at }) => {
   inside = root.contains(at);
@@ -319,9 +341,11 @@ document.addEventListener("focusin", ({ target: at }) => {
   if (writable && !/numeric|decimal/.test(at.inputMode)) target = at;
 }, true);
 
-const wordButtons = (words) => h("div", { class: "cidm-words" }, words.map((each) =>
-  // Without the default the cursor stays where it is.
-  button(each, ({ detail }) => insert(each, detail > 0), { title: t("insert", { words: each }), "aria-label": t("insert", { words: each }), onmousedown: (event) => event.preventDefault() })));
+const wordButtons = (words) => h("div", { class: "cidm-words" }, words.map((each) => {
+  const label = t("insert", { words: each });
+  const onmousedown = (event) => event.preventDefault(); // the cursor stays where it is
+  return button(each, ({ detail }) => insert(each, detail > 0), { title: label, "aria-label": label, onmousedown });
+}));
 
 async function insert(words, byMouse) {
   if (target?.isConnected) {
@@ -346,11 +370,16 @@ async function insert(words, byMouse) {
 
 async function drawConcept({ name, compared }) {
   const item = await ask("concept", { bank: state.bank, name });
-  const facts = { class_words: item.class_words, kind: item.kind, method: item.method, model: [item.model, item.family].filter(Boolean).join(" · "),
-    layers: item.layers, rank: item.rank || "", steps: item.steps ?? "", created: moment(item.created), order: item.order + 1, bytes: size(item.bytes), file: item.file };
+  const { class_words, kind, method, layers, file } = item;
+  const facts = {
+    ...{ class_words, kind, method, layers },
+    model: [...new Set([item.model, item.family])].filter(Boolean).join(" · "),
+    ...{ rank: item.rank || "", steps: item.steps ?? "", created: moment(item.created) },
+    ...{ order: item.order + 1, bytes: size(item.bytes), file },
+  };
   fill(name, picture(item, { name }, true), wordButtons(item.words), actions(item),
     h("h3", {}, t("facts")), pairs({ ...translated(facts), ...item.facts }), ...lossCurve(item.losses),
-    h("details", {}, h("summary", {}, h("h3", { style: "display: inline-block" }, t("settings"))), pairs(item.settings)),
+    h("details", {}, h("summary", {}, h("h3", {}, t("settings"))), pairs(item.settings)),
     ...versionsOf(item, compared));
 }
 
@@ -360,12 +389,14 @@ const pairs = (facts) => h("dl", { class: "cidm-facts" }, Object.entries(facts).
 
 function actions(item) {
   const { name, file } = item;
-  const save = (as, label, saved) => h("a", { class: "cidm-button", href: address("file", { name, as }), download: saved }, t(label));
+  const save = (as, label, download) =>
+    h("a", { class: "cidm-button", href: address("file", { name, as }), download }, t(label));
   return h("div", { class: "cidm-actions" },
     button(t("rename"), () => rename(item)),
     button(t("add_picture"), () => show({ kind: "outputs", name })),
     fileButton(t("replace"), ".safetensors", (chosen) => replace(item, chosen)),
-    save("concept", "download_concept", file), save("lora", "download_lora", file.replace(/\.safetensors$/, "_lora.safetensors")),
+    save("concept", "download_concept", file),
+    save("lora", "download_lora", file.replace(/\.safetensors$/, "_lora.safetensors")),
     button(t("remove"), () => remove(item), { class: "cidm-danger" }));
 }
 
@@ -378,13 +409,15 @@ function lossCurve(losses) {
   if (losses.length < 2) return [];
   const [xs, ys] = [losses.map(([x]) => x), losses.map(([, y]) => y)];
   const [left, right, low, high] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-  const at = ([x, y]) => `${(38 + (270 * (x - left)) / (right - left || 1)).toFixed(1)},${(112 - (100 * (y - low)) / (high - low || 1)).toFixed(1)}`;
+  const at = ([x, y]) => [38 + (270 * (x - left)) / (right - left || 1), 112 - (100 * (y - low)) / (high - low || 1)];
+  const points = losses.map((row) => at(row).map((each) => each.toFixed(1)).join()).join(" ");
   const told = t("loss_told", { first: ys[0].toPrecision(3), from: left, last: ys.at(-1).toPrecision(3), to: right });
   const label = (x, y, anchor, text) => svg("text", { x, y, "text-anchor": anchor }, String(text));
   const made = svg("svg", { class: "cidm-loss", viewBox: "0 0 312 132", role: "img", "aria-label": told },
     svg("path", { class: "cidm-axis", fill: "none", d: "M38 8V116H312" }),
-    svg("polyline", { fill: "none", stroke: "currentColor", "stroke-width": 1.8, points: losses.map(at).join(" ") }),
-    label(34, 16, "end", high.toPrecision(2)), label(34, 115, "end", low.toPrecision(2)), label(38, 130, "start", left), label(312, 130, "end", right));
+    svg("polyline", { fill: "none", stroke: "currentColor", "stroke-width": 1.8, points }),
+    label(34, 16, "end", high.toPrecision(2)), label(34, 115, "end", low.toPrecision(2)),
+    label(38, 130, "start", left), label(312, 130, "end", right));
   return [h("h3", {}, t("loss")), made];
 }
 
@@ -392,15 +425,20 @@ function versionsOf(item, compared) {
   const { name, versions, broken_versions } = item;
   if (!versions.length && !broken_versions.length) return [];
   const other = versions.find((each) => each.number === compared);
-  const figure = (of, fields, label) => h("figure", {}, picture(of, { name, ...fields }, true), h("figcaption", {}, label));
+  const figure = (of, fields, label) =>
+    h("figure", {}, picture(of, { name, ...fields }, true), h("figcaption", {}, label));
+  const pair = other && h("div", { class: "cidm-pair" },
+    figure(item, {}, t("current")), figure(other, { version: compared }, t("version", { n: compared })));
   return [
     h("h3", {}, t("versions")),
-    other && h("div", { class: "cidm-pair" }, figure(item, {}, t("current")), figure(other, { version: other.number }, t("version", { n: other.number }))),
+    pair,
     other && h("p", { class: "cidm-note" }, t("compare_note")),
-    h("ul", { class: "cidm-rows", role: "list" }, [...versions].reverse().map((each) => versionRow(item, each, each === other))),
+    rows([...versions].reverse().map((each) => versionRow(item, each, each === other))),
     ...broken_versions.map((error) => h("p", { class: "cidm-note" }, t("broken_version", { error }))),
   ];
 }
+
+const rows = (items) => h("ul", { class: "cidm-rows", role: "list" }, items);
 
 function versionRow(item, each, isCompared) {
   const n = each.number, { name } = item;
@@ -420,7 +458,9 @@ const confirm = (type, title, message) => app.extensionManager.dialog.confirm({ 
 
 async function rename(item) {
   const { name } = item;
-  const to = (await app.extensionManager.dialog.prompt({ title: t("rename"), message: t("rename_ask", { name }), defaultValue: name }))?.trim();
+  const message = t("rename_ask", { name });
+  const given = await app.extensionManager.dialog.prompt({ title: t("rename"), message, defaultValue: name });
+  const to = given?.trim();
   if (!to || to === name) return;
   await act(async () => {
     const { name: now } = await change("rename", { ...seen(item), to });
@@ -484,7 +524,7 @@ async function drawRemoved() {
       h("small", {}, t("removed_when", { when: moment(each.removed) }))),
     button(t("restore"), () => restore(each), { "aria-label": `${t("restore")}: ${each.name}` }));
   fill(t("removed_list"), removed.length
-    ? h("div", {}, h("ul", { class: "cidm-rows", role: "list" }, removed.map(row)),
+    ? h("div", {}, rows(removed.map(row)),
       h("div", { class: "cidm-actions" }, button(t("empty_trash"), empty, { class: "cidm-danger" })))
     : h("p", { class: "cidm-empty" }, t("nothing_removed")));
 }
@@ -499,12 +539,17 @@ async function drawOutputs({ name }) {
     return [t("previewed", { name })];
   });
   const seenAt = (image, more = {}) => api.apiURL(`/view?${new URLSearchParams({ ...image, ...more })}`);
-  const choice = (image) => button(
-    h("span", { class: "cidm-picture" }, h("img", { loading: "lazy", alt: image.filename, src: seenAt(image, { preview: "webp;80" }) })),
-    async () => take(await (await fetch(seenAt(image))).blob()),
-    { title: image.filename, "aria-label": t("output_picture", { name: image.filename }) });
-  fill(t("choose_picture", { name }), h("div", { class: "cidm-actions" }, fileButton(t("choose_file"), "image/png,image/jpeg,image/webp", take)),
-    drawn.length ? h("div", { class: "cidm-outputs" }, drawn.map(choice)) : h("p", { class: "cidm-empty" }, t("no_output")));
+  const choice = (image) => {
+    const { filename } = image, src = seenAt(image, { preview: "webp;80" });
+    const shown = h("span", { class: "cidm-picture" }, h("img", { loading: "lazy", alt: filename, src }));
+    const label = t("output_picture", { name: filename });
+    return button(shown, async () => take(await (await fetch(seenAt(image))).blob()), { "aria-label": label });
+  };
+  fill(t("choose_picture", { name }),
+    h("div", { class: "cidm-actions" }, fileButton(t("choose_file"), "image/png,image/jpeg,image/webp", take)),
+    drawn.length
+      ? h("div", { class: "cidm-outputs" }, drawn.map(choice))
+      : h("p", { class: "cidm-empty" }, t("no_output")));
 }
 
 // --- in ComfyUI --------------------------------------------------------------------------------
@@ -515,19 +560,21 @@ body.addEventListener("scroll", () => { if (list.parentNode === body) listTop = 
 
 async function render(element) {
   element.style.height = "100%";
+  const looking = lookUp(); // meanwhile the page is made
   style ??= styled();
   if (built !== language()) await build((built = language()));
   await style;
   element.replaceChildren(root);
   body.scrollTop = list.parentNode === body ? listTop : 0;
-  await refresh();
+  await refresh(looking);
 }
 
 app.registerExtension({
   name: "CIDM.Concepts",
   setup() {
     const title = language() === "zh" ? "概念" : "Concepts";
-    app.extensionManager.registerSidebarTab({ id: "cidm-concepts", icon: "pi pi-images", title, tooltip: title, type: "custom", render });
+    const tab = { id: "cidm-concepts", icon: "pi pi-images", title, tooltip: title, type: "custom", render };
+    app.extensionManager.registerSidebarTab(tab);
     const again = () => { if (root.isConnected && !document.hidden) refresh(); };
     for (const event of ["execution_success", CHANGED]) api.addEventListener(event, again);
     document.addEventListener("visibilitychange", again);

@@ -26,9 +26,9 @@ _START = (
 )
 
 
-def measured(options: dict) -> dict:
+def measured(options: dict, inside: Path = INSIDE) -> dict:
     """Run the inner half in ComfyUI's python."""
-    command = [PYTHON, "-c", _START, COMFY, INSIDE, json.dumps(options)]
+    command = [PYTHON, "-c", _START, COMFY, inside, json.dumps(options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, env=environment

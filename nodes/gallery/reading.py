@@ -33,12 +33,12 @@ def banks(_fields: Fields) -> dict[str, Any]:
 
 
 def concepts(fields: Fields) -> dict[str, Any]:
-    """All concepts of a bank in learning order, and its unusable files."""
+    """All concepts of a bank in learning order, its unusable files, and the names of all banks."""
     bank = bank_of(fields)
     files = _stamps(bank.path)
     entries = bank.entries()
     _pictures[bank.path] = {entry.name: entry.preview for entry in entries}
-    return {
+    return banks(fields) | {
         "bank": bank.path.name,
         "concepts": [_card(entry, files) for entry in entries],
         "broken": [

@@ -329,6 +329,7 @@ def test_a_file_takes_its_place_and_a_picture_is_chosen(pets, page, tmp_path):
     pets.until_said("Undone")
     assert pets.bank["dog"].config["steps"] == 800
     pets.press("New picture")
+    page.wait(TITLE, "A new picture for “dog”")
     page.choose(".cidm-file input", tmp_path / "lime.webp")
     pets.until_said("“dog” has a new picture")
     with Image.open(pets.bank.path / "dog.png") as picture:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cidm_core.methods import METHODS
+from tests.host.server import absent
 
 pytestmark = pytest.mark.lab
 COMMON = {"benchmark", "command", "date", "timing", "machine"}
@@ -67,6 +68,14 @@ def test_bank_scale(run):
     assert set(report["results"]) == {"open and list", "open and list, wall", "prompt"}
     assert {"resident_growth_mb", "adding"} <= set(report["facts"])
     assert len(report["targets"]) == 3
+
+
+def test_gallery(run):
+    if reason := absent():
+        pytest.skip(reason)
+    report = run("gallery", "--quick")
+    assert {"requests", "start", "once"} <= set(report["results"])
+    assert len(report["targets"]) >= 2
 
 
 def test_training_step(run):

@@ -37,13 +37,13 @@ const errors = [];
 let browser, page;
 
 const does = {
-  async start({ chromium, width, height }) {
+  async start({ chromium, width, height, still }) {
     browser = await found.chromium.launch({
       executablePath: chromium,
       args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
     });
     page = await browser.newPage({ viewport: { width, height } });
-    await page.addInitScript(keepStill);
+    if (still) await page.addInitScript(keepStill);
     page.on("pageerror", (error) => errors.push(String(error.stack ?? error)));
   },
   goto: ({ url }) => page.goto(url, { waitUntil: "domcontentloaded" }).then(() => null),

@@ -40,16 +40,21 @@ def absent() -> str | None:
 class Page:
     """A tab; every method waits until the browser has done it.
 
+    Args:
+        width: Of the page, in pixels.
+        height: The same.
+        still: Whether nothing moves and little is drawn, which spares the tests much time.
+
     Raises:
         RuntimeError: From any method, with the browser's own message.
     """
 
-    def __init__(self, width: int = 1600, height: int = 900) -> None:
+    def __init__(self, width: int = 1600, height: int = 900, still: bool = True) -> None:
         self._url = ""
         self._process = subprocess.Popen(
             ["node", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._do("start", chromium=chromium(), width=width, height=height)
+        self._do("start", chromium=chromium(), width=width, height=height, still=still)
 
     def _do(self, name: str, **rest: Any) -> Any:
         assert self._process.stdin
