@@ -62,11 +62,11 @@ def run_move(args: argparse.Namespace, console: Console) -> dict[str, object]:
             "Their pictures go along; without previews while learning it is a photo of yours. Look "
             "at them before you give the bank away."
         )
-    numbers = [each.number for each in done if each.number]
+    numbers = [str(each.number) for each in done if each.number]
     if numbers:
         console.note(
             f"In '{bank.path}' they are in the trash; to undo: cidm bank trash --bank "
-            f"'{bank.path}' --restore {numbers[0]}"
+            f"'{bank.path}' --restore {' '.join(numbers)}"
         )
     return {"bank": bank.path, "into": args.into, "copied": copy, "concepts": list(map(vars, done))}
 

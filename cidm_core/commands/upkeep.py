@@ -56,7 +56,9 @@ def add_trash(actions: Any) -> None:
     about = "what was removed: list, restore, empty"
     parser = add_action(actions, "trash", about, run_trash)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--restore", type=int, metavar="N", help="Put number N back where it was.")
+    what.add_argument(
+        "--restore", type=int, nargs="+", metavar="N", help="Put number N back where it was."
+    )
     what.add_argument("--empty", action="store_true", help="Delete all of it, for good.")
     parser.add_argument("--yes", action="store_true", help="Do not ask; needed without a terminal.")
 
@@ -202,10 +204,12 @@ def run_trash(args: argparse.Namespace, console: Console) -> dict[str, object]:
     bank = open_bank(args)
     found = trash(bank)
     if args.restore is not None:
-        name = restore(bank, args.restore)
-        what = next((told(each) for each in found if each.number == args.restore), repr(name))
-        console.say(f"{what} is back in '{bank.path}'.")
-        return {"restored": args.restore, "name": name}
+        known = {each.number: told(each) for each in found}
+        names: list[str] = []
+        for number in args.restore:
+            names.append(restore(bank, number))
+            console.say(f"{known.get(number, repr(names[-1]))} is back in '{bank.path}'.")
+        return {"restored": args.restore, "names": names}
     if args.empty:
         many = f"{len(found)} removal{'s' if len(found) != 1 else ''}"
         forbids = f"Emptying the trash of '{bank.path}' ({many}) cannot be undone"

@@ -162,7 +162,8 @@ def _plan(
         raise BankError(
             f"Nothing was moved: {len(told)} of {len(entries)} concepts have names or words that "
             f"bank '{into.name}' has already.\n{lines}\nSay what to do with them: leave them out, "
-            "let them replace the others, or rename them."
+            "let them replace the others, or rename them (on_conflict of the node, "
+            "--on-conflict of the command)."
         )
     return steps
 

@@ -48,7 +48,17 @@ def test_without_a_terminal_nothing_moves_over_a_conflict(banks, run):
     code, _, err = run("--all", "--copy")
     assert code == FAILED
     assert "Nothing was moved: 1 of 2 concepts" in err
+    assert "--on-conflict" in err
     assert list(banks[1]) == ["dog"]
+
+
+def test_several_are_brought_back_at_once_as_it_is_said(banks, run):
+    _, _, err = run("--all", "--on-conflict", "rename")
+    assert "--restore 1 2" in err
+    assert not list(banks[0])
+    pets = str(banks[0].path)
+    assert main(["bank", "trash", "--bank", pets, "--restore", "1", "2"]) == OK
+    assert list(banks[0]) == ["dog", "cat"]
 
 
 @pytest.mark.parametrize(
