@@ -83,24 +83,30 @@ def _in_row(line: str, caption_for: _CaptionFor) -> str:
     if not line.strip():
         return line
     caption = caption_for(json.loads(line)["file_name"])
-    return line if caption is None else _with_caption(line, 0, caption)
+    if caption is None:
+        return line
+    start, end = _caption_at(line, 0)
+    return f"{line[:start]}{_quoted(caption)}{line[end:]}"
 
 
 def _in_object(text: str, caption_for: _CaptionFor) -> str:
-    # From the end, so that places before stay where they are.
-    for member in _members(text)[::-1]:
+    parts: list[str] = []
+    at = 0
+    for member in _members(text):
         if (caption := caption_for(member.name)) is not None:
-            text = _with_caption(text, member.start, caption)
-    return text
+            start, end = _caption_at(text, member.start)
+            parts += [text[at:start], _quoted(caption)]
+            at = end
+    return "".join([*parts, text[at:]])
 
 
-def _with_caption(text: str, start: int, caption: str) -> str:
-    """A text with another caption in place of the one, or of that in the row, at `start`."""
-    _, end = _value(text, start)
-    if text[start:].lstrip().startswith("{"):
-        found = {member.name: member for member in _members(text, start)}
-        *_, start, end = found["text" if "text" in found else "caption"]
-    return f"{text[:start]}{_quoted(caption)}{text[end:]}"
+def _caption_at(text: str, start: int) -> tuple[int, int]:
+    """Where a caption stands, or that of the row, that begins at `start`."""
+    if not text.startswith("{", _after_space(text, start)):
+        return start, _value(text, start)[1]
+    found = {member.name: member for member in _members(text, start)}
+    row = found["text" if "text" in found else "caption"]
+    return row.start, row.end
 
 
 def _with_members(text: str, more: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,18 +108,22 @@ def _planned(source: Source, wanted: Mapping[int, str]) -> dict[Path, bytes]:
     """The new content of every file."""
     after = {**dict(enumerate(source.texts)), **wanted}
     places = [source.files[n] or _new_place(source, n) for n in range(len(source.pictures))]
+    held: dict[Path, list[int]] = {}
+    for number, place in enumerate(places):
+        held.setdefault(place, []).append(number)
+    names, stems = source.names, {picture.stem for picture in source.pictures}
     planned: dict[Path, bytes] = {}
     for path in dict.fromkeys(places[number] for number in sorted(wanted)):
-        inside = [number for number, place in enumerate(places) if place == path]
-        if _is_alone(path, source):
-            planned[path] = _one_for(path, inside, after, source.names).encode()
+        inside = held[path]
+        if path != source.given and _is_alone(path, stems):
+            planned[path] = _one_for(path, inside, after, names).encode()
             continue
         changed = {source.pictures[number]: wanted[number] for number in inside if number in wanted}
         text = rewritten(path, changed, source.pictures)
         captions = captions_in(text, f"'{path}'", path.suffix.lower())
         found, _ = hearing(lambda c=captions: by_name(source.pictures, c))  # told already
-        wrong = [source.names[n] for n in inside if after[n] and found[n] != after[n]]
-        wrong += [name for name in source.names if not is_text(name) and name in text]
+        wrong = [names[n] for n in inside if after[n] and found[n] != after[n]]
+        wrong += [name for name in names if not is_text(name) and name in text]
         if wrong:
             raise PhotoError(
                 f"'{path}' has no line that is about the photo {wrong[0]!r} alone. Write whole "
@@ -135,11 +139,10 @@ def _new_place(source: Source, number: int) -> Path:
     return source.home / f"{source.pictures[number].stem}.txt"
 
 
-def _is_alone(path: Path, source: Source) -> bool:
-    """Whether a file holds one caption: it is named as a photo, and was not given for all."""
-    stems = {picture.stem for picture in source.pictures}
+def _is_alone(path: Path, stems: Container[str]) -> bool:
+    """Whether a file of a folder holds one caption: it is named as a photo, and not for all."""
     is_common = path.name.lower() in CAPTION_FILES and path.stem not in stems
-    return path.suffix.lower() in _ALONE and not is_common and path != source.given
+    return path.suffix.lower() in _ALONE and not is_common
 
 
 def _one_for(

@@ -39,12 +39,12 @@ class Listing:
             BankError: If the folder cannot be listed at all.
         """
         known = self._headers
-        headers: _Headers = {
-            name: known[name]
-            if name in known and known[name][0] == stamp
-            else (stamp, _header(self._folder / name))
-            for name, stamp in _stamps(self._folder).items()
-        }
+        headers: dict[str, tuple[_Stamp, Entry | BankError]] = {}
+        for name, stamp in _stamps(self._folder).items():
+            if name in known and known[name][0] == stamp:
+                headers[name] = known[name]
+            elif (header := _header(self._folder / name)) is not None:
+                headers[name] = stamp, header
         if headers != known:
             self._listed = _sorted(self._folder, headers)
             self._headers = headers
@@ -74,11 +74,12 @@ def _stamp(item: os.DirEntry[str]) -> _Stamp:
     return facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
-def _header(path: Path) -> Entry | BankError:
+def _header(path: Path) -> Entry | BankError | None:
+    """What a file tells, or why it cannot; nothing of one that is gone meanwhile."""
     try:
         return read_entry(path)
     except BankError as error:
-        return error
+        return error if os.path.lexists(path) else None
 
 
 def _sorted(folder: Path, headers: _Headers) -> Listed:
