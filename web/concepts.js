@@ -378,12 +378,13 @@ async function drawConcept({ name, compared }) {
     ...{ order: item.order + 1, bytes: size(item.bytes), file },
   };
   fill(name, picture(item, { name }, true), wordButtons(item.words), actions(item),
-    h("h3", {}, t("facts")), pairs({ ...translated(facts), ...item.facts }), ...lossCurve(item.losses),
+    h("h3", {}, t("facts")), pairs({ ...labelled(facts, ""), ...labelled(item.facts, "fact_") }), ...lossCurve(item.losses),
     h("details", {}, h("summary", {}, h("h3", {}, t("settings"))), pairs(item.settings)),
     ...versionsOf(item, compared));
 }
 
-const translated = (facts) => Object.fromEntries(Object.entries(facts).map(([key, value]) => [t(key), value]));
+const labelled = (facts, kind) =>
+  Object.fromEntries(Object.entries(facts).map(([key, value]) => [texts[kind + key] ?? key, value]));
 const pairs = (facts) => h("dl", { class: "cidm-facts" }, Object.entries(facts).filter(([, value]) => value !== "")
   .flatMap(([key, value]) => [h("dt", {}, key.replaceAll("_", " ")), h("dd", {}, String(value))]));
 
