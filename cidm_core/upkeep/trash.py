@@ -69,7 +69,13 @@ def _check_concept(bank: Bank, removed: Removed) -> None:
         entry = read_entry(removed.files[0])
     except BankError:  # as damaged as it was: that its file is free is enough
         return
-    check_new(entry, bank.stored.entries())
+    try:
+        check_new(entry, bank.stored.entries())
+    except BankError as caught:
+        raise BankError(
+            f"{caught} What was removed stays in the trash. To restore it, remove or rename the "
+            "concept that is there now."
+        ) from caught
     check_returns(bank.stored.entries(), entry)
 
 
