@@ -127,7 +127,7 @@ CODES = {
     errno.ENOSPC: "The disk is full. Free some space",
     errno.EDQUOT: "quota is used up",
     errno.EROFS: "The folder is read-only. Choose a writable folder",
-    errno.EACCES: "You have no permission for that",
+    errno.EACCES: "No permission for that",
     errno.EIO: "The system said: Input/output error",
 }
 
