@@ -211,7 +211,10 @@ def _losses(told: object) -> list[list[float]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # JSON knows whole numbers that no float holds
+        return False
 
 
 def _stamps(folder: Path) -> dict[str, str]:

@@ -106,7 +106,7 @@ def _change(work: Callable[[Fields], dict[str, Any]]) -> Handler:
             return _error(415, f"A change is asked for with Content-Type: {_JSON}.")
         try:
             fields = await request.json()
-        except ValueError:
+        except (ValueError, LookupError, RecursionError):  # no JSON, no such charset, too deep
             return _error(400, "The request is no JSON.")
         if not isinstance(fields, dict):
             return _error(400, "The request is no JSON object.")

@@ -123,7 +123,7 @@ def test_a_damaged_file_is_listed_with_its_reason_and_can_be_removed(pets):
 
 
 def test_one_concept_is_told_with_settings_and_losses(pets):
-    losses = [[1, 0.3], [2, 0.2], ["x", 1], [3, float("nan")], "odd", [1, 2, 3]]
+    losses = [[1, 0.3], [2, 0.2], ["x", 1], [3, float("nan")], [4, 10**400], "odd", [1, 2, 3]]
     pets.bank.add(make_concept("owl", facts={"photos": 4, "steps": 20, "losses": losses}))
     status, owl = pets.look("concept", name="owl")
     assert status == 200
@@ -372,11 +372,22 @@ def test_numbers_of_every_kind(pets, number):
     assert files(pets.server) == before
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"bank": 3}', b'{"bank": ["x"]}'])
-def test_a_request_that_is_none(server, body):
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"bank": 3}',
+        b'{"bank": ["x"]}',
+        pytest.param(b"[" * 9999, id="deep"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=of-none"])
+def test_a_request_that_is_none(server, body, kind):
     for route in CHANGES:
-        kind = {"Content-Type": "application/json"}
-        status, _, told = asked(server, route, {}, body, **kind)
+        status, _, told = asked(server, route, {}, body, **{"Content-Type": kind})
         assert status == 400, route
         assert json.loads(told)["error"]
 
