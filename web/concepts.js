@@ -38,8 +38,11 @@ const iconButton = (icon, label, onclick) =>
 
 // --- the server -------------------------------------------------------------------------------
 
+const fetched = (path, options) =>
+  api.fetchApi(path, options).catch(() => { throw new Error(t("no_server")); });
+
 async function ask(route, fields, options) {
-  const answer = await api.fetchApi(`/cidm/${route}?${new URLSearchParams(fields)}`, options);
+  const answer = await fetched(`/cidm/${route}?${new URLSearchParams(fields)}`, options);
   const told = await answer.json().catch(() => ({}));
   if (answer.ok) return told;
   const { status } = answer;
@@ -111,7 +114,7 @@ async function build(inLanguage) {
 
 function say(text, { again, error } = {}) {
   said.classList.toggle("cidm-error", !!error);
-  said.replaceChildren(h("span", {}, text), again ? button(t("undo"), again) : "");
+  said.replaceChildren(...(text ? [h("span", {}, text), again ? button(t("undo"), again) : ""] : []));
   holdFocus();
 }
 
@@ -132,6 +135,7 @@ async function openBank(name) {
   state.bank = name;
   here = null;
   view = { kind: "list" };
+  say(""); // an undo would act on this bank
   remember();
   await refresh();
 }
@@ -151,27 +155,32 @@ async function lookUp() {
 async function refresh(looking = lookUp()) {
   try {
     const { banks, bank, concepts, broken } = await looking;
+    if (bank !== state.bank || said.textContent === t("no_server")) say("");
     Object.assign(state, { banks, bank, concepts, broken });
   } catch (error) {
     say(error.message, { error: true });
   }
   choices(bankChoice, state.banks, state.bank, (name) => name);
-  bankChoice.disabled = !state.banks.length;
+  bankChoice.disabled = head.querySelector(".pi-trash").parentNode.disabled = !state.banks.length;
   await show(view);
 }
 
 const VIEWS = { list: drawCards, concept: drawConcept, removed: drawRemoved, outputs: drawOutputs };
 
 async function show(next) {
-  const other = next.kind !== view.kind || next.name !== view.name;
+  const former = view;
+  const other = next.kind !== former.kind || next.name !== former.name;
   view = next;
-  head.hidden = next.kind !== "list";
   try {
     await VIEWS[next.kind](next);
+    if (view !== next) return; // one has gone elsewhere meanwhile
   } catch (error) {
-    if (error.status === 404) return show({ kind: "list" }); // gone meanwhile
-    say(error.message, { error: true });
+    if (view !== next) return;
+    view = error.status === 404 ? { kind: "list" } : former; // gone meanwhile, or as it was
+    if (error.status === 404) await refresh();
+    return say(error.message, { error: true });
   }
+  head.hidden = next.kind !== "list";
   if (other && next.kind !== "list") {
     body.scrollTop = 0;
     body.querySelector("h2")?.focus();
@@ -179,10 +188,11 @@ async function show(next) {
   holdFocus();
 }
 
-/** A part of the body that belongs to one view. */
-function fill(title, ...parts) {
+/** The body of a view, if it is still wanted. */
+function fill(of, title, ...parts) {
+  if (view !== of) return;
   const bar = h("div", { class: "cidm-title" },
-    iconButton("arrow-left", t("back"), leave), h("h2", { tabindex: -1 }, title));
+    iconButton("arrow-left", t("back"), leave), h("h2", { tabindex: -1, title }, title));
   const top = body.scrollTop;
   body.replaceChildren(bar, ...parts.filter(Boolean));
   body.scrollTop = top;
@@ -347,15 +357,21 @@ const wordButtons = (words) => h("div", { class: "cidm-words" }, words.map((each
   return button(each, ({ detail }) => insert(each, detail > 0), { title: label, "aria-label": label, onmousedown });
 }));
 
+/** As if typed, which Ctrl+Z takes back; false where nothing can be typed, as in a text out of sight. */
+function put(words) {
+  target?.focus({ preventScroll: true }); // the classic canvas has taken the cursor away
+  if (!target || document.activeElement !== target) return false;
+  const { value, selectionStart: from, selectionEnd: to } = target;
+  const before = from && !/[\s(]/.test(value[from - 1]) ? " " : "";
+  const after = to < value.length && !/[\s,.;:)]/.test(value[to]) ? " " : "";
+  if (!document.execCommand("insertText", false, before + words + after)) return false;
+  return target.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
 async function insert(words, byMouse) {
-  if (target?.isConnected) {
-    const { value, selectionStart: from, selectionEnd: to } = target;
-    const before = from && !/[\s(]/.test(value[from - 1]) ? " " : "";
-    const after = to < value.length && !/[\s,.;:)]/.test(value[to]) ? " " : "";
-    target.setRangeText(before + words + after, from, to, "end");
-    target.dispatchEvent(new InputEvent("input", { bubbles: true, inputType: "insertText", data: words }));
-    target.dispatchEvent(new Event("change", { bubbles: true }));
-    if (byMouse) target.focus({ preventScroll: true }); // to write on; the classic canvas has taken the cursor away
+  const was = document.activeElement;
+  if (put(words)) {
+    if (!byMouse) was.focus({ preventScroll: true }); // with the mouse one writes on
     return say(t("inserted", { words }));
   }
   try {
@@ -368,7 +384,7 @@ async function insert(words, byMouse) {
 
 // --- one concept -------------------------------------------------------------------------------
 
-async function drawConcept({ name, compared }) {
+async function drawConcept(asked, { name, compared } = asked) {
   const item = await ask("concept", { bank: state.bank, name });
   const { class_words, kind, method, layers, file } = item;
   const facts = {
@@ -377,9 +393,9 @@ async function drawConcept({ name, compared }) {
     ...{ rank: item.rank || "", steps: item.steps ?? "", created: moment(item.created) },
     ...{ order: item.order + 1, bytes: size(item.bytes), file },
   };
-  fill(name, picture(item, { name }, true), wordButtons(item.words), actions(item),
-    h("h3", {}, t("facts")), pairs({ ...labelled(facts, ""), ...labelled(item.facts, "fact_") }), ...lossCurve(item.losses),
-    h("details", {}, h("summary", {}, h("h3", {}, t("settings"))), pairs(item.settings)),
+  fill(asked, name, picture(item, { name }, true), wordButtons(item.words), actions(item), h("h3", {}, t("facts")),
+    pairs({ ...labelled(facts, ""), ...labelled(item.facts, "fact_"), ...labelled(facts, "") }), ...lossCurve(item.losses),
+    h("details", { open: body.querySelector("details")?.open }, h("summary", {}, h("h3", {}, t("settings"))), pairs(item.settings)),
     ...versionsOf(item, compared));
 }
 
@@ -510,7 +526,7 @@ async function removeVersion(item, n) {
   });
 }
 
-async function drawRemoved() {
+async function drawRemoved(asked) {
   const { removed } = await ask("removed", { bank: state.bank });
   const restore = ({ number, name }) => act(async () => {
     await change("restore", { number });
@@ -524,29 +540,29 @@ async function drawRemoved() {
     h("div", { class: "cidm-told" }, each.name, each.what === "version" ? ` (${t("removed_version")})` : "",
       h("small", {}, t("removed_when", { when: moment(each.removed) }))),
     button(t("restore"), () => restore(each), { "aria-label": `${t("restore")}: ${each.name}` }));
-  fill(t("removed_list"), removed.length
+  fill(asked, t("removed_list"), removed.length
     ? h("div", {}, rows(removed.map(row)),
       h("div", { class: "cidm-actions" }, button(t("empty_trash"), empty, { class: "cidm-danger" })))
     : h("p", { class: "cidm-empty" }, t("nothing_removed")));
 }
 
-async function drawOutputs({ name }) {
-  const history = await (await api.fetchApi(`/history?max_items=${OUTPUTS}`)).json();
+async function drawOutputs(asked, { name } = asked) {
+  const history = await (await fetched(`/history?max_items=${OUTPUTS}`)).json();
   const drawn = Object.values(history).reverse().flatMap(({ outputs }) => Object.values(outputs))
     .flatMap(({ images = [] }) => images).slice(0, OUTPUTS);
   const take = (file) => act(async () => {
-    await send("preview", { name, stamp: stampOf(name) }, file);
+    await send("preview", { name, stamp: stampOf(name) }, await file);
     view = { kind: "concept", name };
     return [t("previewed", { name })];
   });
-  const seenAt = (image, more = {}) => api.apiURL(`/view?${new URLSearchParams({ ...image, ...more })}`);
+  const seenAt = (image, more = {}) => `/view?${new URLSearchParams({ ...image, ...more })}`;
   const choice = (image) => {
-    const { filename } = image, src = seenAt(image, { preview: "webp;80" });
+    const { filename } = image, src = api.apiURL(seenAt(image, { preview: "webp;80" }));
     const shown = h("span", { class: "cidm-picture" }, h("img", { loading: "lazy", alt: filename, src }));
     const label = t("output_picture", { name: filename });
-    return button(shown, async () => take(await (await fetch(seenAt(image))).blob()), { "aria-label": label });
+    return button(shown, () => take(fetched(seenAt(image)).then((whole) => whole.blob())), { "aria-label": label });
   };
-  fill(t("choose_picture", { name }),
+  fill(asked, t("choose_picture", { name }),
     h("div", { class: "cidm-actions" }, fileButton(t("choose_file"), "image/png,image/jpeg,image/webp", take)),
     drawn.length
       ? h("div", { class: "cidm-outputs" }, drawn.map(choice))
@@ -577,7 +593,8 @@ app.registerExtension({
     const tab = { id: "cidm-concepts", icon: "pi pi-images", title, tooltip: title, type: "custom", render };
     app.extensionManager.registerSidebarTab(tab);
     const again = () => { if (root.isConnected && !document.hidden) refresh(); };
-    for (const event of ["execution_success", CHANGED]) api.addEventListener(event, again);
+    const events = ["execution_success", "execution_error", "execution_interrupted", "reconnected", CHANGED];
+    for (const event of events) api.addEventListener(event, again);
     document.addEventListener("visibilitychange", again);
   },
 });

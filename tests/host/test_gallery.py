@@ -65,6 +65,11 @@ NAMELESS = """() => {
   return [...all(":is(button, select, input)").filter((each) => !named(each)),
     ...all("img").filter((each) => !each.alt)].map((each) => each.outerHTML);
 }"""
+DEAF = "() => { app.api.fetchApi = () => Promise.reject(new TypeError('Failed to fetch')); }"
+HEARS = """() => {
+  delete app.api.fetchApi;
+  app.api.dispatchEvent(new CustomEvent("reconnected"));
+}"""
 TITLE = "(name) => document.querySelector('.cidm-tab h2')?.textContent === name"
 
 
@@ -228,12 +233,27 @@ def test_words_go_into_a_text_by_a_click_and_a_strength_acts(taught, page):
     page.type(", a ")
     page.click_on('[data-name="tia"] .cidm-words button')
     assert taught.prompt("10")["text"] == "a photo of a <pip1> <pip2>, a <tia1> <tia2>"
+    page.press("Control+A")
+    page.click_on('[data-name="tia"] .cidm-words button')
+    assert taught.prompt("10")["text"] == "<tia1> <tia2>"
+    page.press("Control+Z")
+    assert taught.prompt("10")["text"] == "a photo of a <pip1> <pip2>, a <tia1> <tia2>"
     drawn = taught.run()
     taught.into_text("7", "strengths")
     page.type("pip = 0\ntia = 3.5")
     assert taught.prompt("7")["strengths"] == "pip = 0\ntia = 3.5"
     assert np.abs(taught.run() - drawn).mean() > 0.5
     assert not page.errors()
+
+
+def test_words_go_into_no_text_that_cannot_be_seen(taught, page):
+    taught.into_text("10", "text")
+    before = taught.prompt("10")["text"]
+    page.evaluate("() => { document.querySelector('[data-aim]').style.display = 'none'; }")
+    page.click_on('[data-name="pip"] .cidm-words button')
+    page.wait(f"() => !({SAID})().includes('is in the text')")
+    page.evaluate("() => { document.querySelector('[data-aim]').style.display = ''; }")
+    assert taught.prompt("10")["text"] == before
 
 
 def test_one_is_replaced_by_training_and_comes_back(taught, page):
@@ -314,6 +334,32 @@ def test_a_concept_is_renamed_removed_and_restored(pets, page):
     pets.press("Undo")
     pets.until_listed(["dog", "cat", "<b>owl</b> & 王"])
     assert next(iter(pets.bank)) == "dog"
+
+
+def test_an_undo_is_not_offered_for_another_bank(pets, page):
+    (pets.bank.path.parent / "others").mkdir(exist_ok=True)
+    pets.show("dog")
+    pets.press("Remove")
+    pets.confirm("Delete")
+    pets.until_said("Removed “dog”")
+    page.evaluate(CHOOSE, "others")
+    pets.until_listed([])
+    assert page.evaluate(SAID) == ""
+
+
+def test_without_an_answer_of_the_server_all_stays_as_it_is(pets, page):
+    page.evaluate(DEAF)
+    page.click_on('[data-name="dog"] .cidm-open')
+    pets.until_said("ComfyUI does not answer")
+    page.click_on(".cidm-tab .pi-trash")
+    assert page.evaluate(NAMES) == list(pets.bank)
+    page.evaluate(HEARS)
+    page.wait(f"() => !({SAID})()")
+    pets.show("dog")
+    page.click_on(".cidm-tab summary")
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    time.sleep(0.3)
+    assert page.evaluate("() => document.querySelector('.cidm-tab details').open")
 
 
 def test_a_file_takes_its_place_and_a_picture_is_chosen(pets, page, tmp_path):
