@@ -87,7 +87,7 @@ const bankChoice = h("select", { class: "cidm-wide", onchange: () => openBank(ba
 const find = h("input", { class: "cidm-wide", type: "search", oninput: () => drawCards() });
 const sortChoice = h("select", { onchange: () => { remember(); drawCards(); } });
 const head = h("div", {});
-const root = h("section", { class: "cidm-tab", onkeydown: leaveByEscape }, head, body, said);
+const root = h("section", { class: "cidm-tab", onkeydown: useKey }, head, body, said);
 
 const file = (name) => new URL(`./${name}`, import.meta.url);
 const styled = () => new Promise((loaded) => {
@@ -127,7 +127,6 @@ function holdFocus() {
 
 const choices = (select, values, chosen, label) =>
   select.replaceChildren(...values.map((value) => h("option", { value, selected: value === chosen }, label(value))));
-
 const remember = () =>
   localStorage.setItem(MEMORY, JSON.stringify({ bank: state.bank, sort: sortChoice.value }));
 
@@ -204,7 +203,8 @@ async function leave() {
   if (view.kind === "list") cardOf(name ?? here)?.querySelector("button").focus();
 }
 
-function leaveByEscape(event) {
+function useKey(event) {
+  if (/^(Delete|Backspace)$/.test(event.key)) event.stopPropagation(); // the selected nodes are not meant
   if (event.key !== "Escape") return;
   if (view.kind !== "list") leave();
   else if (find.value) { find.value = ""; drawCards(); }

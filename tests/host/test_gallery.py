@@ -70,6 +70,11 @@ HEARS = """() => {
   delete app.api.fetchApi;
   app.api.dispatchEvent(new CustomEvent("reconnected"));
 }"""
+SELECT_A_NODE = """() => {
+  window.selected = LiteGraph.createNode("CLIPTextEncode");
+  app.graph.add(selected);
+  app.canvas.selectItems([selected]);
+}"""
 TITLE = "(name) => document.querySelector('.cidm-tab h2')?.textContent === name"
 
 
@@ -299,6 +304,10 @@ def test_it_is_used_by_keyboard_alone(pets, page):
     page.press("End")
     assert page.evaluate(FOCUSED)[1] == "<b>owl</b> & 王"
     page.press("Home")
+    page.evaluate(SELECT_A_NODE)
+    page.press("Delete")
+    assert page.evaluate("() => app.graph.nodes.includes(selected)")
+    page.evaluate("() => app.graph.remove(selected)")
     page.press("ArrowRight")
     assert page.evaluate(FOCUSED) == ["BUTTON", "cat", True]
     page.press("Tab")
