@@ -29,7 +29,7 @@ def clean_name(name: str) -> str:
         BankError: If it is empty, too long or holds control or direction characters.
     """
     text = unicodedata.normalize("NFC", name).strip()
-    if not text:
+    if not text.replace(_JOINER, "").strip():  # joiners alone cannot be seen
         raise BankError("The concept has no name. Give it one, for example 'dog'.")
     if len(text) > MAX_NAME_LENGTH:
         raise BankError(

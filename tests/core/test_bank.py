@@ -381,7 +381,19 @@ HOSTILE = [
     *("dog.safetensors", ".bank.lock", ".cidm-1-aa.tmp", "&&", ";", "`id`", "'", "\u3000x"),
     *("a|b", "a\u0301" * 100, "~root", "$(id)", "\U0001f469\u200d\U0001f33e"),
 ]
-REFUSED = ["", " ", "\n", "a\0b", "a\nb", "\u202egpj", "\x1b[0m", "\u200b", "x" * 201, "\ud800"]
+REFUSED = [
+    "",
+    " ",
+    "\n",
+    "a\0b",
+    "a\nb",
+    "\u202egpj",
+    "\x1b[0m",
+    "\u200b",
+    "\u200d \u200d",
+    "x" * 201,
+    "\ud800",
+]
 
 
 def test_no_name_leads_out_of_the_bank(tmp_path):
