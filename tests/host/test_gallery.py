@@ -75,6 +75,10 @@ SELECT_A_NODE = """() => {
   app.graph.add(selected);
   app.canvas.selectItems([selected]);
 }"""
+SPEAK = """async (language) => {
+  app.graph.nodes.forEach((each) => { each.isOld = true; });
+  await app.extensionManager.setting.set("Comfy.Locale", language);
+}"""
 TITLE = "(name) => document.querySelector('.cidm-tab h2')?.textContent === name"
 
 
@@ -425,13 +429,19 @@ def test_a_damaged_file_and_an_empty_bank_are_told(pets, page):
     assert not pets.bank.broken()
 
 
+def speak(page, language):
+    """Change the page's language; until it has loaded the workflow anew, over all that is there."""
+    page.evaluate(SPEAK, language)
+    page.wait("() => app.graph.nodes.length && !app.graph.nodes.some((each) => each.isOld)")
+
+
 def test_it_speaks_chinese(pets, page):
-    set_language = "(name) => app.extensionManager.setting.set('Comfy.Locale', name)"
+    page.evaluate(SHOW_GRAPH, workflow("any"))
     try:
-        page.evaluate(set_language, "zh")
+        speak(page, "zh")
         page.click_on(TAB)
         page.click_on(TAB)
         page.wait("() => document.querySelector('.cidm-count')?.textContent === '3 个概念'")
     finally:
-        page.evaluate(set_language, "en")
+        speak(page, "en")
         page.click_on(TAB)
