@@ -44,6 +44,11 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
+def minute(iso: str) -> str:
+    """An ISO time to the minute, as people read it: "2026-11-30 12:10"."""
+    return iso[:16].replace("T", " ")
+
+
 @lru_cache(maxsize=10_000)
 def warn_once(logger: logging.Logger, text: str) -> None:
     """Log a warning about something that is looked at again and again."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .as_text import listed, table
+from .as_text import listed, minute, table
 from .errors import BankError
 from .storage.names import same_key
 from .storage.record import preview_path
@@ -92,7 +92,7 @@ def described(entry: Entry) -> dict[str, str]:
         "words": entry.phrase,
         "class": entry.class_words,
         "kind": entry.kind,
-        "learned": f"{entry.created[:16].replace('T', ' ')} as number {entry.index + 1}",
+        "learned": f"{minute(entry.created)} as number {entry.index + 1}",
         "model": f"{entry.facts.get('base_name') or entry.base[:24]} ({entry.family})",
         "method": f"{entry.method}, {len(entry.layers)} layers{rank}",
     }

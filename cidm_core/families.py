@@ -112,6 +112,10 @@ class Family:
         """The layers of the family's standard member; a pruned model may have fewer."""
         return self.geometry.cross_attention(self.context_dim)
 
+    def half_px(self, side_px: int) -> int:
+        """Half of a side, in whole latent cells, of which eight at least."""
+        return max(8, side_px // 2 // self.latent_px) * self.latent_px
+
     def check_size(self, width_px: int, height_px: int) -> None:
         """Refuse pictures that would take minutes a step.
 

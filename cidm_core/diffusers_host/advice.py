@@ -121,7 +121,7 @@ class Advisor:
             yield Change(preset=name), last
         family = self._base.family
         side = last.resolution_px or family.resolution_px
-        half = max(8, side // 2 // family.latent_px) * family.latent_px
+        half = family.half_px(side)
         if half < side:
             change = Change(_SMALLEST[-1] if self._with_preset else "", {"resolution_px": half})
             yield change, replace(last, resolution_px=half)

@@ -55,7 +55,7 @@ def _changes(job: Job) -> Iterator[tuple[str, TrainConfig]]:
             yield "frozen_fp8=True", replace(config, frozen_fp8=True)
         if not config.park_text_encoders:
             yield "park_text_encoders=True", replace(config, park_text_encoders=True)
-    half = max(8, job.size_px // 2 // family.latent_px) * family.latent_px
+    half = family.half_px(job.size_px)
     if half < job.size_px:
         yield f"resolution_px={half}", replace(config, resolution_px=half)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import BankError
 from .atomic import explain, sweep, sync_folder, write_atomic
-from .moves import own_folder
+from .moves import Move, own_folder
 from .record import preview_path
 
 VERSIONS = ".versions"
@@ -29,6 +29,13 @@ _NUMBER = re.compile(r"([1-9][0-9]{0,14})(?:\..*)?")
 def versions_folder(path: Path) -> Path:
     """Where the versions of a concept's file are."""
     return path.parent / VERSIONS / path.stem
+
+
+def moves_of(path: Path, target: Path) -> list[Move]:
+    """The moves of a concept's file, or a version's, with all that belongs to it; itself first."""
+    pairs = [(path, target), (preview_path(path), preview_path(target))]
+    pairs.append((versions_folder(path), versions_folder(target)))
+    return [pair for pair in pairs if os.path.lexists(pair[0])]
 
 
 def numbered(path: Path) -> dict[int, Path]:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ..errors import BankError
 from .atomic import explain
-from .kept import KEPT, next_number, versions_folder
-from .moves import Move, is_inside, move_all, own_folder
-from .record import preview_path, read_entry
+from .kept import KEPT, moves_of, next_number
+from .moves import is_inside, move_all, own_folder
+from .record import read_entry
 from .tensor_file import SUFFIX
 
 TRASH = ".trash"
@@ -54,7 +54,7 @@ def discard(folder: Path, path: Path) -> Removed:
     place = own_folder(top, str(number))
     target = place / path.relative_to(folder).with_suffix(KEPT)
     try:
-        move_all(folder, _moves(path, target), f"remove '{path}'")
+        move_all(folder, moves_of(path, target), f"remove '{path}'")
     except BankError:
         _clear(place)
         raise
@@ -69,7 +69,7 @@ def bring_back(folder: Path, removed: Removed) -> None:
     Raises:
         BankError: If something has their place, or the system refuses; nothing has changed then.
     """
-    moves = _moves(removed.files[0], origin(folder, removed))
+    moves = moves_of(removed.files[0], origin(folder, removed))
     for _, target in moves:
         if os.path.lexists(target):
             raise BankError(
@@ -123,13 +123,6 @@ def empty(folder: Path) -> int:
     except OSError as caught:
         raise BankError(explain(caught, f"empty '{folder / TRASH}'")) from caught
     return len(found)
-
-
-def _moves(path: Path, target: Path) -> list[Move]:
-    """The moves of a file and what belongs to it, the file itself first."""
-    pairs = [(path, target), (preview_path(path), preview_path(target))]
-    pairs.append((versions_folder(path), versions_folder(target)))
-    return [pair for pair in pairs if os.path.lexists(pair[0])]
 
 
 def _place(folder: Path, number: int) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..as_text import minute
 from ..bank import Bank
 from ..catalogue import as_words
 from ..concept import Concept, Subject
@@ -120,7 +121,7 @@ def refusal(taught: Entry, lesson: Lesson, base: Model, inputs: Mapping[str, obj
     told = f"What differs: {'; '.join(found)}." if found else "Nothing differs."
     return BankError(
         f"The words {taught.phrase!r} are those of concept {taught.name!r}, learned "
-        f"{taught.created[:16].replace('T', ' ')}. {told} To teach it again, set again (on the "
+        f"{minute(taught.created)}. {told} To teach it again, set again (on the "
         "command line --again): replace puts the new one in its place once it is complete, go_on "
         f"(go-on) learns on from it. Or {instead}."
     )

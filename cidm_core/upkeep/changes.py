@@ -13,8 +13,8 @@ from ..errors import BankError
 from ..storage.atomic import write_atomic
 from ..storage.compatibility import check_new
 from ..storage.concept_file import concept_to_bytes, read_concept
-from ..storage.kept import versions_folder
-from ..storage.moves import move_all
+from ..storage.kept import moves_of
+from ..storage.moves import Move, move_all
 from ..storage.names import clean_name, file_stem, same_key
 from ..storage.previews import as_preview
 from ..storage.record import Entry, preview_path, read_entry
@@ -64,19 +64,11 @@ def set_preview(bank: Bank, name: str, image: Image) -> None:
         write_atomic(preview_path(path), picture, error=BankError)
 
 
-def _moves(path: Path, target: Path) -> list[tuple[Path, Path]]:
+def _moves(path: Path, target: Path) -> list[Move]:
     """Picture and versions go before the file, so that it is never without them."""
     if path == target:
         return []
-    found = [
-        (source, to)
-        for source, to in (
-            (versions_folder(path), versions_folder(target)),
-            (preview_path(path), preview_path(target)),
-            (path, target),
-        )
-        if os.path.lexists(source)
-    ]
+    found = moves_of(path, target)[::-1]
     for _, to in found:
         if os.path.lexists(to):
             raise BankError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..as_text import table
+from ..as_text import minute, table
 from ..bank import Bank
 from ..storage.record import Entry
 from ..storage.trash import VERSION, Removed
@@ -36,7 +36,7 @@ def trash_listing(bank: Bank) -> str:
     Raises:
         BankError: If it cannot be listed.
     """
-    rows = [(each.number, each.name, _what(each), _minute(each.removed)) for each in trash(bank)]
+    rows = [(each.number, each.name, _what(each), minute(each.removed)) for each in trash(bank)]
     if not rows:
         return f"The trash of bank '{bank.name}' is empty."
     return table(("number", "name", "what", "removed"), rows)
@@ -57,14 +57,10 @@ def _what(removed: Removed) -> str:
 def when_and_how(entry: Entry) -> str:
     """When and how a concept was learned, in few words: "2026-11-30 12:10, cidm, 800 steps"."""
     steps = entry.facts.get("steps")
-    return ", ".join([_minute(entry.created), entry.method, *([f"{steps} steps"] if steps else [])])
+    return ", ".join([minute(entry.created), entry.method, *([f"{steps} steps"] if steps else [])])
 
 
 def _row(number: str, entry: Entry) -> tuple[object, ...]:
     steps = entry.facts.get("steps")
     size = os.stat(entry.path).st_size / _MB if entry.path.exists() else 0.0
-    return number, _minute(entry.created), entry.phrase, str(steps or "-"), entry.method, size
-
-
-def _minute(iso: str) -> str:
-    return iso[:16].replace("T", " ")
+    return number, minute(entry.created), entry.phrase, str(steps or "-"), entry.method, size
